@@ -1,0 +1,294 @@
+"""What a job found and did, module by module, as an object that turns into sentences, tables and JSON.
+
+The jobs fill it in and take the decisions; nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from statistics import fmean, median
+
+ADVICE = ("copy", "transfer", "distil", "none")
+DECISION_DROPPED = "dropped"
+
+
+@dataclass
+class ModuleReport:
+    """One module of the adapter (or one base weight, when two bases are compared).
+
+    Every figure is None where it was not measured. Similarities lie in [0, 1]; the corrected ones are
+    (Φ − k/d) / (1 − k/d), 0 at chance level, and may be slightly negative.
+    """
+
+    name: str  # canonical weight name in the source base
+    rows: tuple[int, int] | None = None  # (start, length) of a slice of a fused weight
+    key: str = ""  # module key in the adapter file
+    block: str = ""
+    role: str = ""
+    kind: str = ""  # "lora", "loha", …; "" for a plain base weight
+    matched: str | None = None  # canonical weight name in the target base
+    shape: list[int] | None = None
+    k: int | None = None  # size of the subspaces compared
+    phi_left: float | None = None
+    phi_right: float | None = None
+    phi_left_corrected: float | None = None
+    phi_right_corrected: float | None = None
+    source_norm: float | None = None  # ‖ΔW_s‖_F
+    kept_energy: float | None = None  # ‖ΔW_t‖² / ‖ΔW_s‖²
+    norm_ratio: float | None = None  # ‖ΔW_t‖ / ‖ΔW_s‖
+    cosine_with_copy: float | None = None
+    rank_in: int | None = None
+    rank_out: int | None = None
+    truncation_error: float | None = None  # relative Frobenius error of the rank cut; 0 when exact
+    decision: str = ""  # "copy", "lora-x", "prolora", "rotate", "kept", "dropped", "compared", …
+    reason: str = ""  # one sentence
+
+    @property
+    def similarity(self) -> float | None:
+        """Mean of the corrected Φ_l and Φ_r; None when neither was measured."""
+        return _mean([self.phi_left_corrected, self.phi_right_corrected])
+
+    @property
+    def label(self) -> str:
+        """The name with its rows: ``…qkv.weight[0:64]``."""
+        return self.name if self.rows is None else f"{self.name}[{self.rows[0]}:{self.rows[0] + self.rows[1]}]"
+
+
+@dataclass
+class Report:
+    """Everything one transfer or comparison has to say."""
+
+    job: str  # "transfer" or "compare"
+    source: str = ""
+    target: str = ""
+    adapter: str = ""
+    method_asked: str = ""
+    method: str = ""  # the method that was used
+    settings: dict = field(default_factory=dict)
+    modules: list[ModuleReport] = field(default_factory=list)
+    unmatched: list[str] = field(default_factory=list)  # adapter modules (or weights) without a counterpart
+    extras: list[str] = field(default_factory=list)  # keys of the file that no format explains; kept as they are
+    advice: str = "none"  # one of ADVICE
+    advice_reason: str = ""
+    notes: list[str] = field(default_factory=list)
+    elapsed: float = 0.0  # seconds
+    copy_baseline: dict = field(default_factory=dict)  # the same figures for plain copying
+
+    @property
+    def totals(self) -> dict:
+        """Counts, similarities and energies over all modules.
+
+        ``kept_energy`` is Σ‖ΔW_t‖² / Σ‖ΔW_s‖² over the modules whose norm is known, dropped ones counted as 0;
+        ``norm_ratio`` its square root. Figures nobody measured are None.
+        """
+        similar = [m.similarity for m in self.modules if m.similarity is not None]
+        kept = kept_energy(self.modules)
+        errors = [m.truncation_error for m in self.modules if m.truncation_error is not None]
+        return {
+            "modules": len(self.modules),
+            "matched": sum(m.matched is not None for m in self.modules),
+            "dropped": sum(m.decision == DECISION_DROPPED for m in self.modules),
+            "unmatched": len(self.unmatched),
+            "mean_similarity": fmean(similar) if similar else None,
+            "median_similarity": median(similar) if similar else None,
+            "lowest_similarity": min(similar) if similar else None,
+            "kept_energy": kept,
+            "norm_ratio": None if kept is None else math.sqrt(kept),
+            "worst_truncation_error": max(errors) if errors else None,
+            "decisions": dict(Counter(m.decision for m in self.modules if m.decision).most_common()),
+        }
+
+    def blocks(self) -> dict[str, list[ModuleReport]]:
+        """Modules by block, in the order in which the blocks appear."""
+        return _group(self.modules, lambda m: m.block or "other")
+
+    def roles(self) -> dict[str, list[ModuleReport]]:
+        """Modules by role, in the order in which the roles appear."""
+        return _group(self.modules, lambda m: m.role or "other")
+
+    def summary(self) -> str:
+        """One paragraph a person can read without knowing the words of the trade."""
+        return " ".join(_sentences(self))
+
+    def to_dict(self) -> dict:
+        """Plain values only; numbers that are not finite become None."""
+        return _plain({**asdict(self), "totals": self.totals, "summary": self.summary()})
+
+    def to_json(self) -> str:
+        """The report as JSON, totals and summary included."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """The report that :meth:`to_json` wrote. Fields this version does not know are passed over."""
+        data = json.loads(text)
+        modules = [_known(ModuleReport, m) for m in data.get("modules", [])]
+        for module in modules:
+            module.rows = tuple(module.rows) if module.rows is not None else None
+        return _known(cls, {**data, "modules": modules})
+
+    def to_markdown(self) -> str:
+        """Sentences first, then one row per block, then one row per module."""
+        parts = [f"# {_title(self)}", self.summary()]
+        parts += [f"- {note}" for note in self.notes]
+        parts += ["## By block", _table(BLOCK_COLUMNS, [_block_row(b, ms) for b, ms in self.blocks().items()])]
+        if self.unmatched:
+            parts += ["## Without a counterpart in the target", *(f"- `{name}`" for name in self.unmatched)]
+        if self.extras:
+            parts += ["## Keys no format explains (kept as they are)", *(f"- `{key}`" for key in self.extras)]
+        if self.copy_baseline:
+            parts += [
+                "## Plain copy, for comparison",
+                *(f"- {_words(n)}: {_value(v)}" for n, v in self.copy_baseline.items()),
+            ]
+        if self.settings:
+            parts += ["## Settings", *(f"- {_words(n)}: {_value(v)}" for n, v in self.settings.items())]
+        parts += ["## Every module", _table(MODULE_COLUMNS, [_module_row(m) for m in self.modules])]
+        return _join(parts)
+
+
+def kept_energy(modules: Iterable[ModuleReport]) -> float | None:
+    """Σ‖ΔW_t‖² / Σ‖ΔW_s‖² over modules; the plain mean of the shares when no norm is known; None without any."""
+    shares = [(0.0 if m.decision == DECISION_DROPPED else m.kept_energy, m.source_norm) for m in modules]
+    weighed = [(share, norm**2) for share, norm in shares if share is not None and norm is not None]
+    total = math.fsum(weight for _, weight in weighed)
+    if total > 0:
+        return math.fsum(share * weight for share, weight in weighed) / total
+    return _mean([share for share, _ in shares])
+
+
+# Sentences
+
+
+def _title(report: Report) -> str:
+    if report.job == "transfer":
+        return f"{report.adapter or 'Adapter'}: from {report.source or 'source'} to {report.target or 'target'}"
+    return f"{report.source or 'Source'} and {report.target or 'target'} compared"
+
+
+def _sentences(report: Report) -> Iterable[str]:
+    totals = report.totals
+    count = totals["modules"]
+    if report.job == "transfer":
+        moved = count - totals["dropped"]
+        method = f" with {report.method}" if report.method else ""
+        chosen = " (chosen automatically)" if report.method_asked == "auto" and report.method else ""
+        yield f"{moved} of {count} modules were carried from {report.source} to {report.target}{method}{chosen}."
+    else:
+        yield f"{count} weights of {report.source} were compared with {report.target}."
+    if totals["mean_similarity"] is not None:
+        yield (
+            f"The two bases share {_percent(totals['mean_similarity'])} of their leading directions beyond chance "
+            f"(median {_percent(totals['median_similarity'])}, lowest {_percent(totals['lowest_similarity'])})."
+        )
+    if report.job == "transfer" and totals["kept_energy"] is not None:
+        yield (
+            f"{_percent(totals['kept_energy'])} of the update's energy arrived, "
+            f"so its strength is {totals['norm_ratio']:.2f} of the original."
+        )
+    if (totals["worst_truncation_error"] or 0) > 1e-6:
+        yield f"Cutting the rank cost at most {_percent(totals['worst_truncation_error'])} of a module's norm."
+    if report.unmatched:
+        yield f"{len(report.unmatched)} had no counterpart in the target."
+    if report.advice_reason:
+        yield report.advice_reason
+
+
+# Tables
+
+BLOCK_COLUMNS = ("block", "modules", "similarity", "Φ left", "Φ right", "kept energy", "strength", "decisions")
+MODULE_COLUMNS = (
+    "module", "feeds", "shape", "k", "Φ left", "Φ right", "corrected left", "corrected right",
+    "kept energy", "norm ratio", "cosine with copy", "rank", "rank cut error", "decision", "reason",
+)  # fmt: skip
+
+
+def _block_row(block: str, modules: list[ModuleReport]) -> list[str]:
+    kept = kept_energy(modules)
+    decisions = Counter(m.decision for m in modules if m.decision).most_common()
+    return [
+        block,
+        str(len(modules)),
+        _value(_mean([m.similarity for m in modules])),
+        _value(_mean([m.phi_left for m in modules])),
+        _value(_mean([m.phi_right for m in modules])),
+        _value(kept),
+        _value(None if kept is None else math.sqrt(kept)),
+        ", ".join(f"{count} {decision}" for decision, count in decisions),
+    ]
+
+
+def _module_row(m: ModuleReport) -> list[str]:
+    feeds = "–" if m.matched is None else "same name" if m.matched == m.name else f"`{m.matched}`"
+    ranks = _value(m.rank_in) if m.rank_in == m.rank_out else f"{_value(m.rank_in)} → {_value(m.rank_out)}"
+    shape = "×".join(map(str, m.shape)) if m.shape else "–"
+    figures = [m.phi_left, m.phi_right, m.phi_left_corrected, m.phi_right_corrected]
+    figures += [m.kept_energy, m.norm_ratio, m.cosine_with_copy]
+    return [
+        f"`{m.label}`", feeds, shape, _value(m.k), *map(_value, figures),
+        ranks, _value(m.truncation_error), m.decision or "–", m.reason or "–",
+    ]  # fmt: skip
+
+
+def _table(columns: tuple[str, ...], rows: list[list[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _join(parts: list[str]) -> str:
+    """Paragraphs apart, items of one list together."""
+    text = ""
+    for before, part in zip(["", *parts], parts, strict=False):
+        joint = "" if not before else "\n" if before.startswith("- ") and part.startswith("- ") else "\n\n"
+        text += joint + part
+    return text + "\n"
+
+
+# Small helpers
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.3f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
+    return str(value)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %" if abs(value) >= 0.095 or value == 0 else f"{100 * value:.2g} %"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return fmean(known) if known else None
+
+
+def _group(modules: list[ModuleReport], key) -> dict[str, list[ModuleReport]]:
+    groups: dict[str, list[ModuleReport]] = {}
+    for module in modules:
+        groups.setdefault(key(module), []).append(module)
+    return groups
+
+
+def _known(cls, data: dict):
+    names = {f.name for f in fields(cls)}
+    return cls(**{name: value for name, value in data.items() if name in names})
+
+
+def _plain(value):
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
