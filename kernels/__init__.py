@@ -1,0 +1,1 @@
+"""Mathematics: torch in, torch out. No files, no model names, no host."""
