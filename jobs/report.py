@@ -252,7 +252,7 @@ def _join(parts: list[str]) -> str:
 
 
 def _value(value: object) -> str:
-    if value is None:
+    if value is None or value != value:
         return "–"
     if isinstance(value, float):
         return f"{value:.3f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"

@@ -1,0 +1,7 @@
+"""Pictures of a report, as (height, width, 3) uint8 arrays and PNG files."""
+
+from .bars import kept_energy
+from .canvas import encode, save
+from .heatmap import heatmap
+
+__all__ = ["encode", "heatmap", "kept_energy", "save"]
