@@ -10,6 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..errors import SettingsError
+from .spectral import subspace
+
 
 class LowRank(NamedTuple):
     """An update ΔW = up @ down, the scale alpha/rank already folded in.
@@ -70,3 +73,67 @@ def concatenate(updates: list[LowRank]) -> LowRank:
 def stack_rows(updates: list[LowRank]) -> LowRank:
     """One update whose row blocks are the given ones (fusing q, k, v); ranks add up."""
     return LowRank(torch.block_diag(*[u.up for u in updates]), torch.cat([u.down for u in updates], 0))
+
+
+def recompress(update: LowRank, rank: int | None = None, tol: float | None = None) -> tuple[LowRank, float]:
+    """The best update of a smaller rank, from QR of both factors and an SVD of the r x r core (float64).
+
+    Args:
+        update: (m, r) @ (r, n).
+        rank: largest rank of the result; None for no limit.
+        tol: largest relative Frobenius error; None for rounding only (1e-7), or whatever `rank` asks for.
+
+    Returns:
+        the update with factors balanced (columns of `up` and rows of `down` carry √σ each, σ descending), of rank
+        at least 1, and its relative Frobenius error (0 for a zero update). When both limits are given, the rank
+        wins: the error may then exceed `tol`.
+
+    Raises:
+        SettingsError: rank below 1, or tol negative.
+    """
+    left, left_core = torch.linalg.qr(update.up.double())
+    right, right_core = torch.linalg.qr(update.down.double().T)
+    u, values, vt = torch.linalg.svd(left_core @ right_core.T, full_matrices=False)
+    kept, error = _kept_rank(values, rank, tol)
+    root = values[:kept].sqrt()
+    up, down = left @ (u[:, :kept] * root), (root[:, None] * vt[:kept]) @ right.T
+    return LowRank(up.to(update.up.dtype), down.to(update.down.dtype)), error
+
+
+def from_dense(delta: Tensor, rank: int | None = None, tol: float | None = None) -> tuple[LowRank, float]:
+    """Factors of a dense (m, n) matrix by truncated SVD; limits, result and errors as in :func:`recompress`.
+
+    With a rank alone only that many singular pairs are computed (:func:`.spectral.subspace`).
+    """
+    work = delta.float()
+    if rank is not None and 1 <= rank and tol is None and rank * 4 <= min(delta.shape):
+        found = subspace(work, rank)
+        root = found.values.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
+        # Projecting once more makes the product the best one within the found subspace.
+        update = LowRank(found.left * root, (found.left.T @ work) / root[:, None])
+        total = float(torch.linalg.vector_norm(work))
+        error = float(torch.linalg.vector_norm(work - update.dense())) / total if total > 0 else 0.0
+        return (update, error) if total > 0 else (LowRank(torch.zeros_like(update.up), torch.zeros_like(update.down)), 0.0)
+    u, values, vt = torch.linalg.svd(work.double() if min(delta.shape) <= 512 else work, full_matrices=False)
+    kept, error = _kept_rank(values, rank, tol)
+    root = values[:kept].sqrt()
+    return LowRank((u[:, :kept] * root).float(), (root[:, None] * vt[:kept]).float()), error
+
+
+def _kept_rank(values: Tensor, rank: int | None, tol: float | None) -> tuple[int, float]:
+    """How many singular values to keep, and the relative error of dropping the others."""
+    if rank is not None and rank < 1:
+        raise SettingsError(f"rank must be at least 1, got {rank}")
+    if tol is not None and not tol >= 0:
+        raise SettingsError(f"tolerance must not be negative, got {tol}")
+    squares = values.double().square()
+    total = float(squares.sum())
+    if total == 0:
+        return 1, 0.0
+    # tail[i]: relative error when the first i values are kept.
+    tail = torch.cat([squares.flip(0).cumsum(0).flip(0), squares.new_zeros(1)]).div(total).sqrt()
+    limit = tol if tol is not None else 1e-7
+    kept = max(int((tail > limit).sum()), 1)
+    if rank is not None:
+        kept = min(kept, rank)
+    return kept, float(tail[kept])

@@ -1,0 +1,58 @@
+"""How much of one subspace lies inside another: Φ, its chance level, principal angles.
+
+Source: LoRA-X (arXiv 2501.16559), section 4.2: Φ(A, B) = ‖Uᴬᵀ Uᴮ‖²_F / k. The correction for chance is ours.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def phi(a: Tensor, b: Tensor) -> float:
+    """Φ = ‖aᵀb‖²_F / min(k_a, k_b), in [0, 1]; 1 when one span contains the other.
+
+    Args:
+        a, b: (d, k_a) and (d, k_b) with orthonormal columns, on any devices.
+    """
+    a, b = _same_space(a, b)
+    size = min(a.shape[1], b.shape[1])
+    if size == 0:
+        return 0.0
+    return min(float((a.T @ b).square().sum(dtype=torch.float64)) / size, 1.0)
+
+
+def chance(k: int, d: int) -> float:
+    """Expected Φ between two random k-dimensional subspaces of a d-dimensional space: k/d.
+
+    For subspaces of different sizes, k is the larger one.
+    """
+    return k / d
+
+
+def corrected(value: float, expected: float) -> float:
+    """(Φ - chance) / (1 - chance): 0 at chance level, 1 for equal spans.
+
+    At full rank (chance = 1) Φ says nothing, and the result is 0.
+    """
+    return (value - expected) / (1 - expected) if expected < 1 else 0.0
+
+
+def principal_angles(a: Tensor, b: Tensor) -> Tensor:
+    """Principal angles between two spans in radians, ascending, (min(k_a, k_b),) float64.
+
+    Small angles come from the sine (Björck and Golub 1973, algorithm 2), so equal spans give 0 up to rounding.
+    """
+    a, b = (x.double() for x in _same_space(a, b))
+    if a.shape[1] > b.shape[1]:
+        a, b = b, a
+    overlap = b.T @ a
+    _, cosines, vt = torch.linalg.svd(overlap, full_matrices=False)
+    sines = torch.linalg.vector_norm((a - b @ overlap) @ vt.T, dim=0)
+    return torch.atan2(sines.clamp(0, 1), cosines.clamp(0, 1))
+
+
+def _same_space(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    if a.shape[0] != b.shape[0]:
+        raise ValueError(f"subspaces of different spaces: {a.shape[0]} and {b.shape[0]} rows")
+    return a, b.to(device=a.device, dtype=a.dtype)

@@ -1,0 +1,152 @@
+"""Truncated singular subspaces of base weights, fast and checked.
+
+Three routes, chosen by shape and k: `lanczos` (block Lanczos, :mod:`.lanczos`), `gram` (eigenvectors of the smaller
+Gram matrix, :mod:`.gram`) and `exact` (full SVD). The fast two are tested against float64 on the spot
+(:func:`.gram.trusted`) and hand over to the next slower one when they fail.
+
+`torch.svd_lowrank` is not among them on purpose: on weight-like spectra it misses the subspace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import BaseModelError, SettingsError
+
+# Part of every cache key: raise it whenever the numbers a route returns may change.
+VERSION = "1"
+
+
+class Subspace(NamedTuple):
+    """The top k singular triplets of an (m, n) weight W, by falling singular value.
+
+    left: (m, k) U; values: (k,) σ; right: (n, k) V, all float32 with orthonormal columns, so W V = U diag(σ).
+    energy: share of ‖W‖²_F in these k, in [0, 1]; 1 for a zero weight.
+    """
+
+    left: Tensor
+    values: Tensor
+    right: Tensor
+    energy: float
+
+    @property
+    def k(self) -> int:
+        return self.values.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.left.shape[0], self.right.shape[0]
+
+    def to(self, device: torch.device | str) -> Subspace:
+        return Subspace(self.left.to(device), self.values.to(device), self.right.to(device), self.energy)
+
+
+@dataclass(frozen=True)
+class SubspaceSize:
+    """How many singular pairs to take: one of k (a number), share (of min(m, n)), energy (of ‖W‖²_F).
+
+    With none given, share = 0.25. The paper (arXiv 2501.16559) takes k = 320 of 1280.
+
+    Raises:
+        SettingsError: more than one given, or out of range.
+    """
+
+    k: int | None = None
+    share: float | None = None
+    energy: float | None = None
+
+    def __post_init__(self) -> None:
+        if sum(value is not None for value in (self.k, self.share, self.energy)) > 1:
+            raise SettingsError("choose one of k, share and energy for the size of the subspace")
+        if self.k is not None and self.k < 1:
+            raise SettingsError(f"k must be at least 1, got {self.k}")
+        for name, value in (("share", self.share), ("energy", self.energy)):
+            if value is not None and not 0 < value <= 1:
+                raise SettingsError(f"the {name} of the subspace must lie in (0, 1], got {value}")
+
+    @property
+    def needs_spectrum(self) -> bool:
+        return self.energy is not None
+
+    def resolve(self, shape: tuple[int, ...], spectrum: Tensor | None = None) -> int:
+        """k for a weight of this shape (a convolution counts as m x (n·kh·kw)); `spectrum`: all singular values."""
+        rows = shape[0]
+        full = min(rows, int(torch.Size(shape[1:]).numel()))
+        if self.k is not None:
+            return min(self.k, full)
+        if self.energy is None:
+            return min(max(round((0.25 if self.share is None else self.share) * full), 1), full)
+        if spectrum is None:
+            raise SettingsError("a size by energy needs the spectrum of the weight")
+        power = spectrum.double().square().cumsum(0)
+        if float(power[-1]) == 0:
+            return 1
+        # A hair below the mark, so that energy=1 does not hang on the last rounding.
+        return min(int((power < self.energy * power[-1] * (1 - 1e-12)).sum()) + 1, full)
+
+    def __str__(self) -> str:
+        if self.k is not None:
+            return f"k={self.k}"
+        if self.energy is not None:
+            return f"energy={self.energy:g}"
+        return f"share={0.25 if self.share is None else self.share:g}"
+
+
+def flatten(weight: Tensor) -> Tensor:
+    """(m, n, kh, kw, …) as (m, n·kh·kw…)."""
+    return weight.flatten(1) if weight.dim() > 1 else weight[:, None]
+
+
+def exact(weight: Tensor, k: int) -> Subspace:
+    """Full SVD (float64 up to 512 wide), cut to k."""
+    wide = min(weight.shape) > 512
+    u, s, vt = torch.linalg.svd(weight if wide else weight.double(), full_matrices=False)
+    power = s.double().square()
+    total = float(power.sum())
+    energy = float(power[:k].sum()) / total if total > 0 else 1.0
+    return Subspace(u[:, :k].float().contiguous(), s[:k].float(), vt[:k].T.float().contiguous(), energy)
+
+
+def subspace(weight: Tensor, k: int, *, route: str = "auto") -> Subspace:
+    """The top k singular triplets of a weight.
+
+    Args:
+        weight: (m, n), any float dtype, on the device where the work shall be done. More dimensions are flattened.
+        k: number of triplets, cut to min(m, n).
+        route: "auto", or one of ROUTES to start from; a route that fails its test hands over to the exact one.
+
+    Raises:
+        BaseModelError: NaN or Inf in the weight.
+        SettingsError: k below 1 or an unknown route.
+    """
+    if k < 1:
+        raise SettingsError(f"k must be at least 1, got {k}")
+    weight = flatten(weight).float()
+    _finite(weight)
+    k = min(k, *weight.shape)
+    if route == "auto":
+        route = choose(tuple(weight.shape), k)
+    if route not in ROUTES:
+        raise SettingsError(f"unknown spectral route {route!r}", hint=f"Choose one of {', '.join(ROUTES)}.")
+    found = ROUTES[route](weight, k)
+    return found if found is not None else exact(weight, k)
+
+
+def choose(shape: tuple[int, int], k: int) -> str:
+    """The fastest route for a weight of this shape, as measured by benchmarks/transfer.py."""
+    short = min(shape)
+    return "exact" if short <= 128 or k > short // 2 else "gram"
+
+
+def _finite(weight: Tensor) -> None:
+    # The sum is finite exactly when every entry is (barring float64 overflow), and needs no mask.
+    if not bool(torch.isfinite(weight.sum(dtype=torch.float64))):
+        raise BaseModelError("the weight contains NaN or Inf")
+
+
+ROUTES: dict[str, Callable[[Tensor, int], Subspace | None]] = {"exact": exact, "gram": exact}
