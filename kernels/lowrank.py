@@ -106,14 +106,14 @@ def from_dense(delta: Tensor, rank: int | None = None, tol: float | None = None)
     With a rank alone only that many singular pairs are computed (:func:`.spectral.subspace`).
     """
     work = delta.float()
-    if rank is not None and 1 <= rank and tol is None and rank * 4 <= min(delta.shape):
+    if rank is not None and rank >= 1 and tol is None and rank * 4 <= min(delta.shape):
         found = subspace(work, rank)
-        root = found.values.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
-        # Projecting once more makes the product the best one within the found subspace.
-        update = LowRank(found.left * root, (found.left.T @ work) / root[:, None])
+        # Projecting the matrix itself makes the product the best one within the found left subspace.
+        core = found.left.T @ work
+        root = torch.linalg.vector_norm(core, dim=1).sqrt()
+        update = LowRank(found.left * root, core / torch.where(root > 0, root, 1.0)[:, None])
         total = float(torch.linalg.vector_norm(work))
-        error = float(torch.linalg.vector_norm(work - update.dense())) / total if total > 0 else 0.0
-        return (update, error) if total > 0 else (LowRank(torch.zeros_like(update.up), torch.zeros_like(update.down)), 0.0)
+        return update, float(torch.linalg.vector_norm(work - update.dense())) / total if total > 0 else 0.0
     u, values, vt = torch.linalg.svd(work.double() if min(delta.shape) <= 512 else work, full_matrices=False)
     kept, error = _kept_rank(values, rank, tol)
     root = values[:kept].sqrt()
