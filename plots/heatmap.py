@@ -93,7 +93,8 @@ def _numbers(axes, table: np.ndarray, shades, room: float) -> None:
     for (y, x), value in np.ndenumerate(table):
         if not np.isnan(value):
             ink = INK if shades.norm(value) > 0.5 else "white"
-            axes.text(x, y, f"{value:.2f}", **text_style(9, ha="center", va="center", color=ink))
+            number = f"{value:.2f}".lstrip("0") if value < 0.995 else f"{value:.1f}"
+            axes.text(x, y, number, **text_style(9, ha="center", va="center", color=ink))
 
 
 def _title(report: Report) -> str:

@@ -1,0 +1,5 @@
+"""``python -m lora_graft.cli``"""
+
+from . import main
+
+main()

@@ -1,0 +1,40 @@
+"""The commands, put together. Each lives in a file of its own."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from .convert import convert
+from .demo import demo
+from .inspect import inspect
+from .similarity import similarity
+from .transfer import transfer
+
+app = typer.Typer(
+    help="Move LoRA adapters from one diffusion base model to another.",
+    epilog="Exit status: 0 done, 1 the input or the output is at fault, 2 wrong usage, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (inspect, similarity, transfer, convert, demo):
+    app.command()(command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"lora-graft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")] = (
+        False
+    ),
+) -> None:
+    """Move LoRA adapters from one diffusion base model to another, without training."""

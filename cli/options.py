@@ -1,0 +1,82 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .menus import menu, method_names
+
+if TYPE_CHECKING:
+    from ..kernels.spectral import SubspaceSize
+
+MethodName = menu("MethodName", ("auto", *method_names()))
+Layout = menu("Layout", ("same", "kohya", "diffusers", "peft", "comfy"))
+Dtype = menu("Dtype", ("fp16", "bf16", "fp32"))
+Device = menu("Device", ("auto", "cpu", "cuda"))
+
+Lora = Annotated[Path, typer.Argument(metavar="LORA", help="Adapter file (.safetensors).")]
+Share = Annotated[
+    float | None,
+    typer.Option("--k-share", min=1e-6, max=1, help="Subspace size as a share of the smaller side. Default: 0.25."),
+]
+K = Annotated[int | None, typer.Option("--k", min=1, help="Subspace size as a number (the paper: 320).")]
+Energy = Annotated[
+    float | None,
+    typer.Option("--energy", min=1e-6, max=1, help="Subspace size as a share of the weight's squared norm."),
+]
+DtypeOption = Annotated[Dtype | None, typer.Option("--dtype", help="Number type to write. Default: the input's.")]
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where to compute; auto takes a GPU when there is one.")]
+Plot = Annotated[Path | None, typer.Option("--plot", metavar="OUT.png", help="Write a heat map by block and role.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the cache of subspaces.")]
+Force = Annotated[bool, typer.Option("--force", help="Write over existing output files.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+BASE_HELP = "base model: a .safetensors checkpoint or a diffusers folder."
+
+
+def size_of(share: float | None, k: int | None, energy: float | None) -> SubspaceSize:
+    """The subspace size asked for; at most one of the three may be given."""
+    given = [flag for flag, value in (("--k-share", share), ("--k", k), ("--energy", energy)) if value is not None]
+    if len(given) > 1:
+        raise typer.BadParameter(f"choose one of {' and '.join(given)}")
+    from ..kernels.spectral import SubspaceSize
+
+    return SubspaceSize(k=k, share=share, energy=energy)
+
+
+def device_of(choice: Device) -> str:
+    """``cpu`` or ``cuda``.
+
+    Raises:
+        SettingsError: a GPU was asked for and there is none.
+    """
+    import torch
+
+    if choice is Device.cuda and not torch.cuda.is_available():
+        from ..errors import SettingsError
+
+        raise SettingsError("there is no CUDA GPU that torch can use", hint="Leave out --device, or say --device cpu.")
+    return "cuda" if choice is not Device.cpu and torch.cuda.is_available() else "cpu"
+
+
+def cache_of(unwanted: bool):
+    """The subspace cache on disk, or None."""
+    if unwanted:
+        return None
+    from ..jobs.cache import SubspaceCache
+
+    return SubspaceCache()
+
+
+def png(path: Path | None) -> Path | None:
+    """The path, if it names a PNG file."""
+    return suffixed(path, "--plot", (".png",))
+
+
+def suffixed(path: Path | None, option: str, suffixes: tuple[str, ...]) -> Path | None:
+    """The path, if it ends as it must; a usage error otherwise."""
+    if path is not None and path.suffix.lower() not in suffixes:
+        raise typer.BadParameter(f"{path} must end in {' or '.join(suffixes)}", param_hint=option)
+    return path

@@ -1,0 +1,72 @@
+"""Reports and inspections on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from ..jobs.inspect import Inspection
+    from ..jobs.report import Report
+
+
+def console() -> Console:
+    """Standard output; file names and keys are printed as they are (no markup, no colouring of numbers)."""
+    return Console(markup=False, highlight=False, soft_wrap=True)
+
+
+def show_report(report: Report, written: list[Path]) -> None:
+    """Sentences, a table by block, the files written."""
+    out = console()
+    out.print(report.summary())
+    for note in report.notes:
+        out.print(f"- {note}")
+    if report.modules:
+        out.print(_blocks(report))
+    if report.advice != "none":
+        out.print(Text(f"Advice: {report.advice}", style="bold"))
+    for path in written:
+        out.print(f"Wrote {path}")
+
+
+def _blocks(report: Report) -> Table:
+    from ..jobs.report import kept_energy
+
+    table = Table("block", box=None, pad_edge=False, header_style="bold")
+    moved = report.job == "transfer"
+    for column in ("modules", "similarity", *(("kept energy",) if moved else ())):
+        table.add_column(column, justify="right")
+    for block, modules in report.blocks().items():
+        known = [m.similarity for m in modules if m.similarity is not None]
+        cells = [block, str(len(modules)), _figure(fmean(known) if known else None)]
+        table.add_row(*cells, *([_figure(kept_energy(modules))] if moved else []))
+    return table
+
+
+def show_inspection(inspection: Inspection) -> None:
+    """The plain text, its first line in bold."""
+    out = console()
+    first, *rest = inspection.to_text().splitlines()
+    out.print(Text(first, style="bold"))
+    for line in rest:
+        out.print(line)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def show_demo(made: dict) -> None:
+    """Figures first, then the files."""
+    out = console()
+    for name, value in made.items():
+        label = str(name).replace("_", " ")
+        if isinstance(value, Path):
+            out.print(f"Wrote {value} ({label})")
+        else:
+            out.print(f"{label}: {_figure(value) if isinstance(value, float) else value}")

@@ -1,0 +1,210 @@
+"""What an adapter file is: format, likely base, modules, ranks, norms, and what its training left in the metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from .. import adapters
+from ..bases import guess_adapter_architecture
+from ..kernels import lowrank
+from .tags import base_hints, tag_counts, trigger_words
+
+TOP_MODULES, TOP_TAGS = 8, 30
+
+# First match wins; the text encoders come first because their layers are called like everybody's.
+GROUPS = (
+    ("text encoder 3 (T5)", r"^lora_te3_|t5xxl|text_encoder_3"),
+    ("text encoder 2", r"^lora_te2_|clip_g|text_encoder_2"),
+    ("text encoder", r"^lora_te1?_|clip_[lh]|text_encoder|text_model|^te\."),
+    ("UNet down", r"down_blocks|input_blocks"),
+    ("UNet middle", r"mid_block|middle_block"),
+    ("UNet up", r"up_blocks|output_blocks"),
+    ("double blocks", r"double_blocks|(?<!single_)transformer_blocks"),
+    ("single blocks", r"single_blocks|single_transformer_blocks"),
+    ("joint blocks", r"joint_blocks"),
+    ("refiner blocks", r"refiner"),
+    ("layers", r"\b(?:blocks|layers)[._]\d+|[._](?:blocks|layers)[._]\d+"),
+)
+ROLES = (
+    ("cross-attention", r"attn2|cross_attn"),
+    ("attention", r"attn|attention|to_[qkv]\b|to_out|[qkv]_proj|qkv"),
+    ("feed-forward", r"\bff|_ff_|_ff\b|mlp|feed_forward|fc[12]|gate_proj|up_proj|down_proj|linear[12]"),
+    ("modulation", r"adaln|modulation|_mod\b|\bmod\b|img_mod|txt_mod|norm.*linear"),
+    ("projection", r"proj_in|proj_out"),
+    ("embedding", r"emb"),
+    ("convolution", r"conv|resnets|in_layers|out_layers|skip_connection|downsamplers|upsamplers|_op\b"),
+    ("norm", r"norm"),
+)
+
+
+@dataclass
+class Group:
+    """The modules of one part of the model."""
+
+    name: str
+    modules: int = 0
+    norm: float | None = None  # ‖ΔW‖_F over the whole group; None when no module's norm could be had
+    ranks: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass
+class Inspection:
+    """All that can be told about an adapter file without its base."""
+
+    file: str | None
+    size: int | None  # bytes
+    digest: str  # sha256
+    layout: str
+    architecture: str
+    base_hints: dict[str, str]  # metadata key → what it says about the base
+    modules: int
+    parameters: int
+    kinds: dict[str, int]
+    dtypes: dict[str, int]
+    ranks: dict[int, int]  # rank → modules
+    alphas: dict[float, int]  # alpha → modules
+    no_alpha: int  # low-rank modules without one: their scale is 1
+    groups: list[Group]
+    roles: dict[str, int]
+    norm: float | None
+    top_modules: list[tuple[str, float]]  # (key, ‖ΔW‖_F), largest first
+    needs_base: int  # modules whose ΔW, and so their norm, needs the base weight
+    trigger_words: list[str]
+    tags: list[tuple[str, int]]  # training tags, commonest first
+    unknown_keys: list[str]
+    metadata: dict[str, str]
+
+    def to_json(self) -> str:
+        """Everything, as JSON."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False)
+
+    def to_text(self) -> str:
+        """Everything worth reading, as plain lines."""
+        return "\n".join(_lines(self)) + "\n"
+
+
+def inspect(path: str | os.PathLike, *, top_tags: int = TOP_TAGS) -> Inspection:
+    """Read an adapter file and say what it is.
+
+    Raises:
+        AdapterError: the file is missing, damaged, not safetensors, or no adapter.
+    """
+    return inspect_adapter(adapters.read(path), top_tags=top_tags)
+
+
+def inspect_adapter(adapter: adapters.Adapter, *, top_tags: int = TOP_TAGS) -> Inspection:
+    """The same for an adapter that is already read."""
+    modules = adapter.modules
+    norms = {key: _norm(module) for key, module in modules.items()}
+    known = {key: norm for key, norm in norms.items() if norm is not None}
+    alphas = {key: float(m.tensors["alpha"].flatten()[0]) for key, m in modules.items() if "alpha" in m.tensors}
+    metadata = dict(adapter.metadata or {})
+    tensors = [t for m in modules.values() for t in m.tensors.values()]
+    return Inspection(
+        file=str(adapter.file) if adapter.file else None,
+        size=Path(adapter.file).stat().st_size if adapter.file and Path(adapter.file).is_file() else None,
+        digest=adapter.digest,
+        layout=adapter.layout,
+        architecture=guess_adapter_architecture({key: m.shape for key, m in modules.items()}),
+        base_hints=base_hints(metadata),
+        modules=len(modules),
+        parameters=sum(t.numel() for t in tensors),
+        kinds=_count(m.kind for m in modules.values()),
+        dtypes=_count(str(t.dtype).removeprefix("torch.") for t in tensors if t.numel() > 1),
+        ranks=dict(sorted(Counter(m.rank for m in modules.values() if m.rank is not None).items())),
+        alphas=dict(sorted(Counter(alphas.values()).items())),
+        no_alpha=sum(m.rank is not None and key not in alphas for key, m in modules.items()),
+        groups=_groups(modules, norms),
+        roles=_count(_first(ROLES, key) for key in modules),
+        norm=_total(known.values()),
+        top_modules=sorted(known.items(), key=lambda item: -item[1])[:TOP_MODULES],
+        needs_base=sum(bool(m.needs_base) for m in modules.values()),
+        trigger_words=trigger_words(metadata),
+        tags=tag_counts(metadata).most_common(top_tags),
+        unknown_keys=sorted(adapter.extras),
+        metadata=metadata,
+    )
+
+
+def _norm(module: adapters.Module) -> float | None:
+    """‖ΔW‖_F at strength 1, or None when only the base weight could tell."""
+    if module.needs_base:
+        return None
+    if module.rank is not None:
+        return lowrank.norm(module.low_rank())
+    return float(module.delta().norm())
+
+
+def _groups(modules: dict, norms: dict[str, float | None]) -> list[Group]:
+    order = [name for name, _ in GROUPS]
+    keys: dict[str, list[str]] = {}
+    for key in modules:
+        keys.setdefault(_first(GROUPS, key), []).append(key)
+    return [
+        Group(
+            name=name,
+            modules=len(keys[name]),
+            norm=_total(norms[k] for k in keys[name]),
+            ranks=dict(sorted(Counter(modules[k].rank for k in keys[name] if modules[k].rank is not None).items())),
+        )
+        for name in sorted(keys, key=lambda n: order.index(n) if n in order else len(order))
+    ]
+
+
+def _first(table: tuple[tuple[str, str], ...], key: str) -> str:
+    return next((name for name, pattern in table if re.search(pattern, key, re.IGNORECASE)), "other")
+
+
+def _total(norms) -> float | None:
+    known = [n for n in norms if n is not None]
+    return sum(n * n for n in known) ** 0.5 if known else None
+
+
+def _count(things) -> dict[str, int]:
+    return dict(Counter(things).most_common())
+
+
+def _lines(i: Inspection):
+    if i.file:
+        yield f"{Path(i.file).name}" + (f" ({i.size / 2**20:.1f} MB)" if i.size is not None else "")
+    yield f"Layout: {i.layout}; kinds: {_tally(i.kinds)}; dtype: {_tally(i.dtypes)}"
+    yield f"Looks like an adapter for: {i.architecture}"
+    for key, value in i.base_hints.items():
+        yield f"  {key}: {value}"
+    yield f"{i.modules} modules, {i.parameters:,} parameters"
+    for group in i.groups:
+        norm = f", norm {group.norm:.3g}" if group.norm is not None else ""
+        ranks = f", rank {_span(group.ranks)}" if group.ranks else ""
+        yield f"  {group.name}: {group.modules}{ranks}{norm}"
+    yield f"Roles: {_tally(i.roles)}"
+    if i.ranks:
+        yield f"Ranks: {_tally(i.ranks)}"
+        missing = f"; none on {i.no_alpha} (scale 1)" if i.no_alpha else ""
+        yield f"Alphas: {_tally({f'{a:g}': n for a, n in i.alphas.items()}) or 'none'}{missing}"
+    if i.norm is not None:
+        yield f"Norm of the whole update: {i.norm:.4g}"
+        yield "Strongest modules: " + ", ".join(f"{key} ({norm:.3g})" for key, norm in i.top_modules[:3])
+    if i.needs_base:
+        yield f"{i.needs_base} modules need their base weight before their update is known."
+    if i.trigger_words:
+        yield "Trigger words: " + ", ".join(i.trigger_words)
+    if i.tags:
+        yield "Training tags: " + ", ".join(f"{tag} ({count})" for tag, count in i.tags)
+    if i.unknown_keys:
+        shown = ", ".join(i.unknown_keys[:5]) + (", …" if len(i.unknown_keys) > 5 else "")
+        yield f"{len(i.unknown_keys)} keys that no format explains (kept as they are): {shown}"
+    yield f"sha256: {i.digest}"
+
+
+def _tally(counts: dict) -> str:
+    return ", ".join(f"{thing} × {count}" for thing, count in counts.items())
+
+
+def _span(ranks: dict[int, int]) -> str:
+    low, high = min(ranks), max(ranks)
+    return str(low) if low == high else f"{low}–{high}"
