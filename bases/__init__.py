@@ -1,0 +1,31 @@
+"""Base models: where their weights come from and what those are called."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import BaseModelError
+from .describe import describe, items, stage
+from .diffusers import open_folder
+from .file import FileBase
+from .guess import guess_adapter_architecture, guess_architecture
+from .model import Base, load_slot
+from .names import Names, Slot, names_for, style_of
+
+__all__ = [
+    "Base", "FileBase", "Names", "Slot", "describe", "guess_adapter_architecture", "guess_architecture", "items",
+    "load_slot", "names_for", "open_base", "stage", "style_of",
+]  # fmt: skip
+
+
+def open_base(path: str | os.PathLike) -> FileBase:
+    """A base model from a ``.safetensors`` checkpoint or a diffusers folder.
+
+    Raises:
+        BaseModelError: missing, a pickle, truncated, not safetensors, or no model inside; the file is named.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise BaseModelError("The base model does not exist", file=path)
+    return open_folder(path) if path.is_dir() else FileBase.open(path)

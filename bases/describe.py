@@ -1,0 +1,79 @@
+"""Which block a weight belongs to and what it does there: the axes of matching and of heat maps."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from .names.slot import DENOISER, module_of
+
+if TYPE_CHECKING:
+    from ..kernels.matching import Item
+    from .model import Base
+
+Shape = tuple[int, ...]
+
+_UNET = re.compile(r"((?:input_blocks|output_blocks)\.\d+\.\d+|middle_block\.\d+)(\.transformer_blocks\.\d+)?\.(.+)$")
+_LIST = re.compile(r"((?:[^.]+\.)*?(?:[a-z_]*blocks|layers|[a-z_]*_layers|[a-z_]*refiner|block|h)\.\d+)\.(.+)$")
+_TEXT = re.compile(
+    r"([^.]+)\.(?:transformer\.)?(?:text_model\.)?(?:model\.)?(?:encoder\.)?(layers|block)\.(\d+)\.(.+)$"
+)
+OUTSIDE = "outside blocks"
+
+_STAGES = {
+    "input_blocks": "down",
+    "middle_block": "mid",
+    "output_blocks": "up",
+    "double_blocks": "double",
+    "single_blocks": "single",
+    "joint_blocks": "joint",
+}
+
+
+def describe(name: str, shape: Shape | None = None) -> tuple[str, str]:
+    """(block, role) of a canonical weight name; two weights of one role do the same work in different blocks.
+
+    ``diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight`` is
+    ("input_blocks.4.1.transformer_blocks.0", "attn1.to_q"). Text encoder blocks carry the encoder's name
+    ("clip_l.layers.3"). ``shape`` is accepted for callers that have it; names alone decide.
+    """
+    module = module_of(name)
+    if not module.startswith(DENOISER):
+        match = _TEXT.match(module)
+        if match:
+            return f"{match.group(1)}.{match.group(2)}.{match.group(3)}", match.group(4)
+        encoder, _, rest = module.partition(".")
+        return encoder, rest.removeprefix("transformer.").removeprefix("text_model.")
+    module = module[len(DENOISER) :]
+    match = _UNET.match(module)
+    if match:
+        return match.group(1) + (match.group(2) or ""), match.group(3)
+    if re.match(r"input_blocks\.0\.", module):  # the input convolution
+        return OUTSIDE, module
+    match = _LIST.match(module)  # the first <list>.<number>: later numbers are places inside the block
+    return (match.group(1), match.group(2)) if match else (OUTSIDE, module)
+
+
+def stage(name: str) -> str:
+    """Coarse place of a weight: down, mid, up, double, single, joint, text, body or outside."""
+    if not name.startswith(DENOISER):
+        return "text"
+    block, _ = describe(name)
+    return "outside" if block == OUTSIDE else _STAGES.get(block.split(".")[0], "body")
+
+
+def natural(name: str) -> tuple:
+    """Sort key that puts block 2 before block 10."""
+    return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", name))
+
+
+def items(base: Base) -> list[Item]:
+    """Every weight of a base as the matcher wants it, in natural order (position counts from 0)."""
+    from ..kernels.matching import Item
+
+    weights = base.weights()
+    found = []
+    for position, name in enumerate(sorted(weights, key=natural)):
+        block, role = describe(name, weights[name])
+        found.append(Item(name=name, role=role, block=block, shape=tuple(weights[name]), position=position))
+    return found

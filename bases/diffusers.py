@@ -1,0 +1,54 @@
+"""A base model as a diffusers folder, or a folder of sharded safetensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..errors import BaseModelError
+from .file import FileBase, Stored, stack
+from .layout import canonical_parts
+from .tensors import TensorFile
+
+_COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
+_WEIGHTS = ("diffusion_pytorch_model", "model")
+
+
+def open_folder(path: str | Path) -> FileBase:
+    """A folder with ``unet/`` or ``transformer/`` and ``text_encoder*/``, or with one model's files directly.
+
+    Where a component holds several precisions (``….fp16.safetensors``), the one without a variant is read.
+
+    Raises:
+        BaseModelError: no safetensors model inside, or a file of it missing or broken.
+    """
+    path = Path(path)
+    folders = [path / name for name in _COMPONENTS if (path / name).is_dir()] or [path]
+    stored: dict[str, Stored] = {}
+    files: list[TensorFile] = []
+    for folder in folders:
+        shards = [TensorFile(file) for file in _weight_files(folder)]
+        where = {key: shard for shard in shards for key in shard.entries}
+        shapes = {key: shape for shard in shards for key, shape in shard.shapes().items()}
+        for name, parts in canonical_parts(shapes).items():
+            stored.setdefault(name, stack(parts, shapes, where))
+        files += shards
+    if not files:
+        pickled = any(file.suffix in (".bin", ".ckpt", ".pt") for folder in folders for file in folder.iterdir())
+        hint = "Pickled models are refused; use the safetensors version." if pickled else None
+        raise BaseModelError("The folder holds no safetensors model", file=path, hint=hint)
+    return FileBase(path, stored, files)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of one component: all shards of its index, or its single file."""
+    indexes = sorted(folder.glob("*.safetensors.index*.json"), key=lambda file: (file.name.count("."), file.name))
+    for index in indexes:
+        try:
+            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BaseModelError("The index of a sharded model cannot be read", file=index) from error
+        return [folder / Path(name).name for name in names]
+    found = sorted(folder.glob("*.safetensors"), key=lambda file: (file.name.count("."), file.name))
+    stems = {file.name.split(".")[0]: file for file in reversed(found)}
+    return next(([stems[stem]] for stem in _WEIGHTS if stem in stems), found[:1])

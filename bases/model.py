@@ -1,0 +1,51 @@
+"""What a base model is to the rest of the project: names, shapes, and weights one at a time."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .names import Names, Slot
+
+Shape = tuple[int, ...]
+
+
+class Base(Protocol):
+    """A base model. ``nodes`` gives a host model the same face.
+
+    label: short name for reports. architecture: see guess.py. names: adapter keys it understands.
+    fingerprint: a cheap hash that identifies the whole base.
+    """
+
+    label: str
+    architecture: str
+    names: Names
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def weights(self) -> dict[str, Shape]:
+        """Canonical name -> shape of every weight, biases and norms included."""
+        ...
+
+    def load(self, name: str, rows: tuple[int, int] | None = None) -> Tensor:
+        """The weight (or rows (start, length) of it) as a float32 CPU tensor that belongs to the caller.
+
+        Raises:
+            BaseModelError: no such weight, unreadable, or NaN or Inf inside.
+        """
+        ...
+
+    def digest(self, name: str) -> str:
+        """Hash of the weight's content (stored bytes, dtype, shape)."""
+        ...
+
+
+def load_slot(base: Base, slot: Slot) -> Tensor:
+    """The weight an adapter's module changes, in that module's own row order."""
+    weight = base.load(slot.name, slot.rows)
+    if slot.swap:
+        weight = torch.cat([half for half in reversed(weight.chunk(2))])
+    return weight

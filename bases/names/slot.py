@@ -1,0 +1,196 @@
+"""Where an adapter's module lands in a base, and the two-way dictionary of names for it.
+
+The canonical name of a weight is ComfyUI's own: ``diffusion_model.<checkpoint name>.weight`` for the
+denoiser, ``clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight`` (and ``clip_g``, ``clip_h``,
+``t5xxl`` …) for text encoders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+Shape = tuple[int, ...]
+
+DENOISER = "diffusion_model."
+
+
+class Slot(NamedTuple):
+    """The place an adapter's module changes.
+
+    name: canonical name of the weight.
+    rows: (start, length) on dimension 0 when the module is a slice of a fused weight, else None.
+    swap: the module's two row halves are the weight's in exchanged order. Diffusers stores the (scale, shift)
+        of a final modulation the other way round than the checkpoint; nothing else uses this.
+    """
+
+    name: str
+    rows: tuple[int, int] | None = None
+    swap: bool = False
+
+
+class Part(NamedTuple):
+    """A piece of a stored tensor: rows (start, length) of ``key``; a canonical weight is a stack of parts."""
+
+    key: str
+    rows: tuple[int, int] | None = None
+    transpose: bool = False
+
+
+def module_of(name: str) -> str:
+    """A weight's name without its ``.weight`` ending; biases and bare parameters keep their full name."""
+    return name.removesuffix(".weight")
+
+
+def own_module(slot: Slot) -> str:
+    """The module name in the checkpoint's own words, without the wrapper prefix."""
+    return module_of(slot.name).removeprefix(DENOISER)
+
+
+_PREFIX_STYLES = (
+    ("lora_te_", "te-kohya"),
+    ("lora_te1_", "te-kohya-numbered"),
+    ("lora_te2_", "te-kohya-numbered"),
+    ("lora_te3_", "te-kohya-numbered"),
+    ("lora_transformer_", "onetrainer"),
+    ("lycoris_", "lycoris"),
+    ("unet.base_model.model.", "peft-unet"),
+    ("base_model.model.", "peft"),
+    ("unet.", "diffusers"),
+    ("transformer.", "diffusers"),
+    ("text_encoder.", "diffusers"),
+    ("text_encoder_2.", "diffusers"),
+    ("text_encoder_3.", "diffusers"),
+    (DENOISER, "comfy"),
+    ("text_encoders.", "comfy"),
+)
+
+# When a base knows no name in the wanted style, these are tried in turn; ComfyUI reads each like the first.
+_SIBLINGS = {
+    "kohya": ("kohya-diffusers",),
+    "kohya-diffusers": ("kohya",),
+    "te-kohya": ("te-kohya-numbered",),
+    "te-kohya-numbered": ("te-kohya",),
+    "processor": ("diffusers",),
+    "processor-bare": ("bare", "diffusers"),
+    "peft": ("diffusers", "bare", "comfy"),
+    "peft-unet": ("diffusers", "comfy"),
+    "onetrainer": ("diffusers", "comfy"),
+    "lycoris": ("diffusers", "comfy"),
+    "bare": ("diffusers", "comfy"),
+    "diffusers": ("comfy",),
+}
+
+LAYOUTS = ("kohya", "diffusers", "peft", "comfy")
+
+
+def style_of(key: str, slot: Slot | None = None) -> str:
+    """The naming style of an adapter's module key, told by its prefix.
+
+    ``lora_unet_`` alone does not tell the checkpoint's names from diffusers' names; ``slot`` does.
+    """
+    if key.startswith("lora_unet_"):
+        own = slot is None or key[len("lora_unet_") :].lstrip("_") == own_module(slot).replace(".", "_")
+        return "kohya" if own else "kohya-diffusers"
+    if ".processor." in key:
+        return "processor" if key.startswith("unet.") else "processor-bare"
+    return next((style for prefix, style in _PREFIX_STYLES if key.startswith(prefix)), "bare")
+
+
+class Names:
+    """Every adapter key a base understands, and back again.
+
+    Args:
+        aliases: module key (no ``.lora_up.weight`` or other suffix) -> Slot. The order counts: of two aliases of
+            one slot in one style, ``key_for`` gives the first.
+        kohya: which of the two ``lora_unet_`` spellings the kohya layout means for this base: "own" (SDXL, SD3,
+            Flux) or "diffusers" (SD 1.5 and 2).
+    """
+
+    def __init__(self, aliases: Mapping[str, Slot], *, kohya: str = "own"):
+        self.aliases: dict[str, Slot] = dict(aliases)
+        self.kohya = kohya
+        self._reverse: dict[tuple[Slot, str], str] | None = None
+        self._slices: dict[str, set[tuple[int, int]]] | None = None
+
+    def resolve(self, key: str) -> Slot | None:
+        """The slot of a module key, or None. Known spelling variants of old trainers are understood."""
+        for candidate in _spellings(key):
+            slot = self.aliases.get(candidate)
+            if slot is not None:
+                return slot
+        return None
+
+    def key_for(self, slot: Slot, style: str) -> str | None:
+        """A module key for ``slot`` in ``style`` (see style_of), or in the nearest style ComfyUI reads alike."""
+        if self._reverse is None:
+            self._reverse = {}
+            for key, target in self.aliases.items():
+                self._reverse.setdefault((target, style_of(key, target)), key)
+        for candidate in (style, *_SIBLINGS.get(style, ())):
+            key = self._reverse.get((slot, candidate))
+            if key is not None:
+                return key
+        return None
+
+    def slices(self, name: str) -> set[tuple[int, int]]:
+        """The finest row slices (start, length) of a fused weight that adapters address; empty when not fused."""
+        if self._slices is None:
+            self._slices = {}
+            for slot in self.aliases.values():
+                if slot.rows is not None:
+                    self._slices.setdefault(slot.name, set()).add(slot.rows)
+        rows = self._slices.get(name, set())
+        return {one for one in rows if not any(other != one and _inside(other, one) for other in rows)}
+
+    def rekey(self, key: str, source: Slot, target: Slot) -> str | None:
+        """The key under which a module, read as ``key`` from ``source``, is written for ``target`` of this base.
+
+        The very same key where it already means the target, else the target's key in the same style.
+        """
+        if self.resolve(key) == target:
+            return key
+        return self.key_for(target, style_of(key, source))
+
+    def layout_key(self, slot: Slot, layout: str) -> str | None:
+        """The key for ``slot`` in one of LAYOUTS; None when that layout has no name for it (a slice, say)."""
+        text = not slot.name.startswith(DENOISER)
+        if layout == "kohya":
+            own = "kohya" if self.kohya == "own" else "kohya-diffusers"
+            return self.key_for(slot, ("te-kohya-numbered" if self.kohya == "own" else "te-kohya") if text else own)
+        if layout in ("diffusers", "peft"):
+            key = self.key_for(slot, "diffusers" if text else layout)
+            return key
+        if layout == "comfy":
+            return self.key_for(slot, "comfy")
+        raise ValueError(f"unknown layout {layout!r}; one of {', '.join(LAYOUTS)}")
+
+
+def _inside(inner: tuple[int, int], outer: tuple[int, int]) -> bool:
+    return outer[0] <= inner[0] and sum(inner) <= sum(outer)
+
+
+def _spellings(key: str):
+    """The key itself, then what other tools call the same module."""
+    yield key
+    if key.endswith("_lora"):
+        yield from _spellings(key[: -len("_lora")])
+    if key.endswith(".weight"):
+        yield from _spellings(key[: -len(".weight")])
+    if key.startswith("lora_unet__"):
+        yield "lora_unet_" + key[len("lora_unet__") :]
+    if key.startswith("model.diffusion_model."):
+        yield key[len("model.") :]
+    if ".processor.to_" in key:
+        plain = key.replace(".processor.to_", ".to_")
+        yield plain
+        yield plain + ".0"
+    if key.startswith("unet.base_model.model."):
+        yield "unet." + key[len("unet.base_model.model.") :]
+    for encoder in ("text_encoder.", "text_encoder_2.", "text_encoder_3."):
+        if key.startswith(encoder + "base_model.model."):
+            yield encoder + key[len(encoder + "base_model.model.") :]
+    if key.startswith("base_model.model."):
+        yield DENOISER + key[len("base_model.model.") :]
+    if key.startswith("pipe.dit."):
+        yield DENOISER + key[len("pipe.dit.") :]
