@@ -1,0 +1,165 @@
+"""From a file or state dict to an Adapter and back, without loss."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import AdapterError, SettingsError
+from . import container, layouts
+from .dialects import translate
+from .embeddings import embeddings
+from .layouts import DTYPES
+from .metadata import PEFT_CONFIG, with_told_scales, written
+from .model import ALPHA, Adapter, LoraState
+from .registry import modules_of
+
+_CHECKPOINT = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.embedders.", "vae.")
+_UNSUPPORTED = {".oft_R": "PEFT's OFT", ".boft_R": "PEFT's BOFT", ".vera_lambda": "VeRA", ".lora_E": "AdaLoRA",
+                ".hra_u": "HRA", ".fourierft": "FourierFT", ".ip_adapter": "an IP-Adapter", "to_k_ip": "an IP-Adapter"}
+
+
+def read(path: str | os.PathLike) -> Adapter:
+    """An adapter from a ``.safetensors`` file.
+
+    PEFT keeps rank scaling in ``adapter_config.json`` beside ``adapter_model.safetensors``; it is read too and kept
+    in the metadata.
+
+    Raises:
+        AdapterError: naming file and key: missing, truncated, not safetensors, a pickle, NaN or Inf inside, half of a
+            pair missing, zero or mismatched rank, nothing in it that is an adapter.
+    """
+    tensors, metadata, digest = container.load(path)
+    config = Path(path).with_name("adapter_config.json")
+    if Path(path).name == "adapter_model.safetensors" and config.is_file() and PEFT_CONFIG not in metadata:
+        try:
+            metadata[PEFT_CONFIG] = json.dumps(json.loads(config.read_text(encoding="utf-8")), sort_keys=True)
+        except (OSError, ValueError) as problem:
+            raise AdapterError(f"The adapter's configuration cannot be read: {problem}", file=config) from problem
+    return _adapter(tensors, metadata, str(path), digest)
+
+
+def from_state_dict(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None,
+                    file: str | None = None) -> Adapter:
+    """An adapter from tensors in memory, e.g. ComfyUI's LORA_MODEL. A LoraState brings its own metadata and path.
+
+    Raises:
+        AdapterError: as :func:`read`, for what can be wrong with tensors.
+    """
+    metadata = dict(getattr(tensors, "metadata", None) or {}) if metadata is None else dict(metadata)
+    file = file or getattr(tensors, "file", None)
+    kept = dict(tensors)
+    return _adapter(kept, metadata, file, getattr(tensors, "digest", "") or container.digest(kept))
+
+
+def _adapter(tensors: dict[str, Tensor], metadata: dict[str, str], file: str | None, digest: str) -> Adapter:
+    if not tensors:
+        raise AdapterError("The file holds no tensors", file=file)
+    _finite(tensors, file)
+    try:
+        ours, aliases = translate(tensors, metadata)
+    except AdapterError as problem:
+        raise AdapterError(problem.what, file=file, key=next(iter(tensors)), hint=problem.hint) from problem
+    modules, extras = modules_of(ours, file)
+    if not modules:
+        raise _not_an_adapter(extras, metadata, file)
+    layout = layouts.layout_of(tensors if aliases else modules)
+    return Adapter(with_told_scales(modules, metadata), extras, metadata, layout, file, digest, aliases)
+
+
+def _finite(tensors: dict[str, Tensor], file: str | None) -> None:
+    for key, tensor in tensors.items():
+        if not tensor.dtype.is_floating_point:
+            continue
+        values = tensor.float() if tensor.element_size() == 1 else tensor
+        if not bool(torch.isfinite(values).all()):
+            what = "NaN" if bool(torch.isnan(values).any()) else "Inf"
+            raise AdapterError(f"The tensor has {what} inside", file=file, key=key,
+                               hint="The training diverged or the file is damaged; there is nothing to save in it.")
+
+
+def _not_an_adapter(extras: dict[str, Tensor], metadata: dict[str, str], file: str | None) -> AdapterError:
+    """The error for a file without a single module, saying what it looks like instead."""
+    first = next(iter(extras))
+    if embeddings(extras, metadata):
+        return AdapterError("This is a textual-inversion embedding, not an adapter", file=file, key=first,
+                            hint="Put it into models/embeddings and name it in the prompt.")
+    for mark, name in _UNSUPPORTED.items():
+        key = next((k for k in extras if mark in k), None)
+        if key:
+            return AdapterError(f"This looks like {name}, which is not supported", file=file, key=key,
+                                hint="Its update cannot be written as a change of single weights that ComfyUI loads.")
+    plain = sum(key.endswith((".weight", ".bias", ".scale")) for key in extras)
+    if any(key.startswith(_CHECKPOINT) for key in extras) or plain > 0.8 * len(extras):
+        return AdapterError("There is no adapter in this file: it looks like a full model checkpoint", file=file,
+                            key=first, hint="Give it as a base (--source or --target), not as the LoRA.")
+    return AdapterError("There is no adapter in this file: none of its keys is of a known format", file=file, key=first)
+
+
+def to_state_dict(adapter: Adapter, dtype: str | None = None, layout: str = "same", names: Any = None) -> LoraState:
+    """The adapter's tensors under the keys of a layout.
+
+    With layout "same" and no dtype these are the very tensors that were read, under the same keys.
+
+    Args:
+        dtype: None or "same" (as read), "fp16", "bf16" or "fp32"; integer tensors keep theirs, alphas are never
+            narrowed.
+        layout: "same", "kohya", "diffusers", "peft" or "comfy".
+        names: where keys belong (``resolve``, ``key_for``, ``aliases``); needed to change the layout.
+
+    Raises:
+        AdapterError: something the layout cannot express, or a value beyond fp16's range.
+        SettingsError: an unknown dtype or layout, or no names for a change of layout.
+    """
+    if dtype not in DTYPES:
+        raise SettingsError(f"Unknown dtype {dtype!r}; choose one of fp16, bf16, fp32")
+    if layout != "same":
+        adapter = layouts.converted(adapter, layout, names)
+    out: dict[str, Tensor] = {}
+    for module in adapter.modules.values():
+        for suffix, tensor in module.tensors.items():
+            key = module.key + suffix
+            if adapter.aliases.get(key, key) is not None:
+                out[adapter.aliases.get(key) or key] = cast(tensor, DTYPES[dtype], key, keep=suffix == ALPHA)
+    for key, tensor in adapter.extras.items():
+        out[adapter.aliases.get(key) or key] = cast(tensor, DTYPES[dtype], key)
+    return LoraState(out, metadata=adapter.metadata, file=adapter.file, digest=adapter.digest)
+
+
+def cast(tensor: Tensor, dtype: torch.dtype | None, key: str, *, keep: bool = False) -> Tensor:
+    """The tensor in another dtype; ``keep`` forbids narrowing. AdapterError where fp16 overflows."""
+    if dtype is None or not tensor.dtype.is_floating_point or tensor.dtype == dtype:
+        return tensor
+    if keep and tensor.element_size() > torch.finfo(dtype).bits // 8:
+        return tensor
+    out = tensor.to(dtype)
+    if not bool(torch.isfinite(out).all()):
+        raise AdapterError(f"A value of {float(tensor.abs().max()):.3g} does not fit {dtype}", key=key,
+                           hint="Write it as bf16 or fp32.")
+    return out
+
+
+def write(adapter: Adapter, path: str | os.PathLike, *, dtype: str | None = None, layout: str = "same",
+          names: Any = None, overwrite: bool = False, provenance: dict[str, Any] | None = None) -> Path:
+    """Writes a ``.safetensors`` file, whole or not at all; the same adapter gives the same bytes.
+
+    Args:
+        dtype, layout, names: as for :func:`to_state_dict`.
+        overwrite: allow replacing an existing file.
+        provenance: entries added to the metadata under ``lora_graft.``, as strings (others as JSON).
+
+    Raises:
+        AdapterError: as :func:`to_state_dict`; the output exists; the disk is full. Nothing is left behind.
+    """
+    if Path(path).suffix.lower() != ".safetensors":
+        raise AdapterError("Adapters are written as .safetensors only", file=path)
+    state = to_state_dict(adapter, dtype, layout, names)
+    changed = bool(provenance) or dtype not in (None, "same") or layout != "same"
+    metadata = written(state.metadata, provenance, changed=changed)
+    return container.publish(path, container.chunks(dict(state), metadata), overwrite=overwrite)

@@ -1,0 +1,108 @@
+"""Layouts: which keys and suffixes a file uses, telling them apart and changing them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from math import log2, prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import AdapterError, SettingsError
+from ..kernels.lowrank import LowRank
+from .dora import Dora
+from .lora import KOHYA, PEFT, Lora
+from .model import ALPHA, Adapter, Module
+
+DTYPES: dict[str | None, torch.dtype | None] = {
+    None: None, "same": None, "fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+LAYOUTS = ("same", "kohya", "diffusers", "peft", "comfy")
+_PREFIXES = (
+    ("kohya", ("lora_unet_", "lora_te", "lora_transformer_", "lora_prior_", "lycoris_")),
+    ("peft", ("base_model.model.", "unet.base_model.model.")),
+    ("comfy", ("diffusion_model.", "text_encoders.")),
+    ("diffusers", ("unet.", "transformer.", "transformer_2.", "text_encoder.", "text_encoder_2.", "text_encoder_3.")),
+    ("cloneofsimo", ("unet:", "text_encoder:")),
+)
+
+
+def layout_of(keys: Iterable[str]) -> str:
+    """The layout most keys belong to; "bare" when they carry no prefix."""
+    counts: dict[str, int] = {}
+    for key in keys:
+        name = next((layout for layout, prefixes in _PREFIXES if key.startswith(prefixes)), "bare")
+        counts[name] = counts.get(name, 0) + 1
+    return max(counts, key=lambda name: counts[name]) if counts else "bare"
+
+
+def spelling_for(key: str) -> tuple[tuple[str, str], bool]:
+    """Suffixes of (up, down) customary for a key, and whether an ``alpha`` goes with them."""
+    layout = layout_of([key])
+    return (PEFT, False) if layout in ("peft", "diffusers") else (KOHYA, True)
+
+
+def lora_module(key: str, update: LowRank, *, shape: tuple[int, ...], like: Module | None = None,
+                dtype: torch.dtype | str | None = None) -> Lora:
+    """A LoRA module holding ``update`` exactly (to the dtype's rounding), spelled as its neighbours are.
+
+    Args:
+        key: the module key to write under.
+        update: factors (m, r) and (r, n·kh·kw), scale folded in.
+        shape: shape of the weight; kernels make ``up`` (m, r, 1, 1) and ``down`` (r, n, kh, kw).
+        like: the module it replaces; its spelling, and unless ``dtype`` is given its dtype, are kept.
+        dtype: dtype of the factors ("fp16" ... or a torch dtype); float32 when neither says.
+
+    Raises:
+        AdapterError: the update does not have the shape's rows and columns.
+    """
+    if update.shape != (shape[0], prod(shape[1:])):
+        raise AdapterError(f"An update of {tuple(update.shape)} does not fit a weight of {tuple(shape)}", key=key)
+    inner = like.inner if isinstance(like, Dora) else like
+    if isinstance(inner, Lora) and "embedding" not in inner.spelling[0]:
+        spelling, with_alpha = inner.spelling, inner.alpha is not None or inner.spelling == KOHYA
+    else:
+        spelling, with_alpha = spelling_for(key)
+    if not isinstance(dtype, torch.dtype):
+        dtype = DTYPES[dtype] or _dtype_of(like)
+    up, down = balanced(update, dtype)
+    if len(shape) > 2:
+        up, down = up.reshape(*up.shape, *[1] * (len(shape) - 2)), down.reshape(-1, *shape[1:])
+    tensors = {spelling[0]: up.to(dtype).contiguous(), spelling[1]: down.to(dtype).contiguous()}
+    if with_alpha:
+        tensors[ALPHA] = torch.tensor(float(update.rank), dtype=torch.float32)
+    return Lora(key, tensors, file=like.file if like else None)
+
+
+def _dtype_of(module: Module | None) -> torch.dtype:
+    """dtype of a module's factors; float32 when there are none or they are 8-bit floats."""
+    for tensor in module.tensors.values() if module else ():
+        if tensor.dtype.is_floating_point and tensor.ndim > 1:
+            return tensor.dtype if tensor.element_size() > 1 else torch.float32
+    return torch.float32
+
+
+def balanced(update: LowRank, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Factors whose largest values are within a power of two of each other, for dtypes with a short range.
+
+    Powers of two change no bit of the mantissa; float32 factors are returned as they are.
+    """
+    up, down = update
+    tops = float(up.abs().max()), float(down.abs().max())
+    if dtype == torch.float32 or min(tops) == 0:
+        return up, down
+    shift = 2.0 ** round(log2(tops[0] / tops[1]) / 2)
+    return up / shift, down * shift
+
+
+def converted(adapter: Adapter, layout: str, names: Any) -> Adapter:
+    """The adapter under the keys and suffixes of another layout; see :mod:`.convert`."""
+    if layout not in LAYOUTS:
+        raise SettingsError(f"Unknown layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
+    if names is None:
+        raise SettingsError("Changing the layout needs the names of a base model's weights",
+                            hint="Give the base, or a file whose architecture can be recognised.")
+    from .convert import convert
+
+    return replace(convert(adapter, layout, names), layout=layout)

@@ -1,0 +1,97 @@
+"""LoKr (LyCORIS, arXiv 2309.14859): ΔW = s · w₁ ⊗ w₂, each factor full or itself factored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..kernels.lowrank import LowRank
+from .model import ALPHA, Module
+
+W1, W1A, W1B = ".lokr_w1", ".lokr_w1_a", ".lokr_w1_b"
+W2, W2A, W2B, T2 = ".lokr_w2", ".lokr_w2_a", ".lokr_w2_b", ".lokr_t2"
+
+
+class Lokr(Module):
+    """A Kronecker product; its exact rank is rank(w₁)·rank(w₂).
+
+    (U₁V₁) ⊗ (U₂V₂) = (U₁⊗U₂)(V₁⊗V₂), kernels riding on V₂. A full factor is split trivially (itself times the
+    identity on its shorter side). The scale alpha/rank applies only when a factor is factored, with w₂'s rank before
+    w₁'s; two full factors ignore alpha, in ComfyUI and LyCORIS alike.
+    """
+
+    kind = "lokr"
+    suffixes = (W1, W1A, W1B, W2, W2A, W2B, T2)
+
+    def check(self) -> None:
+        for full, a, b in ((W1, W1A, W1B), (W2, W2A, W2B)):
+            if full in self.tensors:
+                self.need(full)
+            else:
+                left, right = self.need(a, b)
+                core = self.tensors.get(T2) if full == W2 else None
+                joint = (left.shape[1],) * 2 if core is None else tuple(core.shape[:2])
+                if joint != (left.shape[0] if core is not None else left.shape[1], right.shape[0]):
+                    self.fail(f"Rank mismatch: {a} is {tuple(left.shape)}, {b} is {tuple(right.shape)}", suffix=a)
+
+    def _first(self) -> tuple[Tensor, Tensor]:
+        """Factors (a, p) and (p, b) of w₁."""
+        if W1 in self.tensors:
+            return trivial(self.tensors[W1].float().flatten(1))
+        return self.tensors[W1A].float(), self.tensors[W1B].float()
+
+    def _second(self) -> tuple[Tensor, Tensor]:
+        """Factors (c, q) and (q, d, kh, kw) of w₂."""
+        if W2 in self.tensors:
+            full = self.tensors[W2].float()
+            up, down = trivial(full.flatten(1))
+            return up, down.reshape(-1, *full.shape[1:])
+        a, b = self.tensors[W2A].float(), self.tensors[W2B].float()
+        if T2 in self.tensors:
+            return a.T, torch.einsum("p q ..., q i -> p i ...", self.tensors[T2].float(), b)
+        return a, b
+
+    @property
+    def rank(self) -> int | None:
+        """Rank of the factored part that alpha refers to; None when both factors are full."""
+        part = self.tensors.get(W2B, self.tensors.get(W1B))
+        return None if part is None else part.shape[0]
+
+    def scale(self, rank: int | None = None) -> float:
+        return 1.0 if self.rank is None else super().scale(rank)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        first = (self.tensors.get(W1, self.tensors.get(W1A)).shape[0], self.tensors.get(W1, self.tensors.get(W1B)).shape[1])
+        if W2 in self.tensors:
+            second = self.tensors[W2].shape
+        elif T2 in self.tensors:
+            second = (self.tensors[W2A].shape[1], self.tensors[W2B].shape[1], *self.tensors[T2].shape[2:])
+        else:
+            second = (self.tensors[W2A].shape[0], *self.tensors[W2B].shape[1:])
+        return (first[0] * second[0], first[1] * second[1], *second[2:])
+
+    def low_rank(self, weight: Tensor | None = None) -> LowRank:
+        (u1, v1), (u2, v2) = self._first(), self._second()
+        v1 = v1.reshape(*v1.shape, *[1] * (v2.ndim - 2))
+        return LowRank(torch.kron(u1, u2) * self.scale(), torch.kron(v1, v2.contiguous()).flatten(1))
+
+    def delta(self, weight: Tensor | None = None) -> Tensor:
+        (u1, v1), (u2, v2) = self._first(), self._second()
+        first, second = u1 @ v1, (u2 @ v2.flatten(1)).reshape(-1, *v2.shape[1:])
+        first = first.reshape(*first.shape, *[1] * (second.ndim - 2))
+        return self.shaped(torch.kron(first, second) * self.scale(), weight)
+
+    def scaled(self, strength: float) -> Lokr:
+        on_alpha = ALPHA in self.tensors and self.rank is not None
+        return replace(self, tensors=self.times(strength, ALPHA if on_alpha else W1 if W1 in self.tensors else W1A))
+
+
+def trivial(full: Tensor) -> tuple[Tensor, Tensor]:
+    """``full`` (a, b) as itself times an identity on its shorter side: factors (a, p), (p, b), p = min(a, b)."""
+    rows, columns = full.shape
+    if rows <= columns:
+        return torch.eye(rows, dtype=full.dtype, device=full.device), full
+    return full, torch.eye(columns, dtype=full.dtype, device=full.device)

@@ -1,0 +1,153 @@
+"""What an adapter's metadata says: trigger words, training tags, scales that live outside the tensors, provenance."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from math import sqrt
+from typing import Any
+
+import torch
+
+from .dora import Dora
+from .model import ALPHA, Adapter, Module
+
+PREFIX = "lora_graft."
+PEFT_CONFIG = PREFIX + "peft_config"
+_CONFIGS = ("lora_adapter_metadata", PEFT_CONFIG)
+_PARTS = ("unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3", "prior")
+_PHRASES = ("modelspec.trigger_phrase", "trigger_phrase", "trigger_word", "trigger_words", "trigger", "activation text",
+            "ss_trigger_words", "instance_prompt")
+_HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
+
+
+def _json(text: str | None) -> Any:
+    try:
+        return json.loads(text) if text else None
+    except ValueError:
+        return None
+
+
+def tags(metadata: dict[str, str]) -> dict[str, int]:
+    """Training tags and counts summed over data sets (kohya's ``ss_tag_frequency``), most frequent first."""
+    found: dict[str, int] = {}
+    folders = _json(metadata.get("ss_tag_frequency"))
+    for counts in folders.values() if isinstance(folders, dict) else ():
+        for tag, count in counts.items() if isinstance(counts, dict) else ():
+            if isinstance(count, (int, float)) and tag.strip():
+                found[tag.strip()] = found.get(tag.strip(), 0) + int(count)
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+def triggers(metadata: dict[str, str], most: int = 10) -> list[str]:
+    """Trigger words, most telling first.
+
+    Phrases that the metadata names as such; then class tokens of the data folders ("10_sks dog" -> "sks dog") that
+    were really captions; then tags present in nearly every caption (at least 90 % of the most frequent one).
+    """
+    found: list[str] = []
+    for name in _PHRASES:
+        value = metadata.get(name, "")
+        listed = _json(value)
+        parts = listed if isinstance(listed, list) else re.split(r"[,;\n]", value)
+        found += [str(part).strip() for part in parts]
+    seen = tags(metadata)
+    folders = _json(metadata.get("ss_dataset_dirs"))
+    for folder in folders if isinstance(folders, dict) else ():
+        token = re.sub(r"^\d+_", "", str(folder)).strip()
+        found += [token] if token in seen else []
+    top = next(iter(seen.values()), 0)
+    found += [tag for tag, count in seen.items() if count >= 0.9 * top]
+    return [word for word in dict.fromkeys(found) if word][:most]
+
+
+def peft_configs(metadata: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """PEFT configurations by key prefix ("" or "unet." ...), from diffusers' and this project's metadata entries."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in _CONFIGS:
+        flat = _json(metadata.get(name))
+        for key, value in flat.items() if isinstance(flat, dict) else ():
+            part, dot, rest = key.partition(".")
+            prefix = part + "." if dot and part in _PARTS else ""
+            found.setdefault(prefix, {})[rest if prefix else key] = value
+    return {prefix: config for prefix, config in found.items() if _alpha(config) is not None}
+
+
+def _alpha(config: dict[str, Any]) -> float | None:
+    """PEFT calls it ``lora_alpha`` for LoRA and ``alpha`` for LoHa and LoKr."""
+    return config.get("lora_alpha", config.get("alpha"))
+
+
+def told_scale(module: Module, configs: dict[str, dict[str, Any]]) -> float | None:
+    """The scale PEFT's configuration gives: lora_alpha/r, or lora_alpha/√r for rsLoRA (arXiv 2312.03732, eq. 4).
+
+    ``alpha_pattern`` is matched against the end of the module key as PEFT does. None when nothing is said, or the
+    module carries its own ``alpha``.
+    """
+    rank = module.rank
+    if rank is None or module.alpha is not None:
+        return None
+    key = module.key.removeprefix("base_model.model.")
+    prefix = max((p for p in configs if key.startswith(p)), key=len, default=None)
+    if prefix is None:
+        return None
+    config = configs[prefix]
+    alpha = _alpha(config)
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", key):
+            alpha = value
+            break
+    return float(alpha) / (sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def with_told_scales(modules: dict[str, Module], metadata: dict[str, str]) -> dict[str, Module]:
+    """Modules that know the scale the metadata gives them."""
+    configs = peft_configs(metadata)
+    if not configs:
+        return modules
+    return {key: _telling(module, told_scale(module, configs)) for key, module in modules.items()}
+
+
+def _telling(module: Module, scale: float | None) -> Module:
+    inner = {"inner": replace(module.inner, told=scale)} if isinstance(module, Dora) else {}
+    return replace(module, told=scale, **inner)
+
+
+def settled(adapter: Adapter) -> Adapter:
+    """The adapter with every scale that only its metadata tells written as an ``alpha`` tensor.
+
+    ComfyUI ignores PEFT's configuration (rsLoRA, lora_alpha other than the rank); with alphas it applies such a file
+    as it was trained. The configuration is dropped from the metadata: diffusers refuses both at once.
+    """
+    changed = {key: _with_alpha(module) for key, module in adapter.modules.items()}
+    if all(changed[key] is module for key, module in adapter.modules.items()):
+        return adapter
+    kept = {k: v for k, v in adapter.metadata.items() if k not in _CONFIGS}
+    return replace(adapter, modules=changed, metadata=kept)
+
+
+def _with_alpha(module: Module) -> Module:
+    if module.told is None or module.told == 1.0 or module.alpha is not None:
+        return module
+    alpha = torch.tensor(module.told * module.rank, dtype=torch.float32)
+    inner = {}
+    if isinstance(module, Dora):
+        inner = {"inner": replace(module.inner, told=None, tensors={**module.inner.tensors, ALPHA: alpha})}
+    return replace(module, told=None, tensors={**module.tensors, ALPHA: alpha}, **inner)
+
+
+def written(metadata: dict[str, str], provenance: dict[str, Any] | None, *, changed: bool) -> dict[str, str]:
+    """Metadata to write: the file's own, plus provenance as strings under ``lora_graft.``.
+
+    Hashes of the tensors that no longer hold (``changed``) are kept under ``lora_graft.source.`` instead.
+    """
+    out = {str(k): str(v) for k, v in metadata.items()}
+    if changed:
+        for name in _HASHES:
+            if name in out:
+                out[f"{PREFIX}source.{name}"] = out.pop(name)
+    for key, value in (provenance or {}).items():
+        name = key if key.startswith(PREFIX) else PREFIX + key
+        out[name] = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+    return out

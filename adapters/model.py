@@ -1,0 +1,236 @@
+"""What an adapter file holds: modules, unknown tensors, metadata.
+
+A :class:`Module` is everything the file says about one weight: its key (the file's key without the suffix) and the
+tensors exactly as read, by suffix. Each format is one subclass that knows how those tensors become ΔW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any, ClassVar, NoReturn
+
+import torch
+from torch import Tensor
+
+from ..errors import AdapterError
+from ..kernels import lowrank
+from ..kernels.lowrank import LowRank
+
+ALPHA = ".alpha"
+BIASES = (".diff_b", ".b_norm", ".lora_B.bias")
+
+
+@dataclass(frozen=True, eq=False)
+class Module:
+    """One weight's share of an adapter. Immutable; ``renamed`` and ``scaled`` return new modules.
+
+    key:     module key in the file, without suffix, e.g. ``lora_unet_mid_block_attentions_0_proj_in``.
+    tensors: suffix (with its leading ``.`` or ``_``) -> tensor exactly as read; ``key + suffix`` is the file's key.
+    told:    the scale that the file's metadata gives for this module when it has no ``alpha`` tensor; else None.
+    file:    where it came from, for error messages.
+    """
+
+    key: str
+    tensors: dict[str, Tensor] = field(repr=False)
+    told: float | None = None
+    file: str | None = None
+
+    kind: ClassVar[str] = "?"
+    needs_base: ClassVar[bool] = False
+    suffixes: ClassVar[tuple[str, ...]] = ()
+
+    # ---- how the registry recognises a format
+
+    @classmethod
+    def split(cls, key: str, keys: Container[str]) -> tuple[str, str] | None:
+        """``(module key, suffix)`` when this file key belongs to the format; ``keys`` are all keys of the file."""
+        for suffix in cls.suffixes:
+            if key.endswith(suffix) and len(key) > len(suffix):
+                return key[: -len(suffix)], suffix
+        return None
+
+    @classmethod
+    def claims(cls, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether a module with these tensors (by suffix) is of this format."""
+        return any(s in cls.suffixes for s in tensors)
+
+    def check(self) -> None:
+        """Raises AdapterError for a missing half, a zero rank or factors that do not fit each other."""
+
+    # ---- what it means
+
+    @property
+    def rank(self) -> int | None:
+        """The rank as the trainer named it (of each factor pair); None where the format has none."""
+        return None
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Shape of the weight, (out, in) or (out, in, kh, kw); None where the factors do not tell."""
+        return None
+
+    @property
+    def alpha(self) -> float | None:
+        """The ``alpha`` tensor's value; None when the file has none (then the scale is 1 unless ``told`` says)."""
+        value = self.tensors.get(ALPHA)
+        return None if value is None else float(value)
+
+    def scale(self, rank: int | None = None) -> float:
+        """alpha / rank. A missing alpha means alpha = rank, unless the metadata gave a scale."""
+        rank = rank or self.rank or 1
+        if self.alpha is not None:
+            return self.alpha / rank
+        return 1.0 if self.told is None else self.told
+
+    def low_rank(self, weight: Tensor | None = None) -> LowRank:
+        """Exact factors of ΔW flattened to (m, n·kh·kw), scale folded in, float32.
+
+        Formats without a small factorisation return the singular factors of the dense update, of whatever rank it
+        has. ``weight`` is the base weight, needed when ``needs_base``; raises AdapterError without it.
+        """
+        dense = self.delta(weight)
+        matrix = dense.reshape(-1, 1) if dense.ndim < 2 else dense.flatten(1)
+        return lowrank.from_dense(matrix)[0]
+
+    def delta(self, weight: Tensor | None = None) -> Tensor:
+        """Dense ΔW in the shape of ``weight`` (else in ``shape``), float32. Raises AdapterError if it does not fit."""
+        return self.shaped(self.low_rank(weight).dense(), weight)
+
+    def bias(self) -> Tensor | None:
+        """What the module adds to the layer's bias, (m,) float32; None when the file has nothing for it."""
+        for suffix in BIASES:
+            if suffix in self.tensors:
+                value = self.tensors[suffix].float()
+                return value * self.scale() if suffix == ".lora_B.bias" else value
+        return None
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether ΔW has as many rows and columns as a weight of this shape (kernels flattened)."""
+        mine = self.shape
+        if mine is None:
+            return True
+        return len(shape) > 0 and mine[0] == shape[0] and prod(mine[1:]) == prod(shape[1:])
+
+    # ---- making new ones
+
+    def renamed(self, key: str) -> Module:
+        """The same tensors under another module key."""
+        return replace(self, key=key)
+
+    def scaled(self, strength: float) -> Module:
+        """A module whose ΔW (and bias change) is ``strength`` times this one's. AdapterError if inexpressible."""
+        raise self.error(f"A {self.kind} module cannot be scaled in its own form", hint=BAKE)
+
+
+    # ---- helpers for the formats
+
+    def error(self, what: str, *, suffix: str = "", hint: str | None = None) -> AdapterError:
+        return AdapterError(what, file=self.file, key=self.key + suffix, hint=hint)
+
+    def fail(self, what: str, *, suffix: str = "", hint: str | None = None) -> NoReturn:
+        raise self.error(what, suffix=suffix, hint=hint)
+
+    def base(self, weight: Tensor | None) -> Tensor:
+        """The base weight as float32, or AdapterError when it was not given."""
+        if weight is None:
+            self.fail(f"A {self.kind} module changes the weight it is applied to and means nothing without it",
+                      hint="Give the base model this adapter was made for.")
+        return weight.float()
+
+    def shaped(self, matrix: Tensor, weight: Tensor | None) -> Tensor:
+        """``matrix`` in the shape of ``weight``, else of this module."""
+        shape = self.shape or tuple(matrix.shape)
+        if weight is not None:
+            if not self.fits(tuple(weight.shape)):
+                self.fail(f"The update is {shape} but the weight is {tuple(weight.shape)}",
+                          hint="The adapter was made for another architecture.")
+            shape = tuple(weight.shape)
+        return matrix.reshape(shape)
+
+    def times(self, strength: float, *suffixes: str) -> dict[str, Tensor]:
+        """Tensors with the listed ones, and every bias, multiplied by ``strength`` in float32 and rounded back."""
+        chosen = {s for s in (*suffixes, *BIASES) if s in self.tensors}
+        chosen.discard(".lora_B.bias" if ALPHA in suffixes else "")
+        return {s: (t.float() * strength).to(t.dtype if s != ALPHA else torch.float32) if s in chosen else t
+                for s, t in self.tensors.items()}
+
+    def need(self, *suffixes: str) -> list[Tensor]:
+        """These tensors; AdapterError naming the first that is missing or has no elements."""
+        for suffix in suffixes:
+            if suffix not in self.tensors:
+                have = next((s for s in suffixes if s in self.tensors), "")
+                self.fail(f"Half of a pair is missing: the file has {self.key + have} but not {self.key + suffix}",
+                          suffix=suffix, hint="The file is incomplete; save or download it again.")
+            if self.tensors[suffix].numel() == 0:
+                self.fail(f"Zero rank: {self.key + suffix} has shape {tuple(self.tensors[suffix].shape)}",
+                          suffix=suffix)
+        return [self.tensors[s] for s in suffixes]
+
+
+BAKE = "Turn it into a plain update first (it needs the base weight), then scale that."
+
+
+@dataclass(eq=False)
+class Adapter:
+    """An adapter as read.
+
+    modules:  module key -> Module, in the file's order.
+    extras:   tensors no format knows, by file key; kept, reported and written again.
+    metadata: the file's metadata, untouched.
+    layout:   "kohya", "diffusers", "peft", "comfy", "bare" or "cloneofsimo", by the majority of the keys.
+    file:     path it was read from, if any.
+    digest:   sha256 of the file's bytes, or of the tensors when it came as a state dict.
+    aliases:  our key -> the file's own key, for dialects whose names had to be translated (None: not in the file).
+    """
+
+    modules: dict[str, Module]
+    extras: dict[str, Tensor] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    layout: str = "bare"
+    file: str | None = None
+    digest: str = ""
+    aliases: dict[str, str | None] = field(default_factory=dict)
+
+    def with_modules(self, modules: dict[str, Module]) -> Adapter:
+        """The same adapter (metadata, extras) with other modules."""
+        return replace(self, modules=modules)
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """Number of modules by kind."""
+        counts: dict[str, int] = {}
+        for module in self.modules.values():
+            counts[module.kind] = counts.get(module.kind, 0) + 1
+        return counts
+
+    @property
+    def triggers(self) -> list[str]:
+        """Trigger words and phrases the metadata names, most telling first."""
+        from .metadata import triggers
+
+        return triggers(self.metadata)
+
+    @property
+    def tags(self) -> dict[str, int]:
+        """Training tags with how often they were seen, most frequent first."""
+        from .metadata import tags
+
+        return tags(self.metadata)
+
+    @property
+    def embeddings(self) -> dict[str, dict[str, Tensor]]:
+        """Textual-inversion vectors embedded in the file: name -> {part: (tokens, width)}."""
+        from .embeddings import embeddings
+
+        return embeddings(self.extras, self.metadata)
+
+
+class LoraState(dict):
+    """A state dict that also carries the file's metadata, path and digest, as it travels between nodes."""
+
+    def __init__(self, tensors: Any = (), *, metadata: dict[str, str] | None = None, file: str | None = None,
+                 digest: str = ""):
+        super().__init__(tensors)
+        self.metadata, self.file, self.digest = dict(metadata or {}), file, digest
