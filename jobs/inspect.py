@@ -6,15 +6,24 @@ import json
 import os
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from .. import adapters
 from ..bases import guess_adapter_architecture
 from ..kernels import lowrank
-from .tags import base_hints, tag_counts, trigger_words
 
 TOP_MODULES, TOP_TAGS = 8, 30
+
+# Metadata that names the base: ModelSpec's, kohya's, then what PEFT and model sites write.
+BASE_KEYS = (
+    "modelspec.architecture",
+    "ss_base_model_version",
+    "ss_sd_model_name",
+    "base_model",
+    "baseModel",
+    "base_model_name_or_path",
+)
 
 # First match wins; the text encoders come first because their layers are called like everybody's.
 GROUPS = (
@@ -74,6 +83,7 @@ class Inspection:
     norm: float | None
     top_modules: list[tuple[str, float]]  # (key, ‖ΔW‖_F), largest first
     needs_base: int  # modules whose ΔW, and so their norm, needs the base weight
+    embeddings: list[str]  # names of textual-inversion vectors inside the file
     trigger_words: list[str]
     tags: list[tuple[str, int]]  # training tags, commonest first
     unknown_keys: list[str]
@@ -102,8 +112,8 @@ def inspect_adapter(adapter: adapters.Adapter, *, top_tags: int = TOP_TAGS) -> I
     modules = adapter.modules
     norms = {key: _norm(module) for key, module in modules.items()}
     known = {key: norm for key, norm in norms.items() if norm is not None}
-    alphas = {key: float(m.tensors["alpha"].flatten()[0]) for key, m in modules.items() if "alpha" in m.tensors}
-    metadata = dict(adapter.metadata or {})
+    alphas = {key: m.alpha for key, m in modules.items() if m.alpha is not None}
+    metadata = dict(adapter.metadata)
     tensors = [t for m in modules.values() for t in m.tensors.values()]
     return Inspection(
         file=str(adapter.file) if adapter.file else None,
@@ -111,22 +121,23 @@ def inspect_adapter(adapter: adapters.Adapter, *, top_tags: int = TOP_TAGS) -> I
         digest=adapter.digest,
         layout=adapter.layout,
         architecture=guess_adapter_architecture({key: m.shape for key, m in modules.items()}),
-        base_hints=base_hints(metadata),
+        base_hints={key: metadata[key] for key in BASE_KEYS if metadata.get(key) not in (None, "", "None")},
         modules=len(modules),
         parameters=sum(t.numel() for t in tensors),
         kinds=_count(m.kind for m in modules.values()),
         dtypes=_count(str(t.dtype).removeprefix("torch.") for t in tensors if t.numel() > 1),
         ranks=dict(sorted(Counter(m.rank for m in modules.values() if m.rank is not None).items())),
         alphas=dict(sorted(Counter(alphas.values()).items())),
-        no_alpha=sum(m.rank is not None and key not in alphas for key, m in modules.items()),
+        no_alpha=sum(m.rank is not None and m.alpha is None and m.told is None for m in modules.values()),
         groups=_groups(modules, norms),
         roles=_count(_first(ROLES, key) for key in modules),
         norm=_total(known.values()),
         top_modules=sorted(known.items(), key=lambda item: -item[1])[:TOP_MODULES],
         needs_base=sum(bool(m.needs_base) for m in modules.values()),
-        trigger_words=trigger_words(metadata),
-        tags=tag_counts(metadata).most_common(top_tags),
-        unknown_keys=sorted(adapter.extras),
+        embeddings=[name or "(unnamed)" for name in adapter.embeddings],
+        trigger_words=adapter.triggers,
+        tags=list(adapter.tags.items())[:top_tags],
+        unknown_keys=sorted(key for key in adapter.extras if not _is_embedding(adapter, key)),
         metadata=metadata,
     )
 
@@ -135,9 +146,11 @@ def _norm(module: adapters.Module) -> float | None:
     """‖ΔW‖_F at strength 1, or None when only the base weight could tell."""
     if module.needs_base:
         return None
-    if module.rank is not None:
-        return lowrank.norm(module.low_rank())
-    return float(module.delta().norm())
+    return lowrank.norm(module.low_rank()) if module.kind == "lora" else float(module.delta().norm())
+
+
+def _is_embedding(adapter: adapters.Adapter, key: str) -> bool:
+    return bool(replace(adapter, extras={key: adapter.extras[key]}).embeddings)
 
 
 def _groups(modules: dict, norms: dict[str, float | None]) -> list[Group]:
@@ -191,6 +204,8 @@ def _lines(i: Inspection):
         yield "Strongest modules: " + ", ".join(f"{key} ({norm:.3g})" for key, norm in i.top_modules[:3])
     if i.needs_base:
         yield f"{i.needs_base} modules need their base weight before their update is known."
+    if i.embeddings:
+        yield "Textual-inversion vectors inside: " + ", ".join(i.embeddings)
     if i.trigger_words:
         yield "Trigger words: " + ", ".join(i.trigger_words)
     if i.tags:
