@@ -45,11 +45,11 @@ def describe(name: str, shape: Shape | None = None) -> tuple[str, str]:
         encoder, _, rest = module.partition(".")
         return encoder, rest.removeprefix("transformer.").removeprefix("text_model.")
     module = module[len(DENOISER) :]
+    if re.match(r"input_blocks\.0\.", module):  # the input convolution
+        return OUTSIDE, module
     match = _UNET.match(module)
     if match:
         return match.group(1) + (match.group(2) or ""), match.group(3)
-    if re.match(r"input_blocks\.0\.", module):  # the input convolution
-        return OUTSIDE, module
     match = _LIST.match(module)  # the first <list>.<number>: later numbers are places inside the block
     return (match.group(1), match.group(2)) if match else (OUTSIDE, module)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from ..errors import BaseModelError
 from .file import FileBase, Stored, stack
 from .layout import canonical_parts
+from .names import DENOISER
 from .tensors import TensorFile
 
 _COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
@@ -31,6 +33,8 @@ def open_folder(path: str | Path) -> FileBase:
         where = {key: shard for shard in shards for key in shard.entries}
         shapes = {key: shape for shard in shards for key, shape in shard.shapes().items()}
         for name, parts in canonical_parts(shapes).items():
+            if folder.name.startswith("text_encoder"):  # one that no family knows keeps its own names
+                name = re.sub(rf"^{re.escape(DENOISER)}", f"{folder.name}.transformer.", name)
             stored.setdefault(name, stack(parts, shapes, where))
         files += shards
     if not files:

@@ -46,6 +46,8 @@ class FileBase:
         """One checkpoint file. Raises BaseModelError (see TensorFile)."""
         file = TensorFile(path)
         shapes = file.shapes()
+        if sum(".lora_" in name or "_lora." in name for name in shapes) * 2 > len(shapes):
+            raise BaseModelError("This file is an adapter, not a base model", file=path)
         try:
             layout = canonical_parts(shapes)
         except (IndexError, KeyError) as error:
@@ -83,10 +85,11 @@ class FileBase:
             return known[1]
         state = hashlib.sha256(repr(stored.shape).encode())
         for file, part in stored.parts:
-            state.update(f"{file.entries[part.key].dtype} {part.transpose}".encode())
             state.update(file.raw(part.key, part.rows))
             for scale in file.scale_keys(part.key):
                 state.update(file.raw(scale))
+        forms = {(file.entries[part.key].dtype, part.transpose) for file, part in stored.parts}
+        state.update(repr(sorted(forms)).encode())
         self._digests[name] = (stamp, state.hexdigest())
         return state.hexdigest()
 

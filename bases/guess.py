@@ -36,6 +36,8 @@ def guess_architecture(shapes: Mapping[str, Shape]) -> str:
         return "Qwen-Image"
     if _any(names, r"blocks\.0\.cross_attn\.k\.") and _any(names, r"(time_projection|patch_embedding)\."):
         return "Wan"
+    if _any(names, r"blocks\.0\.attn2\.to_k\.") and _any(names, r"condition_embedder\."):
+        return "Wan"
     if _any(names, r"(.*\.)?layers\.0\.self_attn\.q_proj\.") and _any(names, r"(.*\.)?layers\.0\.mlp\.gate_proj\."):
         return "language model"
     if _any(names, r"(clip_|t5xxl\.)"):
@@ -121,8 +123,11 @@ def _told_apart(family: str, bodies: Mapping[str, Shape | None]) -> str:
 def _unet_adapter(bodies: Mapping[str, Shape | None], unet: list[str]) -> str:
     context = next((bodies[k][1] for k in unet if k.endswith(("attn2_to_k", "attn2_to_v")) and bodies[k]), None)
     family = _CONTEXT.get(context, UNKNOWN)
-    depths = [int(m.group(1)) + 1 for k in unet if (m := re.search(r"transformer_blocks_(\d+)_", k))]
-    depth = max(depths, default=0)
+    depths: dict[str, int] = {}
+    for key in unet:
+        if match := re.search(r"(input|down|middle|mid|output|up)_.*transformer_blocks_(\d+)_", key):
+            depths[match.group(1)] = max(depths.get(match.group(1), 0), int(match.group(2)) + 1)
+    depth = depths.get("input") or depths.get("down") or max(depths.values(), default=0)
     if family == UNKNOWN and depth > 1:  # no cross-attention in it: only the SDXL family stacks blocks
         family = "SDXL"
     if family == "SDXL" and context is not None:
