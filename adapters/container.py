@@ -26,7 +26,7 @@ _NAMES = {
     torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }
-_REPACK = "Convert it to .safetensors with the program that made it, away from anything of value if you do not trust it."
+_REPACK = "Convert it to .safetensors with the program that made it."
 _PICKLED = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 _AGAIN = "Download or copy the file again."

@@ -14,7 +14,8 @@ _PARTS = ("emb_params", "clip_l", "clip_g", "clip_h", "t5xxl", "string_to_param.
 def embeddings(extras: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, dict[str, Tensor]]:
     """Embedded vectors: name -> {part: (tokens, width)}.
 
-    Known forms: ``bundle_emb.<name>.<part>`` (OneTrainer; ComfyUI reads them too), bare ``emb_params``, ``clip_l``, ``clip_g`` ... (name ""), and cloneofsimo's ``<token>`` keys whose metadata entry is ``<embed>``.
+    Known forms: ``bundle_emb.<name>.<part>`` (OneTrainer; ComfyUI reads them too), bare ``emb_params``, ``clip_l``,
+    ``clip_g`` ... (name ""), and cloneofsimo's ``<token>`` keys whose metadata entry is ``<embed>``.
     """
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in extras.items():

@@ -16,7 +16,7 @@ from . import container, layouts
 from .dialects import translate
 from .embeddings import embeddings
 from .layouts import DTYPES
-from .metadata import PEFT_CONFIG, with_told_scales, written
+from .metadata import PEFT_CONFIG, consistent, with_told_scales, written
 from .model import ALPHA, Adapter, LoraState
 from .registry import modules_of
 
@@ -119,8 +119,7 @@ def to_state_dict(adapter: Adapter, dtype: str | None = None, layout: str = "sam
     """
     if dtype not in DTYPES:
         raise SettingsError(f"Unknown dtype {dtype!r}; choose one of fp16, bf16, fp32")
-    if layout != "same":
-        adapter = layouts.converted(adapter, layout, names)
+    adapter = consistent(adapter) if layout == "same" else layouts.converted(adapter, layout, names)
     out: dict[str, Tensor] = {}
     for module in adapter.modules.values():
         for suffix, tensor in module.tensors.items():

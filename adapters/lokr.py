@@ -64,7 +64,8 @@ class Lokr(Module):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        first = (self.tensors.get(W1, self.tensors.get(W1A)).shape[0], self.tensors.get(W1, self.tensors.get(W1B)).shape[1])
+        left, right = (W1, W1) if W1 in self.tensors else (W1A, W1B)
+        first = (self.tensors[left].shape[0], self.tensors[right].shape[1])
         if W2 in self.tensors:
             second = self.tensors[W2].shape
         elif T2 in self.tensors:

@@ -76,7 +76,7 @@ class Lora(Module):
         if up.ndim < 2 or down.ndim < 2:
             self.fail(f"Factors must be matrices or kernels, but are {tuple(up.shape)} and {tuple(down.shape)}",
                       hint="The file may have been saved from one shard of a distributed run.")
-        up, down = self._factors()
+        up, down = self.factors()
         inner = (up.shape[1], down.shape[0])
         if MID in self.tensors:
             (mid,) = self.need(MID)
@@ -91,7 +91,7 @@ class Lora(Module):
         if prod(up.shape[2:]) != 1:
             self.fail(f"lora_up must be a 1x1 kernel, but is {tuple(up.shape)}")
 
-    def _factors(self) -> tuple[Tensor, Tensor]:
+    def factors(self) -> tuple[Tensor, Tensor]:
         """``up`` (m, r, ...) and ``down`` (r, n, ...) as stored, embeddings transposed into place."""
         up, down = (self.tensors[s] for s in self.spelling)
         if self.spelling[0].startswith(".lora_embedding"):
@@ -100,18 +100,18 @@ class Lora(Module):
 
     @property
     def rank(self) -> int:
-        return self._factors()[1].shape[0]
+        return self.factors()[1].shape[0]
 
     @property
     def shape(self) -> tuple[int, ...]:
         if RESHAPE in self.tensors:
             return tuple(int(n) for n in self.tensors[RESHAPE])
-        up, down = self._factors()
+        up, down = self.factors()
         kernel = self.tensors[MID].shape[2:] if MID in self.tensors else down.shape[2:]
         return (up.shape[0], down.shape[1], *kernel)
 
     def low_rank(self, weight: Tensor | None = None) -> LowRank:
-        up, down = (t.float() for t in self._factors())
+        up, down = (t.float() for t in self.factors())
         if MID in self.tensors:
             down = torch.einsum("i p ..., p j -> i j ...", self.tensors[MID].float(), down.flatten(1))
         return LowRank(up.flatten(1) * self.scale(), down.flatten(1))

@@ -123,8 +123,24 @@ def settled(adapter: Adapter) -> Adapter:
     changed = {key: _with_alpha(module) for key, module in adapter.modules.items()}
     if all(changed[key] is module for key, module in adapter.modules.items()):
         return adapter
-    kept = {k: v for k, v in adapter.metadata.items() if k not in _CONFIGS}
-    return replace(adapter, modules=changed, metadata=kept)
+    return replace(adapter, modules=changed, metadata=without_configs(adapter.metadata))
+
+
+def consistent(adapter: Adapter) -> Adapter:
+    """The adapter unchanged when its metadata still tells the truth about every module's scale, else settled.
+
+    A module made anew carries its whole scale in its factors; PEFT's configuration would scale it a second time.
+    """
+    configs = peft_configs(adapter.metadata)
+    if all(told_scale(module, configs) == module.told for module in adapter.modules.values()):
+        return adapter
+    settled_one = settled(adapter)
+    return replace(settled_one, metadata=without_configs(adapter.metadata))
+
+
+def without_configs(metadata: dict[str, str]) -> dict[str, str]:
+    """Metadata without PEFT's configurations, whose scales the tensors now hold."""
+    return {k: v for k, v in metadata.items() if k not in _CONFIGS}
 
 
 def _with_alpha(module: Module) -> Module:

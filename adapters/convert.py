@@ -1,0 +1,152 @@
+"""From one layout to another: every module finds its place in the base, then its key and suffixes there.
+
+    kohya      lora_unet_… / lora_te…   .lora_up.weight .lora_down.weight .alpha     fused weights whole
+    comfy      diffusion_model.… / text_encoders.…   the same suffixes               fused weights whole
+    diffusers  unet.… / transformer.… / text_encoder.…   .lora_A.weight .lora_B.weight   fused weights as q, k, v
+    peft       base_model.model.…       the same suffixes                            fused weights as q, k, v
+
+diffusers and PEFT write no alpha: the scale is folded into the factors. LoHa and LoKr stay what they are in kohya,
+comfy and peft; diffusers gets their exact LoRA. What a layout has no word for is refused, never dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..errors import AdapterError
+from . import rows
+from .dora import SCALE, Dora
+from .ia3 import PEFT_L, Ia3
+from .layouts import layout_of, lora_module
+from .loha import PAIRS, Loha
+from .lokr import W1, W1A, Lokr
+from .lora import KOHYA, MID, RESHAPE, Lora
+from .metadata import without_configs
+from .model import ALPHA, Adapter, Module
+
+_FOLDED = ("diffusers", "peft")
+
+
+def convert(adapter: Adapter, layout: str, names: Any) -> Adapter:
+    """The adapter with other keys and suffixes and the same ΔW for every weight.
+
+    Raises:
+        AdapterError: a module has no place in the base, or cannot be said in this layout.
+    """
+    places: dict[str, list[tuple[Module, Any]]] = {}
+    for key, module in adapter.modules.items():
+        slot = names.resolve(key)
+        if slot is None:
+            raise AdapterError("The module has no place in this base model", file=adapter.file, key=key,
+                               hint="Name the base the adapter was made for.")
+        places.setdefault(slot.name, []).append((module, slot))
+    modules: dict[str, Module] = {}
+    for name, group in places.items():
+        for module in _placed(group, _targets(names, name, layout, group)):
+            said = _said(module, layout)
+            if said.key in modules:
+                said.fail("Two modules of the adapter change the same weight")
+            modules[said.key] = said
+    return replace(adapter, modules=modules, aliases={}, metadata=without_configs(adapter.metadata))
+
+
+def _targets(names: Any, name: str, layout: str, group: list[tuple[Module, Any]]) -> list[tuple[str, Any]]:
+    """Keys and slots that the weight has in this layout: the whole one, or slices that tile it."""
+    example = group[0][1]
+
+    def key_of(slot: Any) -> str | None:
+        key = names.layout_key(slot, layout)
+        fitting = (layout, "diffusers") if layout == "peft" else (layout,)
+        return key if key and layout_of([key]) in fitting else None
+
+    cuts = sorted(names.slices(name))
+    slices = [(key_of(slot), slot) for slot in (example._replace(rows=cut, swap=False) for cut in cuts)]
+    tiled = bool(cuts) and all(key for key, _ in slices) and all(
+        sum(a) == b[0] for a, b in zip([(0, 0), *cuts], cuts, strict=False))
+    wholes = [(key_of(slot), slot) for slot in (
+        example._replace(rows=None, swap=swap) for swap in ((True, False) if layout in _FOLDED else (False, True)))]
+    whole = next(([(key, slot)] for key, slot in wholes if key), [])
+    targets = slices if tiled and (layout in _FOLDED or not whole) else whole
+    if not targets:
+        group[0][0].fail(f"The {layout} layout has no name for {name}", hint="Choose another layout.")
+    return targets
+
+
+def _placed(group: list[tuple[Module, Any]], targets: list[tuple[str, Any]]) -> Iterable[Module]:
+    """The group's modules under the targets' keys: renamed, fused or split as the row ranges ask."""
+    wanted = {slot.rows: (key, slot) for key, slot in targets}
+    group = [(_swapped(module) if slot.swap else module, slot) for module, slot in group]
+    if all(slot.rows in wanted for _, slot in group):
+        for module, slot in group:
+            key, target = wanted[slot.rows]
+            yield (_swapped(module) if target.swap else module).renamed(key)
+        return
+    total = max([sum(slot.rows) for _, slot in (*group, *targets) if slot.rows]
+                + [module.shape[0] for module, slot in group if slot.rows is None and module.shape])
+    whole = rows.fuse([(module, slot.rows or (0, total)) for module, slot in group], total, group[0][0].key)
+    for key, slot in targets:
+        start, length = slot.rows or (0, total)
+        part = rows.take(whole, slice(start, start + length)) if slot.rows else whole
+        if part is not None:
+            yield part.renamed(key)
+
+
+def _swapped(module: Module) -> Module:
+    """The module with the halves of its rows exchanged (scale and shift of a final modulation)."""
+    count = module.shape[0] if module.shape else module.bias().shape[0]
+    out = rows.take(module, torch.arange(count).roll(count // 2))
+    return module if out is None else out
+
+
+def _said(module: Module, layout: str) -> Module:
+    """The module in the layout's suffixes, or AdapterError."""
+    if isinstance(module, Dora):
+        if (module.suffix == SCALE) == (layout in _FOLDED):
+            module.fail(f"The {layout} layout defines DoRA's magnitudes by another norm", suffix=module.suffix,
+                        hint="Turn the module into a plain update with its base weight first.")
+        inner = _said(module.inner, layout)
+        return replace(module, tensors={**inner.tensors, module.suffix: module.tensors[module.suffix]}, inner=inner)
+    if layout in _FOLDED:
+        return _folded(module, layout)
+    if isinstance(module, Ia3) and PEFT_L in module.tensors:
+        module.fail(f"PEFT's IA3 has no form in the {layout} layout", suffix=PEFT_L)
+    if isinstance(module, Lora):
+        return _with_alpha(module)
+    if isinstance(module, (Loha, Lokr)) and module.rank and ALPHA not in module.tensors:
+        alpha = torch.tensor(float(module.scale() * module.rank))
+        return replace(module, told=None, tensors={**module.tensors, ALPHA: alpha})
+    return module
+
+
+def _with_alpha(module: Lora) -> Lora:
+    """A LoRA as kohya and ComfyUI spell it, factors untouched."""
+    up, down = module.factors()
+    alpha = module.tensors.get(ALPHA, torch.tensor(float(module.scale() * module.rank)))
+    kept = {s: module.tensors[s] for s in (MID, RESHAPE, ".diff_b", ".b_norm") if s in module.tensors}
+    if ".lora_B.bias" in module.tensors:
+        kept[".diff_b"] = module.bias().to(module.tensors[".lora_B.bias"].dtype)
+    tensors = {KOHYA[0]: up.contiguous(), KOHYA[1]: down.contiguous(), ALPHA: alpha, **kept}
+    return Lora(module.key, tensors, file=module.file)
+
+
+def _folded(module: Module, layout: str) -> Module:
+    """A module for the layouts without alpha."""
+    if isinstance(module, Ia3) and PEFT_L in module.tensors and layout == "peft":
+        return module
+    if isinstance(module, (Loha, Lokr)) and layout == "peft" and not module.key.startswith("text_encoder"):
+        first = PAIRS[0][0] if isinstance(module, Loha) else W1 if W1 in module.tensors else W1A
+        tensors = {s: t for s, t in module.tensors.items() if s != ALPHA}
+        tensors[first] = (tensors[first].float() * module.scale()).to(tensors[first].dtype)
+        return replace(module, told=None, tensors=tensors)
+    if not isinstance(module, (Lora, Loha, Lokr)) or RESHAPE in module.tensors:
+        module.fail(f"The {layout} layout cannot hold a {module.kind} module",
+                    hint="Choose kohya or comfy, or turn the module into a plain update first.")
+    source = module.factors()[0] if isinstance(module, Lora) else next(t for t in module.tensors.values() if t.ndim > 1)
+    dtype = source.dtype if source.element_size() > 1 else torch.float32
+    out = lora_module(module.key, module.low_rank(), shape=module.shape, dtype=dtype)
+    bias = module.bias()
+    return out if bias is None else replace(out, tensors={**out.tensors, ".lora_B.bias": bias.to(dtype)})

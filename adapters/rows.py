@@ -1,0 +1,156 @@
+"""Slices of fused weights: taking rows of a module, and putting slices together, both exact.
+
+Rows of ΔW = up · down are rows of ``up``. Slices q, k, v of one fused weight become one module whose ``up`` is
+block-diagonal: their ranks add up. Taking the slices out again finds the zero blocks and drops them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+
+import torch
+from torch import Tensor
+
+from .dora import SCALE, Dora
+from .full import Bias, Diff
+from .loha import CORES, PAIRS, Loha
+from .lokr import Lokr
+from .lora import KOHYA, MID, RESHAPE, Lora
+from .model import ALPHA, BIASES, Module
+
+Rows = tuple[int, int]
+
+
+def plain(module: Module) -> Module:
+    """LoHa, LoKr and LoCon with a core as an ordinary LoRA with ``alpha``: the same ΔW, exactly factored.
+
+    Raises:
+        AdapterError: the module has no factorisation without its base weight.
+    """
+    if isinstance(module, Lora) and module.spelling == KOHYA and MID not in module.tensors:
+        return module
+    if isinstance(module, Lora) and MID not in module.tensors:
+        up, down = module.factors()
+        scale = module.scale()
+    elif isinstance(module, (Lora, Loha, Lokr)):
+        update, kernel = module.low_rank(), module.shape[2:]
+        up, down = update.up.reshape(*update.up.shape, *[1] * len(kernel)), update.down.reshape(-1, *module.shape[1:])
+        dtype = next(t.dtype for t in module.tensors.values() if t.ndim > 1)
+        if dtype.itemsize > 1:
+            up, down = up.to(dtype), down.to(dtype)
+        scale = 1.0
+    else:
+        module.fail(f"A {module.kind} module has no plain low-rank form without its base weight",
+                    hint="Keep the layout, or apply it to its base and extract a LoRA.")
+    tensors = {KOHYA[0]: up.contiguous(), KOHYA[1]: down.contiguous(), ALPHA: torch.tensor(scale * down.shape[0])}
+    kept = {s: module.tensors[s] for s in (".diff_b", ".b_norm", RESHAPE) if s in module.tensors}
+    if ".lora_B.bias" in module.tensors:
+        kept[".diff_b"] = module.bias().to(module.tensors[".lora_B.bias"].dtype)
+    return Lora(module.key, {**tensors, **kept}, file=module.file)
+
+
+def take(module: Module, index: slice | Tensor) -> Module | None:
+    """The module for some rows of its weight, in the order of ``index``; None when nothing of it is left.
+
+    Raises:
+        AdapterError: the format has no rows of its own (OFT, LoKr as such, magnitudes per input channel ...).
+    """
+    biases = {s: module.tensors[s][index].clone() for s in BIASES if s in module.tensors}
+    if isinstance(module, Dora):
+        inner = take(module.inner, index)
+        if module.suffix == SCALE and module.tensors[SCALE].shape[0] != module.shape[0]:
+            module.fail("Magnitudes per input channel belong to the whole weight and cannot be split", suffix=SCALE)
+        if inner is None:
+            module.fail("A slice without a direction cannot keep its magnitudes")
+        magnitudes = module.tensors[module.suffix][index].clone()
+        return replace(module, tensors={**inner.tensors, module.suffix: magnitudes}, inner=inner)
+    if isinstance(module, Lora) and RESHAPE not in module.tensors:
+        return _take_lora(module, index, biases)
+    if isinstance(module, Loha) and CORES[0] not in module.tensors:
+        lefts = {a: module.tensors[a][index].clone() for a, _ in PAIRS}
+        return replace(module, tensors={**module.tensors, **lefts, **biases})
+    if isinstance(module, Diff):
+        name = module.suffixes[0]
+        return replace(module, tensors={**module.tensors, name: module.tensors[name][index].clone(), **biases})
+    if isinstance(module, Bias):
+        return replace(module, tensors={**module.tensors, **biases})
+    return take(plain(module), index)
+
+
+def _take_lora(module: Lora, index: slice | Tensor, biases: dict[str, Tensor]) -> Lora | None:
+    up_name, down_name = module.spelling
+    up, down = module.tensors[up_name][index], module.tensors[down_name]
+    used = up.flatten(1).float().abs().amax(0) > 0
+    rank = int(used.sum())
+    if rank == 0:
+        return None if not biases else replace(module, tensors={**module.tensors, up_name: up.clone(), **biases})
+    changes = {up_name: up.clone(), **biases}
+    if rank < up.shape[1] and MID not in module.tensors:
+        changes.update({up_name: up[:, used].contiguous(), down_name: down[used].contiguous()})
+        if ALPHA in module.tensors:
+            changes[ALPHA] = torch.tensor(module.scale() * rank)
+    return replace(module, tensors={**module.tensors, **changes})
+
+
+def fuse(parts: Sequence[tuple[Module, Rows]], total: int, key: str) -> Module:
+    """One module for a weight of ``total`` rows from modules for some of its row ranges; the others stay unchanged.
+
+    Raises:
+        AdapterError: ranges overlap, kinds differ, or the format cannot be put together.
+    """
+    parts = sorted(parts, key=lambda part: part[1][0])
+    first = parts[0][0]
+    for (module, (start, length)), (_, (after, _)) in zip(parts, parts[1:], strict=False):
+        if start + length > after:
+            module.fail("Two modules change the same rows of one fused weight")
+    modules = [module for module, _ in parts]
+    biases = _fused_biases(parts, total)
+    if all(isinstance(m, Dora) for m in modules):
+        if sum(length for _, (_, length) in parts) != total:
+            first.fail("Magnitudes for the missing slices of the fused weight are not known")
+        if len({m.suffix for m in modules}) > 1 or any(m.tensors[m.suffix].shape[0] != m.shape[0] for m in modules):
+            first.fail("Magnitudes per input channel differ between the slices and cannot be fused")
+        inner = fuse([(m.inner, rows) for m, rows in parts], total, key)
+        magnitudes = torch.cat([m.tensors[m.suffix] for m in modules])
+        return Dora(key, {**inner.tensors, first.suffix: magnitudes}, file=first.file, inner=inner)
+    if all(isinstance(m, Bias) for m in modules):
+        return Bias(key, biases, file=first.file)
+    if all(type(m) is Diff for m in modules):
+        whole = first.tensors[".diff"].new_zeros(total, *first.shape[1:])
+        for module, (start, length) in parts:
+            whole[start:start + length] = module.tensors[".diff"]
+        return Diff(key, {".diff": whole, **biases}, file=first.file)
+    return _fused_lora(parts, total, key, biases)
+
+
+def _fused_biases(parts: Sequence[tuple[Module, Rows]], total: int) -> dict[str, Tensor]:
+    found = [(m.bias(), rows, m) for m, rows in parts if m.bias() is not None]
+    if not found:
+        return {}
+    whole = torch.zeros(total)
+    for value, (start, length), _ in found:
+        whole[start:start + length] = value
+    return {".diff_b": whole}
+
+
+def _fused_lora(parts: Sequence[tuple[Module, Rows]], total: int, key: str, biases: dict[str, Tensor]) -> Lora:
+    loras = [plain(module) for module, _ in parts]
+    scales = [lora.scale() for lora in loras]
+    # One alpha serves all slices when their scales agree; otherwise each scale goes into its rows.
+    common = scales[0] if all(abs(s - scales[0]) <= 1e-7 * abs(scales[0]) for s in scales) else None
+    ups, downs = zip(*[lora.factors() for lora in loras], strict=True)
+    dtype = ups[0].dtype if all(t.dtype == ups[0].dtype for t in ups) else torch.float32
+    rank = sum(down.shape[0] for down in downs)
+    up, column = torch.zeros(total, rank), 0
+    for (module, (start, length)), one, scale in zip(parts, ups, scales, strict=True):
+        if one.shape[0] != length:
+            module.fail(f"The module has {one.shape[0]} rows, but its slice of the fused weight has {length}")
+        if len({prod(down.shape[1:]) for down in downs}) > 1:
+            module.fail("The slices of one fused weight have different widths")
+        up[start:start + length, column:column + one.shape[1]] = one.flatten(1).float() * (1 if common else scale)
+        column += one.shape[1]
+    down = torch.cat([d.float() for d in downs])
+    tensors = {KOHYA[0]: up.to(dtype), KOHYA[1]: down.to(dtype), ALPHA: torch.tensor(float(common or 1.0) * rank)}
+    return Lora(key, {**tensors, **biases}, file=loras[0].file)
