@@ -1,0 +1,96 @@
+"""What several nodes share: the category, the inputs that size a subspace, adapters and reports on their way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from comfy_api.latest import io, ui
+
+CATEGORY = "LoRA Graft"
+SIZES = ["share", "fixed", "energy"]
+_DENOISER_KEYS = ("lora_unet_", "diffusion_model.", "unet.", "transformer.", "lora_transformer_", "lycoris_")
+
+
+def size_inputs() -> list[io.Input]:
+    """The widgets that say how many singular vectors make up a subspace."""
+    return [
+        io.Combo.Input(
+            "subspace", options=SIZES, default="share",
+            tooltip="How to choose k, the number of singular vectors per side of each weight: a share of its smaller "
+            "side, one fixed number, or as many as hold a share of the weight's energy.",
+        ),
+        io.Float.Input(
+            "k_share", default=0.25, min=0.01, max=1.0, step=0.01,
+            tooltip="k as a share of the weight's smaller side. Used when subspace is 'share'.",
+        ),
+        io.Int.Input(
+            "k", default=320, min=1, max=8192, advanced=True,
+            tooltip="The same k for every weight (the LoRA-X paper uses 320). Used when subspace is 'fixed'.",
+        ),
+        io.Float.Input(
+            "energy", default=0.9, min=0.01, max=1.0, step=0.01, advanced=True,
+            tooltip="Smallest k whose singular vectors hold this share of the weight's energy. Used when subspace is "
+            "'energy'; needs a full decomposition of every weight and is slow.",
+        ),
+    ]  # fmt: skip
+
+
+def subspace_size(subspace: str, k_share: float, k: int, energy: float):
+    """The kernels' SubspaceSize for the values of :func:`size_inputs`."""
+    from ..kernels.spectral import SubspaceSize
+
+    chosen = {"share": {"share": k_share}, "fixed": {"k": k}, "energy": {"energy": energy}}
+    return SubspaceSize(**chosen[subspace])
+
+
+def to_adapter(state: Mapping[str, torch.Tensor]):
+    """The adapter inside a LORA_MODEL, ours or another node's plain state dict.
+
+    Raises:
+        AdapterError: no LoRA format explains it.
+    """
+    from .. import adapters
+
+    return adapters.from_state_dict(
+        dict(state), metadata=getattr(state, "metadata", None), file=getattr(state, "file", None)
+    )
+
+
+def to_state(adapter):
+    """A LORA_MODEL that core nodes take for a plain state dict and that still knows its metadata."""
+    from .. import adapters
+
+    return adapters.LoraState(
+        adapters.to_state_dict(adapter), metadata=adapter.metadata, file=adapter.file, digest=adapter.digest
+    )
+
+
+def changes_text_encoder(state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether some module may belong to a text encoder; True when the keys do not tell."""
+    return not all(key.startswith(_DENOISER_KEYS) for key in state)
+
+
+def picture(report) -> torch.Tensor:
+    """The report's heat map as an IMAGE, (1, height, width, 3) float in [0, 1]."""
+    try:
+        from ..plots import heatmap
+
+        pixels = heatmap(report)
+    except ImportError as missing:
+        pixels = _note(f"No picture: {missing}.\nInstall the pack's requirements.txt\nwith ComfyUI's Python.")
+    return torch.from_numpy(pixels).float().div(255).unsqueeze(0)
+
+
+def shown(text: str, image: torch.Tensor, cls) -> dict:
+    """What a node shows under itself: the picture and the text."""
+    return ui.PreviewImage(image, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
+
+
+def _note(text: str):
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    sheet = Image.new("RGB", (480, 120), "white")
+    ImageDraw.Draw(sheet).multiline_text((16, 16), text, fill="black")
+    return np.asarray(sheet).copy()

@@ -1,0 +1,99 @@
+"""Save LoRA: an adapter as a new .safetensors file, with its metadata and where it came from."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+
+from comfy_api.latest import io
+
+from . import host
+from .common import CATEGORY, to_adapter
+
+DTYPES = {"same": None, "fp16": "fp16", "bf16": "bf16", "fp32": "fp32"}
+LAYOUTS = ["same", "kohya", "diffusers", "peft", "comfy"]
+PLACES = {"output/loras": "output", "models/loras": "models"}
+
+
+class SaveLoRA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LoraGraft_SaveLoRA",
+            display_name="Save LoRA",
+            category=CATEGORY,
+            description="Writes a LoRA as .safetensors. Metadata survives, where it came from is added, and no file is "
+            "ever overwritten: a counter is appended to the name.",
+            search_aliases=["export lora", "write lora", "convert lora"],
+            is_output_node=True,
+            inputs=[
+                io.LoraModel.Input("lora", tooltip="The LoRA to save."),
+                io.String.Input(
+                    "filename_prefix", default="LoRA-Graft",
+                    tooltip="Beginning of the file name, perhaps with subfolders. A counter and .safetensors follow.",
+                ),
+                io.Combo.Input(
+                    "folder", options=list(PLACES), default="output/loras",
+                    tooltip="Both folders are searched by ComfyUI's LoRA loaders.",
+                ),
+                io.Combo.Input(
+                    "dtype", options=list(DTYPES), default="same", tooltip="Number format; same: as the LoRA came in.",
+                ),
+                io.Combo.Input(
+                    "layout", options=LAYOUTS, default="same", advanced=True,
+                    tooltip="Whose key names to write. Anything but same needs the model whose names they are.",
+                ),
+                io.Model.Input(
+                    "model", optional=True, lazy=True,
+                    tooltip="The model the LoRA is for. Evaluated only when layout is not same.",
+                ),
+                io.Clip.Input(
+                    "clip", optional=True, lazy=True,
+                    tooltip="Its text encoder, for LoRAs that change it. Evaluated only when layout is not same.",
+                ),
+            ],
+            outputs=[io.String.Output("path", display_name="path", tooltip="Full path of the new file.")],
+        )  # fmt: skip
+
+    @classmethod
+    def check_lazy_status(cls, layout, **inputs):
+        return [] if layout == "same" else [n for n in ("model", "clip") if n in inputs and inputs[n] is None]
+
+    @classmethod
+    def execute(cls, lora, filename_prefix, folder, dtype, layout, model=None, clip=None) -> io.NodeOutput:
+        from .. import adapters
+        from ..errors import AdapterError, SettingsError
+
+        names = None
+        if layout != "same":
+            if model is None:
+                raise SettingsError(f"Layout {layout} needs the names of a model", hint="Connect the model input.")
+            names = host.HostBase(model, clip).names
+        adapter = to_adapter(lora)
+        for path in _free_paths(host.save_folder(PLACES[folder]), filename_prefix):
+            try:
+                adapters.write(adapter, path, dtype=DTYPES[dtype], layout=layout, names=names)
+                break
+            except AdapterError:
+                if not path.exists():
+                    raise  # else another job took the number meanwhile
+        return io.NodeOutput(str(path), ui={"text": (f"Saved {path}",)})
+
+
+def _free_paths(root: Path, prefix: str):
+    """prefix_00001.safetensors and so on below root, from the first number above every one in use.
+
+    Raises:
+        SettingsError: the prefix is empty or leads out of the folder.
+    """
+    from ..errors import SettingsError
+
+    target = (root / prefix).resolve()
+    if not prefix.strip() or prefix.endswith(("/", "\\")) or not target.is_relative_to(root.resolve()):
+        raise SettingsError(f"The file name prefix {prefix!r} does not name a file inside {root}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pattern = re.compile(re.escape(target.name) + r"_(\d+)(?:_)?\.safetensors", re.IGNORECASE)
+    used = [int(match[1]) for entry in target.parent.iterdir() if (match := pattern.fullmatch(entry.name))]
+    for number in itertools.count(max(used, default=0) + 1):
+        yield target.with_name(f"{target.name}_{number:05}.safetensors")

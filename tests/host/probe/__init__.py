@@ -1,0 +1,156 @@
+"""Nodes that let the tests look inside ComfyUI: weights hashed and compared, conditioning without a text encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import comfy.lora
+import torch
+from comfy.model_patcher import get_key_weight
+from comfy_api.latest import ComfyExtension, io
+
+CATEGORY = "probe"
+
+
+def patchers(model, clip):
+    return [p for p in (model, clip.patcher if clip is not None else None) if p is not None]
+
+
+def patched(patcher, name):
+    """The weight with the patches on it, float32, without touching the model."""
+    weight, _, _ = get_key_weight(patcher.model, name)
+    backup = patcher.backup.get(name)
+    weight = (backup.weight if backup is not None else weight).float().clone()
+    return comfy.lora.calculate_weight(patcher.patches[name], weight, name) if name in patcher.patches else weight
+
+
+class Digest(io.ComfyNode):
+    """Hash of every stored weight of a MODEL and a CLIP, without patches; names of the patched ones."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Probe_Digest", category=CATEGORY, is_output_node=True, not_idempotent=True,
+            inputs=[io.Model.Input("model"), io.Clip.Input("clip", optional=True),
+                    io.AnyType.Input("after", optional=True)],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs):
+        return float("nan")
+
+    @classmethod
+    def execute(cls, model, clip=None, after=None):
+        state = hashlib.sha256()
+        for patcher in patchers(model, clip):
+            for name, weight in sorted(patcher.model.state_dict().items()):
+                state.update(name.encode())
+                state.update(weight.contiguous().flatten().view(torch.uint8).numpy().data)
+        names = sorted(name for patcher in patchers(model, clip) for name in patcher.patches)
+        return io.NodeOutput(ui={"text": (json.dumps({"sha256": state.hexdigest(), "patched": names}),)})
+
+
+class Compare(io.ComfyNode):
+    """Largest relative difference between the patched weights of two MODELs (and CLIPs), and of either to its base."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Probe_Compare", category=CATEGORY, is_output_node=True,
+            inputs=[io.Model.Input("a"), io.Model.Input("b"), io.Clip.Input("clip_a", optional=True),
+                    io.Clip.Input("clip_b", optional=True)],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, a, b, clip_a=None, clip_b=None):
+        worst, changed, names = 0.0, 0.0, set()
+        for left, right in zip(patchers(a, clip_a), patchers(b, clip_b), strict=True):
+            for name in sorted(set(left.patches) | set(right.patches)):
+                names.add(name)
+                x, y = patched(left, name), patched(right, name)
+                base = get_key_weight(left.model, name)[0].float()
+                change = (y - base).norm()
+                worst = max(worst, float((x - y).norm() / change.clamp(min=1e-12)))
+                changed = max(changed, float(change / base.norm()))
+        text = json.dumps({"worst": worst, "largest_change": changed, "patched": sorted(names)})
+        return io.NodeOutput(ui={"text": (text,)})
+
+
+class Conditioning(io.ComfyNode):
+    """Random conditioning of given widths."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Probe_Conditioning", category=CATEGORY,
+            inputs=[io.Int.Input("width"), io.Int.Input("pooled"), io.Int.Input("seed", default=0)],
+            outputs=[io.Conditioning.Output()],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, width, pooled, seed):
+        dice = torch.Generator().manual_seed(seed)
+        extra = {"pooled_output": torch.randn(1, pooled, generator=dice)} if pooled else {}
+        return io.NodeOutput([[torch.randn(1, 7, width, generator=dice), extra]])
+
+
+class LatentDigest(io.ComfyNode):
+    """Values of a latent in short, and its hash."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(node_id="Probe_Latent", category=CATEGORY, is_output_node=True,
+                         inputs=[io.Latent.Input("latent")])  # fmt: skip
+
+    @classmethod
+    def execute(cls, latent):
+        x = latent["samples"].float().contiguous()
+        text = {"sha256": hashlib.sha256(x.numpy().tobytes()).hexdigest(), "finite": bool(x.isfinite().all()),
+                "std": float(x.std())}  # fmt: skip
+        return io.NodeOutput(ui={"text": (json.dumps(text),)})
+
+
+class Value(io.ComfyNode):
+    """Any value as text; an IMAGE as its shape and range."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(node_id="Probe_Value", category=CATEGORY, is_output_node=True,
+                         inputs=[io.AnyType.Input("value")])  # fmt: skip
+
+    @classmethod
+    def execute(cls, value):
+        if isinstance(value, torch.Tensor):
+            value = {"shape": list(value.shape), "min": float(value.min()), "max": float(value.max()),
+                     "spread": float(value.std())}  # fmt: skip
+        elif isinstance(value, dict):
+            value = {"keys": sorted(value), "metadata": getattr(value, "metadata", None), "type": type(value).__name__}
+        return io.NodeOutput(ui={"text": (value if isinstance(value, str) else json.dumps(value),)})
+
+
+class PackModules(io.ComfyNode):
+    """Which heavy modules the process has imported so far."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(node_id="Probe_Modules", category=CATEGORY, is_output_node=True, inputs=[])
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs):
+        return float("nan")
+
+    @classmethod
+    def execute(cls):
+        import sys
+
+        return io.NodeOutput(ui={"text": (json.dumps(sorted(m for m in sys.modules if "." not in m)),)})
+
+
+class Probes(ComfyExtension):
+    async def get_node_list(self):
+        return [Digest, Compare, Conditioning, LatentDigest, Value, PackModules]
+
+
+async def comfy_entrypoint():
+    return Probes()
