@@ -1,0 +1,133 @@
+"""Menus, exit statuses, start-up time, interruption: what every command shares."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from lora_graft.cli import menus, options
+from lora_graft.cli.output import claim, staged
+from lora_graft.errors import GraftError
+
+
+def test_menus_are_those_of_the_registries():
+    from lora_graft.adapters import LAYOUTS
+    from lora_graft.adapters.layouts import DTYPES
+    from lora_graft.kernels.transfer import METHODS
+
+    assert menus.method_names() == tuple(METHODS)
+    assert [choice.value for choice in options.MethodName] == ["auto", *METHODS]
+    assert {choice.value for choice in options.Layout} - {"same"} <= set(LAYOUTS)
+    assert {choice.value for choice in options.Dtype} <= set(DTYPES)
+
+
+def test_a_new_method_file_appears_in_the_menu(tmp_path):
+    (tmp_path / "__init__.py").write_text("from . import b, a\nfrom .registry import METHODS\n")
+    (tmp_path / "a.py").write_text('@method(name="first", display="F", paper="p")\ndef run(): ...\n')
+    (tmp_path / "b.py").write_text('@method(display="S", paper="p", name="second")\ndef run(): ...\n')
+    (tmp_path / "registry.py").write_text("def method(*, name): ...\n")
+    assert menus.method_names(tmp_path) == ("second", "first")
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys\nfrom lora_graft.cli.app import app\n"
+        "heavy = {'torch', 'numpy', 'matplotlib', 'safetensors'} & set(sys.modules)\nassert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_help_is_fast(script):
+    best = 9.0
+    for _ in range(5):
+        start = time.perf_counter()
+        assert script("--help").returncode == 0
+        best = min(best, time.perf_counter() - start)
+    assert best < 1.0  # half a second on an idle machine
+
+
+@pytest.mark.parametrize("command", ["inspect", "similarity", "transfer", "convert", "demo"])
+def test_each_command_has_help(cli, command):
+    result = cli(command, "--help")
+    assert result.exit_code == 0 and "Usage" in result.stdout
+
+
+def test_version(cli):
+    from lora_graft import __version__
+
+    assert cli("--version").stdout.strip() == f"lora-graft {__version__}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["transfer"],
+        ["transfer", "l", "--source", "a", "--target", "b", "-o", "x.safetensors", "--method", "magic"],
+        ["transfer", "l", "--source", "a", "--target", "b", "-o", "x.safetensors", "--k", "4", "--energy", "0.9"],
+        ["transfer", "l", "--source", "a", "--target", "b", "-o", "x.safetensors", "--k", "0"],
+        ["transfer", "l", "--source", "a", "--target", "b", "-o", "x.safetensors", "--k-share", "1.5"],
+        ["transfer", "l", "--source", "a", "--target", "b", "-o", "x.safetensors", "--report", "r.txt"],
+        ["transfer", "l", "--source", "a", "--target", "b", "-o", "x.ckpt"],
+        ["similarity", "a", "b", "--plot", "p.jpg"],
+        ["convert", "l", "-o", "x.safetensors"],
+    ],
+)
+def test_wrong_usage_is_status_2(cli, arguments):
+    result = cli(*arguments)
+    assert result.exit_code == 2 and "Traceback" not in result.output
+
+
+def test_exit_statuses_of_the_process(script, shelf, tmp_path):
+    assert script("inspect", shelf / "lora.safetensors").returncode == 0
+    assert script("inspect", tmp_path / "none").returncode == 1
+    assert script("inspect").returncode == 2
+
+
+INTERRUPTED = """
+import os, signal, sys, time
+from lora_graft import adapters
+def read(path):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(10)
+adapters.read = read
+from lora_graft.cli import main
+sys.argv = ["lora-graft", "inspect", "x.safetensors"]
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are a POSIX thing")
+def test_ctrl_c_is_status_130():
+    result = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 130
+    assert "Interrupted" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_reader_that_stops_early_is_no_crash(shelf):
+    command = [sys.executable, "-m", "lora_graft.cli", "inspect", str(shelf / "lora.safetensors"), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+
+
+def test_outputs_appear_together_or_not_at_all(tmp_path):
+    files = {tmp_path / "a": b"1", tmp_path / "b": b"2"}
+    with pytest.raises(RuntimeError), staged(files):
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with staged(files):
+        assert not (tmp_path / "a").exists()
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"1", "b": b"2"}
+
+
+def test_claims_are_checked_before_the_work(tmp_path):
+    claim(tmp_path / "new", None)
+    with pytest.raises(GraftError, match="is a folder"):
+        claim(tmp_path)
+    with pytest.raises(GraftError, match="same name"):
+        claim(tmp_path / "x", tmp_path / "." / "x")
+    (tmp_path / "old").touch()
+    with pytest.raises(GraftError, match="exists already"):
+        claim(tmp_path / "old")
+    claim(tmp_path / "old", force=True)
