@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from ..errors import BaseModelError, SettingsError
+from .gram import Triplets, gram, gram_matrix
+from .lanczos import first_basis, lanczos
 
 # Part of every cache key: raise it whenever the numbers a route returns may change.
 VERSION = "1"
@@ -102,14 +104,16 @@ def flatten(weight: Tensor) -> Tensor:
     return weight.flatten(1) if weight.dim() > 1 else weight[:, None]
 
 
-def exact(weight: Tensor, k: int) -> Subspace:
+def exact(weight: Tensor, k: int) -> Triplets:
     """Full SVD (float64 up to 512 wide), cut to k."""
-    wide = min(weight.shape) > 512
-    u, s, vt = torch.linalg.svd(weight if wide else weight.double(), full_matrices=False)
-    power = s.double().square()
-    total = float(power.sum())
-    energy = float(power[:k].sum()) / total if total > 0 else 1.0
-    return Subspace(u[:, :k].float().contiguous(), s[:k].float(), vt[:k].T.float().contiguous(), energy)
+    work = weight if min(weight.shape) > 512 else weight.double()
+    u, s, vt = torch.linalg.svd(work, full_matrices=False)
+    return Triplets(u[:, :k].float().contiguous(), s[:k].float(), vt[:k].T.float().contiguous())
+
+
+# From a name to a route; a fast one answers None when its result fails the test.
+ROUTES: dict[str, Callable[[Tensor, int], Triplets | None]] = {"exact": exact, "gram": gram, "lanczos": lanczos}
+FALL_BACK = {"lanczos": "gram", "gram": "exact"}
 
 
 def subspace(weight: Tensor, k: int, *, route: str = "auto") -> Subspace:
@@ -118,7 +122,7 @@ def subspace(weight: Tensor, k: int, *, route: str = "auto") -> Subspace:
     Args:
         weight: (m, n), any float dtype, on the device where the work shall be done. More dimensions are flattened.
         k: number of triplets, cut to min(m, n).
-        route: "auto", or one of ROUTES to start from; a route that fails its test hands over to the exact one.
+        route: "auto", or one of ROUTES to start from. A result that fails its test is done again by the next route.
 
     Raises:
         BaseModelError: NaN or Inf in the weight.
@@ -134,19 +138,37 @@ def subspace(weight: Tensor, k: int, *, route: str = "auto") -> Subspace:
     if route not in ROUTES:
         raise SettingsError(f"unknown spectral route {route!r}", hint=f"Choose one of {', '.join(ROUTES)}.")
     found = ROUTES[route](weight, k)
-    return found if found is not None else exact(weight, k)
+    while found is None:
+        route = FALL_BACK[route]
+        found = ROUTES[route](weight, k)
+    total = float(torch.linalg.vector_norm(weight, dtype=torch.float64)) ** 2
+    inside = float(found.values.double().square().sum())
+    return Subspace(*found, energy=min(inside / total, 1.0) if total > 0 else 1.0)
 
 
-def choose(shape: tuple[int, int], k: int) -> str:
-    """The fastest route for a weight of this shape, as measured by benchmarks/transfer.py."""
-    short = min(shape)
-    return "exact" if short <= 128 or k > short // 2 else "gram"
+def spectrum(weight: Tensor) -> Tensor:
+    """All min(m, n) singular values, falling, float64 (from the Gram matrix: good to 1e-8 of the largest)."""
+    weight = flatten(weight).double()
+    _finite(weight)
+    return torch.linalg.eigvalsh(gram_matrix(weight)).flip(0).clamp_min(0).sqrt()
+
+
+def choose(shape: tuple[int, ...], k: int) -> str:
+    """The route expected to be fastest for an (m, n) weight on a CPU; on a GPU the order is the same.
+
+    A count of operations, weighed with the speeds that benchmarks/transfer.py sees: dense products run about three
+    times as fast as the reduction to tridiagonal form inside the eigen-solver.
+    """
+    short, long = min(shape), max(shape)
+    if short <= 128 or 2 * k > short:
+        return "exact"
+    basis = 1.25 * first_basis(k)
+    by_lanczos = 4 * short * long * basis + 3 * short * basis**2 + 20 * basis**3
+    by_gram = 1.25 * short**2 * long + 3 * (4 / 3) * short**3 + 2 * short**2 * k
+    return "lanczos" if by_lanczos < by_gram and basis < short / 2 else "gram"
 
 
 def _finite(weight: Tensor) -> None:
-    # The sum is finite exactly when every entry is (barring float64 overflow), and needs no mask.
+    # A sum is finite when every entry is (float32 entries cannot overflow a float64 sum), and needs no mask.
     if not bool(torch.isfinite(weight.sum(dtype=torch.float64))):
         raise BaseModelError("the weight contains NaN or Inf")
-
-
-ROUTES: dict[str, Callable[[Tensor, int], Subspace | None]] = {"exact": exact, "gram": exact}
