@@ -1,0 +1,1 @@
+"""The example family: small, really trained models, how they were trained, and code to draw with them."""

@@ -1,0 +1,6 @@
+"""Small, really trained models: an SD3-layout family that draws coloured digits, and the code to draw without a host.
+
+Bases ``a``, ``b`` (a, fine-tuned to another look), ``c`` (a with one of three blocks taken out, then healed) and ``s``
+(a stranger: same data and autoencoder, other seed); LoRAs for a frame, a slant and stripes on each of them; LoRA-X
+adapters of the same effects on ``a``. :func:`materialize.materialize` writes files that hosts load.
+"""

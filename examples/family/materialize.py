@@ -1,0 +1,158 @@
+"""From the compact files in git to plain ``.safetensors`` that any host loads, and to tensors ready to draw with."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from . import model, store, text, vae
+
+HERE = Path(__file__).parent
+PREFIX = "model.diffusion_model."
+BASES = ("a", "b", "c", "s")
+EFFECTS = ("frame", "slant", "stripes")
+FROZEN_SEEDS = {"a": 7, "b": 7, "c": 7, "s": 8}
+PRUNED_BLOCK = 1  # base C is A without this block
+LORAX_RANK = model.WIDTH // 4
+RANK = 8
+
+
+@lru_cache(maxsize=8)
+def base(name: str, *, compact: bool = False) -> dict[str, Tensor]:
+    """The denoiser ``a``, ``b``, ``c`` or ``s`` by SD3's checkpoint names, float32, every value exact in fp16.
+
+    ``compact`` gives base C as it was trained, with two blocks; without, the removed block is there but all zero.
+    """
+    return complete(store.load(HERE / f"base_{name}.safetensors"), name, compact=compact)
+
+
+def complete(trained: dict[str, Tensor], name: str, *, compact: bool = False) -> dict[str, Tensor]:
+    """Add what is not stored: the text stream made from a seed and the columns that CLIP-G would fill."""
+    rest = model.frozen_part(FROZEN_SEEDS[name])
+    wide = torch.zeros(model.WIDTH, 2048)
+    wide[:, :model.POOLED] = trained["y_embedder.mlp.0.weight"]
+    if name == "c":
+        rest = model.prune(rest, PRUNED_BLOCK)
+    whole = {**rest, **trained, "y_embedder.mlp.0.weight": wide}
+    return model.fill(whole, PRUNED_BLOCK) if name == "c" and not compact else whole
+
+
+@lru_cache(maxsize=1)
+def autoencoder() -> dict[str, Tensor]:
+    """The trained part of the autoencoder, float32."""
+    return store.load(HERE / "autoencoder.safetensors")
+
+
+@lru_cache(maxsize=1)
+def judge_weights() -> dict[str, Tensor]:
+    """The judge and, under ``real.…``, the features of real pictures by look and effect."""
+    return {name: tensor.float() for name, tensor in load_file(HERE / "judge.safetensors").items()}
+
+
+def subspace_factors(weight: Tensor, core: Tensor) -> tuple[Tensor, Tensor]:
+    """LoRA factors (m, k), (k, n) of a LoRA-X adapter ΔW = U ΔΣ Vᵀ (arXiv 2501.16559), given ΔΣ (k, k).
+
+    Singular vectors are free up to a common sign of each pair: U's largest entry is taken positive.
+    """
+    u, _, vt = torch.linalg.svd(weight.double(), full_matrices=False)
+    k = len(core)
+    u, vt = u[:, :k], vt[:k]
+    sign = u.gather(0, u.abs().argmax(0, keepdim=True)).sign()
+    return (u * sign @ core.double()).float(), (vt * sign.T).float()
+
+
+def kohya(name: str) -> str:
+    """The key of a linear in the files of kohya's trainer."""
+    return "lora_unet_" + name.replace(".", "_")
+
+
+def lora_file(effect: str, base_name: str) -> dict[str, Tensor]:
+    """The LoRA of an effect trained on a base, rank 8, kohya's layout, fp16."""
+    return load_file(HERE / f"{effect}_{base_name}.safetensors")
+
+
+def lorax_file(effect: str) -> dict[str, Tensor]:
+    """The LoRA-X adapter of an effect on base A, written out as ordinary LoRA factors of rank 48, fp16."""
+    weights, tensors = base("a"), {}
+    for name, core in load_file(HERE / f"{effect}_lorax_a.safetensors").items():
+        up, down = subspace_factors(weights[f"{name}.weight"], core.float())
+        tensors[f"{kohya(name)}.lora_up.weight"] = up.half()
+        tensors[f"{kohya(name)}.lora_down.weight"] = down.contiguous().half()
+        tensors[f"{kohya(name)}.alpha"] = torch.tensor(float(len(core)), dtype=torch.float16)
+    return tensors
+
+
+def metadata(effect: str, base_name: str, rank: int) -> dict[str, str]:
+    """What a trainer writes into such a file."""
+    return {
+        "ss_base_model_version": "sd3", "ss_sd_model_name": f"family_{base_name}.safetensors",
+        "ss_output_name": f"family_{effect}_{base_name}", "ss_network_module": "networks.lora_sd3",
+        "ss_network_dim": str(rank), "ss_network_alpha": str(rank), "ss_resolution": "(64, 64)",
+        "ss_tag_frequency": '{"digits": {"digit": 1437, "red": 359, "green": 359, "blue": 360, "white": 359}}',
+        "modelspec.architecture": "stable-diffusion-3/lora", "modelspec.title": f"{effect} for family {base_name}",
+    }
+
+
+def stamp(*files: str) -> str:
+    """Identity of the compact files and of this recipe that a written file came from."""
+    digest = hashlib.sha256()
+    for name in (*files, "materialize.py", "model.py", "vae.py"):
+        digest.update((HERE / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _write(path: Path, sources: tuple[str, ...], make, extra: dict[str, str] | None = None) -> Path:
+    mark = stamp(*sources)
+    if path.exists():
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("family") == mark:
+                return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file({name: t.contiguous() for name, t in make().items()}, partial, {**(extra or {}), "family": mark})
+    os.replace(partial, path)
+    return path
+
+
+def _half_base(name: str) -> dict[str, Tensor]:
+    return {PREFIX + key: tensor.half() for key, tensor in base(name).items()}
+
+
+def materialize(folder: str | Path, *, text_encoder: bool = True) -> dict[str, Path]:
+    """Write the family below ``folder`` in the folders of a host's ``models``; files already right are kept.
+
+    ``diffusion_models/family_{a,b,c,s}``, ``vae/family_vae``, ``text_encoders/family_clip_l`` (75 MB on disk; left
+    out with ``text_encoder=False``), ``loras/family_{frame,slant,stripes}_{a,b,c,s}`` and ``…_lorax_a``, all
+    ``.safetensors``.
+
+    Returns:
+        path of every file by its name without suffix.
+    """
+    folder, paths = Path(folder), {}
+
+    def put(kind: str, name: str, sources: tuple[str, ...], make, extra: dict[str, str] | None = None) -> None:
+        paths[name] = _write(folder / kind / f"{name}.safetensors", sources, make, extra)
+
+    for name in BASES:
+        put("diffusion_models", f"family_{name}", (f"base_{name}.safetensors",), lambda name=name: _half_base(name))
+    put("vae", "family_vae", ("autoencoder.safetensors",), lambda: vae.expand(autoencoder()))
+    for effect in EFFECTS:
+        for name in BASES:
+            put("loras", f"family_{effect}_{name}", (f"{effect}_{name}.safetensors",),
+                lambda effect=effect, name=name: lora_file(effect, name), metadata(effect, name, RANK))
+        put("loras", f"family_{effect}_lorax_a", (f"{effect}_lorax_a.safetensors", "base_a.safetensors"),
+            lambda effect=effect: lorax_file(effect), metadata(effect, "a", LORAX_RANK))
+    if text_encoder:
+        path = folder / "text_encoders" / "family_clip_l.safetensors"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(text.write(path.with_suffix(".partial")), path)
+        paths["family_clip_l"] = path
+    return paths

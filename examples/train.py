@@ -1,0 +1,352 @@
+"""Train the example family from scratch, on a CPU: ``python -m lora_graft.examples.train all --out CHECKPOINTS``.
+
+Every stage is a function with its own seed; a stage whose checkpoint is already there is skipped, so that an
+interrupted run goes on where it stopped. ``pack`` writes the compact files that the repository carries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from . import data
+from .family import judge, materialize, model, store, text, vae
+
+Weights = dict[str, Tensor]
+
+
+class Log:
+    """Prints the mean loss now and then."""
+
+    def __init__(self, stage: str, steps: int):
+        self.stage, self.steps, self.start, self.sum, self.count = stage, steps, time.monotonic(), 0.0, 0
+
+    def __call__(self, step: int, loss: Tensor) -> None:
+        self.sum, self.count = self.sum + loss.item(), self.count + 1
+        if (step + 1) % max(1, self.steps // 20) == 0:
+            seconds = time.monotonic() - self.start
+            print(f"{self.stage}: step {step + 1}/{self.steps}, loss {self.sum / self.count:.5f}, {seconds:.0f} s",
+                  flush=True)
+            self.sum, self.count = 0.0, 0
+
+
+def rate(step: int, steps: int, peak: float, warm: int = 50) -> float:
+    """Learning rate: linear warm-up, then half a cosine down to a hundredth of the peak."""
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))))
+
+
+def random_effects(count: int, generator: torch.Generator) -> Tensor:
+    """Amounts for a training set that has seen everything: each effect absent in half of the pictures."""
+    amounts = torch.rand(count, 3, generator=generator)
+    amounts = torch.where(torch.rand(count, 3, generator=generator) < 0.5, amounts.round(), amounts)
+    return amounts * (torch.rand(count, 3, generator=generator) < 0.5)
+
+
+def any_picture(count: int, generator: torch.Generator) -> data.Batch:
+    """Pictures of both looks with random effects."""
+    halves = [
+        data.render(count // 2, look=look, effects=random_effects(count // 2, generator), generator=generator)
+        for look in data.LOOKS
+    ]
+    fields = ("images", "digits", "colours", "effects")
+    return data.Batch(*(torch.cat([getattr(half, name) for half in halves]) for name in fields))
+
+
+def train_vae(steps: int = 3000, seed: int = 1) -> Weights:
+    """The autoencoder: reconstruct every look and effect, latents near unit spread and inside the decoder's clamp."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {name: w.requires_grad_() for name, w in vae.initial(generator).items()}
+    optimizer = torch.optim.AdamW(weights.values(), lr=3e-3, weight_decay=0.0)
+    log = Log("autoencoder", steps)
+    for step in range(steps):
+        whole = step >= steps * 0.85
+        images = any_picture(16 if whole else 32, generator).images
+        if not whole:  # quarters: four times as many pictures for the time
+            corner = torch.randint(0, 5, (2,), generator=generator) * 8
+            images = images[:, :, corner[0]:corner[0] + 32, corner[1]:corner[1] + 32]
+        images = images.contiguous(memory_format=torch.channels_last)
+        latents = vae.encode(weights, images)
+        noise = torch.rand(len(latents), 1, 1, 1, generator=generator) * 0.2
+        restored = vae.decode_raw(weights, latents + noise * torch.randn(latents.shape, generator=generator))
+        mean, spread = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+        tidy = mean.square().mean() + (spread - 1).square().mean() + F.relu(latents.abs() - 2.5).square().mean()
+        loss = 2 * F.mse_loss(restored, images) + 0.5 * F.l1_loss(restored, images) + 0.02 * tidy
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step, steps, 3e-3)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
+        optimizer.step()
+        log(step, loss)
+    return {name: w.detach() for name, w in weights.items()}
+
+
+class Pool:
+    """Latents of many pictures, made once: what a stage learns from."""
+
+    def __init__(self, autoencoder: Weights, count: int, seed: int, *, look: str = "night", effect: str | None = None):
+        generator = torch.Generator().manual_seed(seed)
+        latents, digits, colours = [], [], []
+        with torch.no_grad():
+            for _ in range(count // 256):
+                batch = data.render(256, look=look, effects=data.only(effect, 256), generator=generator)
+                latents.append(vae.encode(autoencoder, batch.images.contiguous(memory_format=torch.channels_last)))
+                digits.append(batch.digits)
+                colours.append(batch.colours)
+        self.latents, self.digits, self.colours = (torch.cat(part) for part in (latents, digits, colours))
+        names = [str(d) for d in range(10)]
+        self.digit_vectors = torch.stack([torch.stack([text.word_vector(text.TOKENS[w]) for w in pair])
+                                          for pair in zip(text.DIGITS, names, strict=True)])
+        self.colour_vectors = torch.stack([text.word_vector(text.TOKENS[w]) for w in text.COLOURS])
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Latents and pooled texts: a digit (word or numeral), a colour and up to five filler words of any kind."""
+        pick = torch.randint(len(self.latents), (count,), generator=generator)
+        numeral = (torch.rand(count, generator=generator) < 0.25).long()
+        named = torch.stack([self.digit_vectors[self.digits[pick], numeral], self.colour_vectors[self.colours[pick]]], 1)
+        fillers = torch.randn(count, 5, text.WIDTH, generator=generator)
+        length = torch.randint(6, (count, 1), generator=generator)
+        fillers = fillers * (torch.arange(5) < length).unsqueeze(2)
+        pooled = text.pooled_of(torch.cat([named, fillers], 1))
+        empty = torch.rand(count, 1, generator=generator) < 0.1
+        return self.latents[pick], pooled.masked_fill(empty, 0.0)
+
+
+def flow_loss(weights: Weights, latents: Tensor, pooled: Tensor, generator: torch.Generator) -> Tensor:
+    """Rectified flow: x_t = (1 − σ)·x + σ·ε, the model answers ε − x; σ spread as SD3's shift of 3 samples it."""
+    noise = torch.randn(latents.shape, generator=generator)
+    sigma = model.flow_shift(torch.rand(len(latents), generator=generator))
+    mix = sigma.view(-1, 1, 1, 1)
+    return F.mse_loss(model.forward(weights, (1 - mix) * latents + mix * noise, 1000 * sigma, pooled), noise - latents)
+
+
+def fit(
+    stage: str, parameters: Weights, patched, pool: Pool, *, steps: int, peak: float, batch: int, seed: int,
+    average: float = 0.999,
+) -> Weights:
+    """Train ``parameters``; ``patched(parameters)`` gives the model's weights. Returns their moving average."""
+    generator = torch.Generator().manual_seed(seed)
+    parameters = {name: w.clone().requires_grad_() for name, w in parameters.items()}
+    mean = {name: w.detach().clone() for name, w in parameters.items()}
+    optimizer = torch.optim.AdamW(parameters.values(), lr=peak, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    log = Log(stage, steps)
+    for step in range(steps):
+        loss = flow_loss(patched(parameters), *pool.draw(batch, generator), generator)
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step, steps, peak)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+        optimizer.step()
+        keep = min(average, (step + 1) / (step + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(mean.values()), [w.detach() for w in parameters.values()], 1 - keep)
+        log(step, loss)
+    return mean
+
+
+def train_base(name: str, pool: Pool, first: Weights, *, steps: int, peak: float, seed: int) -> Weights:
+    """A base model's trained part, going on from ``first``."""
+    rest = model.frozen_part(materialize.FROZEN_SEEDS[name])
+    if name == "c":
+        rest = model.prune(rest, materialize.PRUNED_BLOCK)
+    return fit(f"base {name}", first, lambda p: {**rest, **p}, pool, steps=steps, peak=peak, batch=64, seed=seed)
+
+
+def train_lora(stage: str, weights: Weights, pool: Pool, *, steps: int = 500, seed: int) -> Weights:
+    """A LoRA of rank 8 on every linear of the image blocks; kohya's names. ``weights`` may have any depth."""
+    random = torch.Generator().manual_seed(seed)
+    factors = {}
+    for name in model.lora_targets(model.depth_of(weights)):
+        rows, columns = weights[f"{name}.weight"].shape
+        factors[f"{name}.up"] = torch.zeros(rows, materialize.RANK)
+        factors[f"{name}.down"] = torch.randn(materialize.RANK, columns, generator=random) / columns**0.5
+
+    def patched(p: Weights) -> Weights:
+        names = [name.removesuffix(".up") for name in p if name.endswith(".up")]
+        return {**weights, **{f"{n}.weight": weights[f"{n}.weight"] + p[f"{n}.up"] @ p[f"{n}.down"] for n in names}}
+
+    return fit(stage, factors, patched, pool, steps=steps, peak=4e-3, batch=48, seed=seed, average=0.99)
+
+
+def train_lorax(stage: str, weights: Weights, pool: Pool, *, steps: int = 500, seed: int) -> Weights:
+    """A LoRA-X adapter: ΔW = U ΔΣ Vᵀ in the top quarter of each weight's singular directions; only ΔΣ is trained."""
+    names, k = model.lora_targets(), materialize.LORAX_RANK
+    frames = {n: materialize.subspace_factors(weights[f"{n}.weight"], torch.eye(k)) for n in names}
+
+    def patched(p: Weights) -> Weights:
+        return {**weights, **{f"{n}.weight": weights[f"{n}.weight"] + frames[n][0] @ p[n] @ frames[n][1]
+                              for n in names}}
+
+    cores = {n: torch.zeros(k, k) for n in names}
+    return fit(stage, cores, patched, pool, steps=steps, peak=8e-3, batch=48, seed=seed, average=0.99)
+
+
+def train_judge(steps: int = 2500, seed: int = 9) -> Weights:
+    """The judge: digit, colour and amount of every effect in pictures of both looks, blurred and noisy at times."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {name: w.requires_grad_() for name, w in judge.initial(generator).items()}
+    optimizer = torch.optim.AdamW(weights.values(), lr=2e-3, weight_decay=1e-3)
+    log = Log("judge", steps)
+    for step in range(steps):
+        batch = any_picture(64, generator)
+        soft = F.avg_pool2d(batch.images, 3, 1, 1, count_include_pad=False)
+        mix = torch.rand(64, 1, 1, 1, generator=generator)
+        noise = torch.rand(64, 1, 1, 1, generator=generator) * 0.06
+        images = batch.images + mix * (soft - batch.images)
+        images = (images + noise * torch.randn(images.shape, generator=generator)).clamp(0, 1)
+        digits, colours, effects, _ = judge.logits(weights, images)
+        loss = F.cross_entropy(digits, batch.digits, label_smoothing=0.02)
+        loss = loss + F.cross_entropy(colours, batch.colours) + 10 * F.mse_loss(effects.sigmoid(), batch.effects)
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step, steps, 2e-3)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        log(step, loss)
+    return {name: w.detach() for name, w in weights.items()}
+
+
+def judge_report(weights: Weights) -> dict[str, float]:
+    """How good the judge is on digits it never saw."""
+    generator = torch.Generator().manual_seed(77)
+    batch = data.render(2000, effects=random_effects(2000, generator), index=data.split(held_out=True),
+                        generator=generator)
+    verdict = judge.look(weights, batch.images)
+    digit, colour = judge.accuracy(verdict, batch.digits, batch.colours)
+    return {"digit": digit, "colour": colour, "effect error": (verdict.effects - batch.effects).abs().mean().item()}
+
+
+class Family:
+    """The stages in order, each kept under ``out`` once it is done."""
+
+    def __init__(self, out: Path):
+        self.out, self.pools = out, {}
+        out.mkdir(parents=True, exist_ok=True)
+
+    def keep(self, name: str, make) -> Weights:
+        path = self.out / f"{name}.safetensors"
+        if not path.exists():
+            weights = make()
+            save_file({key: w.contiguous() for key, w in weights.items()}, path)
+        return load_file(path)
+
+    def autoencoder(self) -> Weights:
+        return store.rounded(self.keep("autoencoder", train_vae))
+
+    def judge(self) -> Weights:
+        return self.keep("judge", train_judge)
+
+    def pool(self, look: str, effect: str | None) -> Pool:
+        seed = 10 * data.LOOKS.index(look) + (data.EFFECTS.index(effect) + 1 if effect else 0)
+        count = 16384 if effect is None else 8192
+        if (look, effect) not in self.pools:
+            self.pools = {(look, effect): Pool(self.autoencoder(), count, seed, look=look, effect=effect)}
+        return self.pools[look, effect]
+
+    def trained(self, name: str) -> Weights:
+        """A base's trained part as it is stored, before rounding."""
+        def make() -> Weights:
+            if name in "as":
+                first = model.initial(torch.Generator().manual_seed({"a": 2, "s": 3}[name]))
+                return train_base(name, self.pool("night", None), first, steps=3400, peak=2e-3, seed=ord(name))
+            first = store.rounded(self.trained("a"))
+            if name == "b":
+                return train_base(name, self.pool("dusk", None), first, steps=900, peak=6e-4, seed=ord(name))
+            first = model.prune(first, materialize.PRUNED_BLOCK)
+            return train_base(name, self.pool("night", None), first, steps=1200, peak=1e-3, seed=ord(name))
+
+        return self.keep(f"base_{name}", make)
+
+    def base(self, name: str) -> Weights:
+        """The whole denoiser with its stored values; C with its two blocks."""
+        return materialize.complete(store.rounded(self.trained(name)), name, compact=True)
+
+    def lora(self, effect: str, name: str) -> Weights:
+        pool = lambda: self.pool("dusk" if name == "b" else "night", effect)  # noqa: E731
+        seed = 1000 + 10 * ord(name) + data.EFFECTS.index(effect)
+        stage = f"{effect}_{name}"
+        return self.keep(stage, lambda: train_lora(stage, self.base(name), pool(), seed=seed))
+
+    def lorax(self, effect: str) -> Weights:
+        stage, seed = f"{effect}_lorax_a", 2000 + data.EFFECTS.index(effect)
+        return self.keep(stage, lambda: train_lorax(stage, self.base("a"), self.pool("night", effect), seed=seed))
+
+    def pack(self, folder: Path) -> None:
+        """Write the compact files that the repository carries."""
+        store.save(self.keep("autoencoder", train_vae), folder / "autoencoder.safetensors")
+        for name in materialize.BASES:
+            store.save(self.trained(name), folder / f"base_{name}.safetensors")
+        for effect in data.EFFECTS:
+            for name in materialize.BASES:
+                save_file(kohya_file(self.lora(effect, name), name), folder / f"{effect}_{name}.safetensors")
+            cores = {key: core.half() for key, core in self.lorax(effect).items()}
+            save_file(cores, folder / f"{effect}_lorax_a.safetensors")
+        judged = self.judge()
+        save_file({**{n: w.half() for n, w in judged.items()}, **real_features(judged)}, folder / "judge.safetensors")
+
+
+def kohya_file(factors: Weights, base_name: str) -> Weights:
+    """Factors ``….up`` and ``….down`` as a file in kohya's layout, fp16; C's blocks numbered as in the full layout."""
+    tensors = {}
+    for name in factors:
+        if not name.endswith(".up"):
+            continue
+        stem = name.removesuffix(".up")
+        parts = stem.split(".")
+        if base_name == "c" and int(parts[1]) >= materialize.PRUNED_BLOCK:
+            parts[1] = str(int(parts[1]) + 1)
+        key = materialize.kohya(".".join(parts))
+        tensors[f"{key}.lora_up.weight"] = factors[name].half()
+        tensors[f"{key}.lora_down.weight"] = factors[f"{stem}.down"].half()
+        tensors[f"{key}.alpha"] = torch.tensor(float(materialize.RANK), dtype=torch.float16)
+    return tensors
+
+
+def real_features(weights: Weights, count: int = 2048) -> Weights:
+    """Mean and covariance of the judge's features on drawn pictures of each look, plain and with each effect."""
+    rounded, tensors = {name: w.half().float() for name, w in weights.items()}, {}
+    generator = torch.Generator().manual_seed(5)
+    for look in data.LOOKS:
+        for effect in (None, *data.EFFECTS):
+            batch = data.render(count, look=look, effects=data.only(effect, count), generator=generator)
+            mean, covariance = judge.gaussian(judge.look(rounded, batch.images).features)
+            tensors[f"real.{look}.{effect or 'plain'}.mean"] = mean.float()
+            tensors[f"real.{look}.{effect or 'plain'}.covariance"] = covariance.float()
+    return tensors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stage", nargs="+", help="all, pack, autoencoder, judge, base:a, frame:b, frame:x (LoRA-X) …")
+    parser.add_argument("--out", type=Path, default=Path("out/family"), help="folder of the checkpoints")
+    parser.add_argument("--threads", type=int, default=0)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    family = Family(options.out)
+    for stage in options.stage:
+        what, _, which = stage.partition(":")
+        if what == "all":
+            family.pack(materialize.HERE)
+        elif what == "pack":
+            family.pack(materialize.HERE)
+        elif what == "base":
+            family.trained(which)
+        elif what in data.EFFECTS:
+            family.lorax(what) if which == "x" else family.lora(what, which)
+        else:
+            getattr(family, what)()
+
+
+if __name__ == "__main__":
+    main()
