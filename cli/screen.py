@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -36,14 +35,14 @@ def show_report(report: Report, written: list[Path]) -> None:
 
 def _blocks(report: Report) -> Table:
     from ..jobs.report import kept_energy
+    from ..plots.grid import rows, similarity
 
     table = Table("block", box=None, pad_edge=False, header_style="bold")
     moved = report.job == "transfer"
     for column in ("modules", "similarity", *(("kept energy",) if moved else ())):
         table.add_column(column, justify="right")
-    for block, modules in report.blocks().items():
-        known = [m.similarity for m in modules if m.similarity is not None]
-        cells = [block, str(len(modules)), _figure(fmean(known) if known else None)]
+    for block, modules in rows(report).items():
+        cells = [block, str(len(modules)), _figure(similarity(modules))]
         table.add_row(*cells, *([_figure(kept_energy(modules))] if moved else []))
     return table
 

@@ -7,7 +7,7 @@ import numpy as np
 from ..jobs.report import Report
 from ..jobs.report import kept_energy as total_kept
 from .canvas import COLOURS, INK, QUIET, figure, pixels, printable, text_style
-from .grid import ordered
+from .grid import rows
 
 TALLEST = 2048  # pixels
 
@@ -17,8 +17,8 @@ def kept_energy(report: Report, width: int = 1024) -> np.ndarray:
 
     A line marks 1, where the update arrives at full size. Returns (height, width, 3) uint8.
     """
-    groups = report.blocks()
-    shares = {name: total_kept(groups[name]) for name in ordered(list(groups))}
+    groups = rows(report)
+    shares = {name: total_kept(modules) for name, modules in groups.items()}
     shares = {name: share for name, share in shares.items() if share is not None}
     if not shares:
         sheet = figure(width, 100)

@@ -43,12 +43,13 @@ def _draw(report: Report, panels: list, absent: np.ndarray, width: int) -> np.nd
     sheet.text(0.5, 1 - 18 / height, _title(report), **text_style(12.5, ha="center", va="center"))
     bar, gap = 74, 22
     span = (width - left - len(panels) * bar - (len(panels) - 1) * gap) / len(panels)
+    size = min(10.0, max(6.5, 0.62 * span / len(roles)))  # neighbouring labels must not touch
     for number, (title, (_, _, table)) in enumerate(panels):
         x = left + number * (span + bar + gap)
         axes = sheet.add_axes((x / width, foot / height, span / width, (height - head - foot) / height))
         shades = _cells(axes, table, absent)
         axes.set_title(title, pad=8, **text_style(11.5))
-        axes.set_xticks(range(len(roles)), labels, rotation=50, ha="right", rotation_mode="anchor", **text_style(10))
+        axes.set_xticks(range(len(roles)), labels, rotation=50, ha="right", rotation_mode="anchor", **text_style(size))
         step = max(1, -(-len(blocks) * 13 // (height - head - foot)))
         ticks = range(0, len(blocks), step)
         axes.set_yticks(ticks, [names[t] for t in ticks] if number == 0 else [""] * len(ticks), **text_style(10))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from lora_graft import plots
 from lora_graft.jobs.report import ModuleReport, Report
-from lora_graft.plots.grid import grid, ordered, similarity
+from lora_graft.plots.grid import grid, ordered, rows, similarity
 
 ROLES = ["attn1.q", "attn1.k", "attn1.v", "attn1.out", "attn2.q", "attn2.k", "ff.in", "ff.out"]
 
@@ -136,3 +136,10 @@ def test_drawing_leaves_pyplot_alone():
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_a_deep_unet_shares_rows():
+    deep = [f"input_blocks.7.1.transformer_blocks.{i}" for i in range(70)]
+    assert list(rows(report_of(deep[:3]))) == ["in.7.1.t.0", "in.7.1.t.1", "in.7.1.t.2"]
+    merged = rows(report_of([*deep, "middle_block.1"]))
+    assert {name: len(modules) for name, modules in merged.items()} == {"in.7.1": 560, "mid.1": 8}
