@@ -25,7 +25,7 @@ from .layouts import layout_of, lora_module
 from .loha import PAIRS, Loha
 from .lokr import W1, W1A, Lokr
 from .lora import KOHYA, MID, RESHAPE, Lora
-from .metadata import without_configs
+from .metadata import settled, without_configs
 from .model import ALPHA, Adapter, Module
 
 _FOLDED = ("diffusers", "peft")
@@ -37,6 +37,7 @@ def convert(adapter: Adapter, layout: str, names: Any) -> Adapter:
     Raises:
         AdapterError: a module has no place in the base, or cannot be said in this layout.
     """
+    adapter = replace(settled(adapter), metadata=without_configs(adapter.metadata))
     places: dict[str, list[tuple[Module, Any]]] = {}
     for key, module in adapter.modules.items():
         slot = names.resolve(key)
@@ -51,7 +52,7 @@ def convert(adapter: Adapter, layout: str, names: Any) -> Adapter:
             if said.key in modules:
                 said.fail("Two modules of the adapter change the same weight")
             modules[said.key] = said
-    return replace(adapter, modules=modules, aliases={}, metadata=without_configs(adapter.metadata))
+    return replace(adapter, modules=modules, aliases={})
 
 
 def _targets(names: Any, name: str, layout: str, group: list[tuple[Module, Any]]) -> list[tuple[str, Any]]:
@@ -87,7 +88,8 @@ def _placed(group: list[tuple[Module, Any]], targets: list[tuple[str, Any]]) -> 
         return
     total = max([sum(slot.rows) for _, slot in (*group, *targets) if slot.rows]
                 + [module.shape[0] for module, slot in group if slot.rows is None and module.shape])
-    whole = rows.fuse([(module, slot.rows or (0, total)) for module, slot in group], total, group[0][0].key)
+    whole = group[0][0] if len(group) == 1 and group[0][1].rows is None else rows.fuse(
+        [(module, slot.rows or (0, total)) for module, slot in group], total, group[0][0].key)
     for key, slot in targets:
         start, length = slot.rows or (0, total)
         part = rows.take(whole, slice(start, start + length)) if slot.rows else whole

@@ -19,7 +19,10 @@ class Lokr(Module):
 
     (U₁V₁) ⊗ (U₂V₂) = (U₁⊗U₂)(V₁⊗V₂), kernels riding on V₂. A full factor is split trivially (itself times the
     identity on its shorter side). The scale alpha/rank applies only when a factor is factored, with w₂'s rank before
-    w₁'s; two full factors ignore alpha, in ComfyUI and LyCORIS alike.
+    w₁'s; two full factors ignore alpha, in ComfyUI and LyCORIS alike (PEFT's configuration does scale them).
+
+    ComfyUI 0.33 logs an error on a Tucker core and leaves the weight as it is (torch.kron refuses the non-contiguous
+    factor); this follows LyCORIS.
     """
 
     kind = "lokr"
@@ -60,7 +63,9 @@ class Lokr(Module):
         return None if part is None else part.shape[0]
 
     def scale(self, rank: int | None = None) -> float:
-        return 1.0 if self.rank is None else super().scale(rank)
+        if self.rank is None:
+            return 1.0 if self.told is None else self.told
+        return super().scale(rank)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 
 from .dora import Dora
+from .loha import Loha
+from .lokr import Lokr
+from .lora import Lora
 from .model import ALPHA, Adapter, Module
 
 PREFIX = "lora_graft."
@@ -85,15 +88,15 @@ def told_scale(module: Module, configs: dict[str, dict[str, Any]]) -> float | No
     ``alpha_pattern`` is matched against the end of the module key as PEFT does. None when nothing is said, or the
     module carries its own ``alpha``.
     """
-    rank = module.rank
-    if rank is None or module.alpha is not None:
+    inner = module.inner if isinstance(module, Dora) else module
+    if not isinstance(inner, (Lora, Loha, Lokr)) or module.alpha is not None:
         return None
     key = module.key.removeprefix("base_model.model.")
     prefix = max((p for p in configs if key.startswith(p)), key=len, default=None)
     if prefix is None:
         return None
     config = configs[prefix]
-    alpha = _alpha(config)
+    rank, alpha = inner.rank or config.get("r") or 1, _alpha(config)
     for pattern, value in (config.get("alpha_pattern") or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", key):
             alpha = value
@@ -146,11 +149,13 @@ def without_configs(metadata: dict[str, str]) -> dict[str, str]:
 def _with_alpha(module: Module) -> Module:
     if module.told is None or module.told == 1.0 or module.alpha is not None:
         return module
-    alpha = torch.tensor(module.told * module.rank, dtype=torch.float32)
-    inner = {}
     if isinstance(module, Dora):
-        inner = {"inner": replace(module.inner, told=None, tensors={**module.inner.tensors, ALPHA: alpha})}
-    return replace(module, told=None, tensors={**module.tensors, ALPHA: alpha}, **inner)
+        inner = _with_alpha(module.inner)
+        return replace(module, told=None, tensors={**module.tensors, **inner.tensors}, inner=inner)
+    if module.rank is None:  # LoKr with two full factors, which no alpha scales
+        return replace(module.scaled(module.told), told=None)
+    alpha = torch.tensor(module.told * module.rank, dtype=torch.float32)
+    return replace(module, told=None, tensors={**module.tensors, ALPHA: alpha})
 
 
 def written(metadata: dict[str, str], provenance: dict[str, Any] | None, *, changed: bool) -> dict[str, str]:

@@ -15,7 +15,8 @@ BLOCKS, RESCALE = ".oft_blocks", ".rescale"
 class Oft(Module):
     """``oft_blocks`` (blocks, size, size): R = (I + Q)(I − Q)⁻¹ of Q = X − Xᵀ, acting on the output channels.
 
-    ``alpha`` is not a scale here but COFT's bound on ‖Q‖ (0 or missing: no bound). A ``rescale`` tensor is kept in
+    ``alpha`` is not a scale here but COFT's bound on ‖Q‖ (0 or missing: no bound), taken as it stands by ComfyUI;
+    LyCORIS' training module multiplies it by the number of output channels first. A ``rescale`` tensor is kept in
     the file but left out of ΔW, as ComfyUI 0.33 does; LyCORIS multiplies the rows of R·W by it.
     """
 
