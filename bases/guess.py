@@ -111,13 +111,15 @@ def guess_adapter_architecture(modules: Mapping[str, Shape | None]) -> str:
 
 
 def _told_apart(family: str, bodies: Mapping[str, Shape | None]) -> str:
-    """Diffusers' "transformer_blocks" serve several models; the width of the residual stream tells them apart."""
-    if family != "transformer":
+    """Joint-attention models share names; the width of the residual stream tells them apart, where it is known."""
+    if family not in ("SD3", "transformer"):
         return family
+    if any(re.search(r"_attn2_(to_[qkv]|qkv|proj)$", key) for key in bodies):
+        return "SD3.5 medium"
     for key, shape in bodies.items():
-        if shape and re.search(r"_attn_(to_q|add_q_proj)$", key):
-            return {1536: "SD3", 2432: "SD3.5 large", 3072: "Flux"}.get(shape[1], "SD3")
-    return UNKNOWN
+        if shape and re.search(r"_attn_(to_q|add_q_proj|qkv)$", key):
+            return {2432: "SD3.5 large", 3072: "Flux"}.get(shape[1], "SD3")
+    return "SD3" if family == "SD3" else UNKNOWN
 
 
 def _unet_adapter(bodies: Mapping[str, Shape | None], unet: list[str]) -> str:

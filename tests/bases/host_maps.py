@@ -110,7 +110,9 @@ def denoiser(model, config, kind=comfy.model_base.BaseModel):
     """The host's key map for a stand-in of its model class with this network inside."""
     sd = {"diffusion_model." + name: tensor for name, tensor in model.state_dict().items()}
     settings = type("Config", (), {"unet_config": config})
-    fake = type("Fake", (kind,), {"__init__": lambda self: None, "state_dict": lambda self: sd, "model_config": settings})
+    fake = type(
+        "Fake", (kind,), {"__init__": lambda self: None, "state_dict": lambda self: sd, "model_config": settings}
+    )
     return {"weights": shapes(sd), "aliases": plain(comfy.lora.model_lora_keys_unet(fake(), {}))}
 
 
@@ -131,7 +133,9 @@ def main():
         out[name] = denoiser(comfy.ldm.flux.model.Flux(**config, **built), config, host.Flux)
     out["Z-Image"] = denoiser(comfy.ldm.lumina.model.NextDiT(**Z_IMAGE, **built), Z_IMAGE, host.Lumina2)
     qwen = {"num_layers": 2}
-    out["Qwen-Image"] = denoiser(comfy.ldm.qwen_image.model.QwenImageTransformer2DModel(**qwen, **built), qwen, host.QwenImage)
+    out["Qwen-Image"] = denoiser(
+        comfy.ldm.qwen_image.model.QwenImageTransformer2DModel(**qwen, **built), qwen, host.QwenImage
+    )
 
     texts = {"device": "meta", "dtype": torch.float16}
     half = torch.float16

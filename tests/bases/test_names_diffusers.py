@@ -1,0 +1,169 @@
+"""Diffusers' own converters and models as oracles: names, row slices, exchanged halves, and values from folders."""
+
+import pytest
+import torch
+from lora_graft.bases import Slot, load_slot, names_for, open_base
+from lora_graft.bases.names import DENOISER
+from safetensors.torch import save_file
+
+diffusers = pytest.importorskip("diffusers")
+from diffusers.loaders import single_file_utils  # noqa: E402
+
+CONVERTERS = {
+    "SD 1.5": single_file_utils.convert_ldm_unet_checkpoint,
+    "SD 2.x": single_file_utils.convert_ldm_unet_checkpoint,
+    "SDXL": single_file_utils.convert_ldm_unet_checkpoint,
+    "SDXL refiner": single_file_utils.convert_ldm_unet_checkpoint,
+    "SD3": single_file_utils.convert_sd3_transformer_checkpoint_to_diffusers,
+    "SD3.5 large": single_file_utils.convert_sd3_transformer_checkpoint_to_diffusers,
+    "SD3.5 medium": single_file_utils.convert_sd3_transformer_checkpoint_to_diffusers,
+    "Flux": single_file_utils.convert_flux_transformer_checkpoint_to_diffusers,
+}
+
+
+class UNetConfig(dict):
+    """What the UNet converter asks of a configuration."""
+
+    def __init__(self, weights):
+        super().__init__(
+            layers_per_block=2,
+            class_embed_type=None,
+            addition_embed_type="text_time" if any("label_emb" in name for name in weights) else None,
+            down_block_types=["x"] * (1 + sum(name.endswith(".0.op.weight") for name in weights)),
+            up_block_types=["x"] * (1 + sum(name.endswith(".0.op.weight") for name in weights)),
+        )
+
+    __getattr__ = dict.__getitem__
+
+
+@pytest.mark.parametrize("family", CONVERTERS)
+def test_rows_go_where_diffusers_puts_them(host_maps, family):
+    """Each row of a checkpoint carries its own number through diffusers' converter; our slot must read the same."""
+    weights = {name: tuple(shape) for name, shape in host_maps[family]["weights"].items()}
+    names = names_for(weights)
+    count = 0
+    checkpoint = {}
+    for name, shape in weights.items():
+        stored = "model." + name if "convert_ldm" in CONVERTERS[family].__name__ else name.removeprefix(DENOISER)
+        if family == "Flux" and stored.endswith(("query_norm.weight", "key_norm.weight")):
+            stored = stored.removesuffix("weight") + "scale"
+        rows = torch.arange(count, count + shape[0], dtype=torch.float64)
+        checkpoint[stored] = rows.reshape(-1, *[1] * (len(shape) - 1))
+        count += shape[0]
+    expected = {name: tensor.flatten() for name, tensor in zip(weights, checkpoint.values(), strict=True)}
+    converted = CONVERTERS[family](dict(checkpoint), config=UNetConfig(checkpoint))
+    assert len(converted) > 100
+    prefix = "unet." if "convert_ldm" in CONVERTERS[family].__name__ else "transformer."
+    for key, tensor in converted.items():
+        slot = names.resolve(prefix + key.removesuffix(".weight"))
+        assert slot is not None, key
+        want = expected[slot.name]
+        if slot.rows:
+            want = want[slot.rows[0] : sum(slot.rows)]
+        if slot.swap:
+            want = torch.cat(want.chunk(2)[::-1])
+        assert torch.equal(tensor.flatten(), want), key
+
+
+def unet(**extra):
+    return diffusers.UNet2DConditionModel(
+        block_out_channels=(32, 64), norm_num_groups=8, cross_attention_dim=extra.pop("context", 768),
+        attention_head_dim=8, sample_size=8, **extra,
+    )  # fmt: skip
+
+
+def models():
+    cross, plain = "CrossAttnDownBlock2D", "DownBlock2D"
+    xl = {"context": 2048, "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+          "use_linear_projection": True, "projection_class_embeddings_input_dim": 64}  # fmt: skip
+    yield "SD 1.5", unet(down_block_types=(cross, plain), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
+    yield "SDXL", unet(down_block_types=(plain, cross), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                       transformer_layers_per_block=(1, 10), **xl)  # fmt: skip
+    yield "SSD-1B", unet(down_block_types=(plain, cross), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                         transformer_layers_per_block=(1, 4), mid_block_type=None,
+                         reverse_transformer_layers_per_block=((4, 4, 10), (1, 1, 1)), **xl)  # fmt: skip
+    yield "KOALA", unet(down_block_types=(plain, cross), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                        transformer_layers_per_block=(1, 5), layers_per_block=1, mid_block_type=None, **xl)  # fmt: skip
+    sd3 = {"sample_size": 8, "num_layers": 3, "attention_head_dim": 8, "num_attention_heads": 2,
+           "joint_attention_dim": 24, "caption_projection_dim": 16,
+           "pooled_projection_dim": 16, "pos_embed_max_size": 4}  # fmt: skip
+    yield "SD3", diffusers.SD3Transformer2DModel(**sd3)
+    yield "SD3.5 medium", diffusers.SD3Transformer2DModel(**sd3, qk_norm="rms_norm", dual_attention_layers=(0, 1))
+    yield "Flux", diffusers.FluxTransformer2DModel(
+        in_channels=4, num_layers=2, num_single_layers=2, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=24, pooled_projection_dim=16, guidance_embeds=True, axes_dims_rope=(2, 2, 4),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("family, model", [pytest.param(*pair, id=pair[0]) for pair in models()])
+def test_folder_gives_the_same_weights(tmp_path, family, model):
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    kind = "unet" if isinstance(model, diffusers.UNet2DConditionModel) else "transformer"
+    model.save_pretrained(tmp_path / kind, max_shard_size="100KB")
+    assert (tmp_path / kind / "diffusion_pytorch_model.safetensors.index.json").exists()
+    base = open_base(tmp_path)
+    assert base.architecture == family
+    weights = base.weights()
+    assert sum(torch.Size(s).numel() for s in weights.values()) == sum(t.numel() for t in model.state_dict().values())
+    for key, tensor in model.state_dict().items():
+        slot = base.names.resolve(f"{kind}.{key.removesuffix('.weight')}")
+        assert slot is not None, key
+        assert torch.equal(load_slot(base, slot), tensor), key
+    for name, module in model.named_modules():  # what an adapter can change
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            assert base.names.resolve(f"{kind}.{name}"), name
+            assert base.names.resolve(f"base_model.model.{name}"), name
+            assert base.names.resolve("lora_unet_" + name.replace(".", "_")), name
+
+    # the same model as a checkpoint: same weights, same digests, though stored fused there and in pieces here
+    save_file({"model." + name: base.load(name) for name in weights}, tmp_path / "one.safetensors")
+    one = open_base(tmp_path / "one.safetensors")
+    assert one.weights() == weights and one.architecture == family
+    assert {name: one.digest(name) for name in weights} == {name: base.digest(name) for name in weights}
+    assert one.names.aliases == base.names.aliases
+
+
+def test_fused_weight_by_rows(tmp_path):
+    model = dict(models())["Flux"]
+    model.save_pretrained(tmp_path / "transformer")
+    base, name = open_base(tmp_path), "diffusion_model.single_blocks.1.linear1.weight"
+    whole = base.load(name)
+    assert whole.shape == (16 * 7, 16)
+    for start, length in ((0, 16), (16, 16), (10, 30), (0, 112), (47, 65), (100, 12)):
+        assert torch.equal(base.load(name, (start, length)), whole[start : start + length])
+
+
+def test_text_encoders_of_a_folder(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    small = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 10,
+             "bos_token_id": 0, "eos_token_id": 1}  # fmt: skip
+    clip_l = transformers.CLIPTextModel(transformers.CLIPTextConfig(hidden_size=768, **small))
+    clip_g = transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(hidden_size=1280, **small))
+    t5 = transformers.T5EncoderModel(
+        transformers.T5Config(d_model=8, d_ff=8, num_layers=1, num_heads=2, d_kv=4, vocab_size=10)
+    )
+    folders = {"text_encoder": clip_l, "text_encoder_2": clip_g, "text_encoder_3": t5}
+    for folder, model in folders.items():
+        model.save_pretrained(tmp_path / folder)
+    base = open_base(tmp_path)
+    assert {name.split(".")[0] for name in base.weights()} == {"clip_l", "clip_g", "t5xxl"}
+    for folder, model in folders.items():
+        for name, module in model.named_modules():
+            if isinstance(module, torch.nn.Linear) and "text_projection" not in name:
+                name = name if "T5" in type(model).__name__ or name.startswith("text_model.") else "text_model." + name
+                slot = base.names.resolve(f"{folder}.{name}")
+                assert slot is not None, name
+                assert torch.equal(base.load(slot.name), module.weight)
+
+
+def test_folder_of_an_unknown_kind_keeps_its_names(tmp_path):
+    tensors = {
+        "model.layers.0.self_attn.q_proj.weight": torch.ones(4, 4),
+        "model.layers.0.mlp.gate_proj.weight": torch.ones(4, 4),
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    base = open_base(tmp_path)
+    assert base.architecture == "language model"
+    slot = Slot("diffusion_model.model.layers.0.self_attn.q_proj.weight")
+    assert base.names.resolve("base_model.model.model.layers.0.self_attn.q_proj") == slot

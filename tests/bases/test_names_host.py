@@ -1,0 +1,84 @@
+"""Every key ComfyUI understands resolves to the same weight and rows here, and comes back as a key it understands."""
+
+import pytest
+from lora_graft.bases import Slot, guess_architecture, names_for, style_of
+
+DENOISERS = [
+    "SD 1.5", "SD 2.x", "SDXL", "SSD-1B", "Segmind Vega", "KOALA", "KOALA 700M", "SDXL refiner", "SD3", "SD3.5 large",
+    "SD3.5 medium", "Flux", "Flux schnell", "Z-Image", "Qwen-Image",
+]  # fmt: skip
+TEXTS = ["SD 1.5", "SD 2.x", "SDXL", "SDXL refiner", "SD3", "SD3 without T5", "Flux"]
+WHOLE = [("SD 1.5", "SD 1.5"), ("SD 2.x", "SD 2.x"), ("SDXL", "SDXL"), ("SD3.5 medium", "SD3"), ("Flux", "Flux")]
+
+
+def host(maps, *families):
+    """Weights and alias -> Slot of the host, for keys whose weight exists."""
+    weights, aliases = {}, {}
+    for family in families:
+        weights |= {name: tuple(shape) for name, shape in maps[family]["weights"].items()}
+        for alias, (name, offset, function) in maps[family]["aliases"].items():
+            assert function in (None, "swap_scale_shift")
+            rows = tuple(offset[1:]) if offset else None
+            assert offset is None or offset[0] == 0
+            aliases[alias] = Slot(name, rows, function is not None)
+    return weights, {alias: slot for alias, slot in aliases.items() if slot.name in weights}
+
+
+@pytest.mark.parametrize("families", [(f,) for f in DENOISERS] + [(f"text {f}",) for f in TEXTS]
+                         + [(d, f"text {t}") for d, t in WHOLE], ids="+".join)  # fmt: skip
+def test_every_host_key(host_maps, families):
+    weights, expected = host(host_maps, *families)
+    names = names_for(weights)
+    assert len(expected) > 200
+    assert {alias: names.resolve(alias) for alias in expected} == expected
+    for alias, slot in expected.items():
+        back = names.key_for(slot, style_of(alias, slot))
+        assert expected.get(back) == slot, f"{alias} comes back as {back}, which the host does not read alike"
+
+
+@pytest.mark.parametrize("family", DENOISERS)
+def test_family_is_recognised(host_maps, family):
+    weights, _ = host(host_maps, family)
+    assert guess_architecture(weights) == {"KOALA 700M": "KOALA", "Flux schnell": "Flux"}.get(family, family)
+
+
+def test_keys_of_a_smaller_relative_load_there(host_maps):
+    """An adapter moved from SDXL to SSD-1B: each style's key for a shared weight is one the host knows there."""
+    source_weights, source = host(host_maps, "SDXL")
+    target_weights, target = host(host_maps, "SSD-1B")
+    names = names_for(target_weights)
+    shared = {alias: slot for alias, slot in source.items() if slot.name in target_weights}
+    assert len(shared) > 1000
+    for alias, slot in shared.items():
+        # block numbers of the two agree, so the very same key must come out
+        assert names.rekey(alias, slot, slot) == alias and target[alias] == slot
+
+
+def test_layouts(host_maps):
+    sdxl = names_for(host(host_maps, "SDXL", "text SDXL")[0])
+    slot = Slot("diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight")
+    diffusers = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    assert sdxl.layout_key(slot, "kohya") == "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
+    assert sdxl.layout_key(slot, "diffusers") == "unet." + diffusers
+    assert sdxl.layout_key(slot, "peft") == "base_model.model." + diffusers
+    assert sdxl.layout_key(slot, "comfy") == slot.name.removesuffix(".weight")
+    text = Slot("clip_g.transformer.text_model.encoder.layers.3.mlp.fc1.weight")
+    assert sdxl.layout_key(text, "kohya") == "lora_te2_text_model_encoder_layers_3_mlp_fc1"
+    assert sdxl.layout_key(text, "diffusers") == "text_encoder_2.text_model.encoder.layers.3.mlp.fc1"
+    assert sdxl.layout_key(text, "comfy") == "text_encoders.clip_g.transformer.text_model.encoder.layers.3.mlp.fc1"
+    sd15 = names_for(host(host_maps, "SD 1.5", "text SD 1.5")[0])
+    slot = Slot("diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
+    assert sd15.layout_key(slot, "kohya") == "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    text = Slot("clip_l.transformer.text_model.encoder.layers.3.mlp.fc1.weight")
+    assert sd15.layout_key(text, "kohya") == "lora_te_text_model_encoder_layers_3_mlp_fc1"
+    with pytest.raises(ValueError):
+        sd15.layout_key(slot, "tarot")
+
+
+def test_fused_slices(host_maps):
+    flux = names_for(host(host_maps, "Flux")[0])
+    assert flux.slices("diffusion_model.single_blocks.0.linear1.weight") == {
+        (0, 3072), (3072, 3072), (6144, 3072), (9216, 12288),
+    }  # fmt: skip
+    assert flux.slices("diffusion_model.single_blocks.0.linear2.weight") == set()
+    assert flux.resolve("diffusion_model.single_blocks.0.linear1_qkv").rows == (0, 9216)
