@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from . import host
-from .common import CATEGORY, to_adapter, to_state
+from .common import CATEGORY, fitting, to_adapter
 
 
 class ApplyLoRA(io.ComfyNode):
@@ -44,30 +44,9 @@ class ApplyLoRA(io.ComfyNode):
     def execute(cls, model, strength_model, strength_clip, lora=None, clip=None) -> io.NodeOutput:
         if not _acts(strength_model, strength_clip, clip):
             return io.NodeOutput(model, clip)
-        return io.NodeOutput(*host.apply(model, clip, _fitting(lora, model, clip), strength_model, strength_clip))
+        state = fitting(to_adapter(lora), host.HostBase(model, clip))
+        return io.NodeOutput(*host.apply(model, clip, state, strength_model, strength_clip))
 
 
 def _acts(strength_model: float, strength_clip: float, clip) -> bool:
     return strength_model != 0 or (strength_clip != 0 and clip is not None)
-
-
-def _fitting(lora, model, clip):
-    """The LoRA under keys that the host's loader knows, scales that only its metadata tells built in.
-
-    Raises:
-        AdapterError: no module belongs to the model, or a shape does not fit it.
-    """
-    from ..adapters import settled
-    from ..errors import AdapterError
-    from ..jobs.plan import plan
-
-    adapter, base = settled(to_adapter(lora)), host.HostBase(model, clip)
-    try:
-        steps = plan(adapter, base, base)
-    except AdapterError as error:
-        hint = (error.hint or "").split(" Choose ")[0]
-        raise AdapterError(error.what, file=error.file, key=error.key, hint=hint) from None
-    foreign = {s.module.key: s.source for s in steps if s.source and s.module.key not in base.names.aliases}
-    renames = {key: base.names.key_for(slot, "comfy") or key for key, slot in foreign.items()}
-    modules = {renames.get(key, key): m.renamed(renames.get(key, key)) for key, m in adapter.modules.items()}
-    return to_state(adapter.with_modules(modules))

@@ -66,6 +66,30 @@ def to_state(adapter):
     )
 
 
+def fitting(adapter, base):
+    """The adapter as a LORA_MODEL that the host's loader applies in full to ``base``, a :class:`host.HostBase`.
+
+    Keys that only this project reads become the host's own; scales that only the metadata tells become tensors.
+
+    Raises:
+        AdapterError: no module belongs to the base, or a shape does not fit it.
+    """
+    from ..adapters import settled
+    from ..errors import AdapterError
+    from ..jobs.plan import plan
+
+    adapter = settled(adapter)
+    try:
+        steps = plan(adapter, base, base)
+    except AdapterError as error:
+        hint = (error.hint or "").split(" Choose ")[0]
+        raise AdapterError(error.what, file=error.file, key=error.key, hint=hint) from None
+    foreign = {s.module.key: s.source for s in steps if s.source and s.module.key not in base.loadable}
+    renames = {key: base.names.key_for(slot, "comfy") or key for key, slot in foreign.items()}
+    modules = {renames.get(key, key): m.renamed(renames.get(key, key)) for key, m in adapter.modules.items()}
+    return to_state(adapter.with_modules(modules))
+
+
 def changes_text_encoder(state: Mapping[str, torch.Tensor]) -> bool:
     """Whether some module may belong to a text encoder; True when the keys do not tell."""
     return not all(key.startswith(_DENOISER_KEYS) for key in state)

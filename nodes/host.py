@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..bases.guess import guess_architecture
-from ..bases.names import DENOISER, Names, Slot
+from ..bases.names import DENOISER, Names, Slot, names_for
 from ..errors import BaseModelError
 
 _SAMPLE = 512  # elements read from each of four places of a weight for a base's fingerprint
@@ -40,16 +40,21 @@ class HostBase:
         return guess_architecture(self.weights())
 
     @cached_property
-    def names(self) -> Names:
-        """The host's own key map; Flux, SD3 and other fused layers come with their slices."""
+    def loadable(self) -> dict[str, Slot]:
+        """Every module key that the host's own loader understands for this base, slices of fused layers included."""
         import comfy.lora
 
         keys = comfy.lora.model_lora_keys_unet(self._patchers[True].model, {})
         if False in self._patchers:
             keys = comfy.lora.model_lora_keys_clip(self._patchers[False].model, keys)
-        config = getattr(self._patchers[True].model.model_config, "unet_config", {})
-        plain = "context_dim" in config and config.get("adm_in_channels") is None  # SD 1.5 and 2: kohya's files
-        return Names(dict(_slots(keys)), kohya="diffusers" if plain else "own")  # have diffusers names there
+        return dict(_slots(keys))
+
+    @cached_property
+    def names(self) -> Names:
+        """The host's keys first, then spellings that only this project reads."""
+        ours = names_for(self.weights())
+        return Names({**self.loadable, **{k: v for k, v in ours.aliases.items() if k not in self.loadable}},
+                     kohya=ours.kohya)  # fmt: skip
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:

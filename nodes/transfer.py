@@ -8,6 +8,7 @@ from . import host
 from .common import (
     CATEGORY,
     changes_text_encoder,
+    fitting,
     picture,
     shown,
     size_inputs,
@@ -95,7 +96,7 @@ class LoRAXTransfer(io.ComfyNode):
             progress=host.Progress(), cache=SubspaceCache(), device=host.device(),
         )  # fmt: skip
         state = to_state(result.adapter)
-        model, clip = host.apply(target, target_clip, state, 1.0, 1.0)
+        model, clip = host.apply(target, target_clip, fitting(result.adapter, theirs), 1.0, 1.0)
         text, image = result.report.to_markdown(), picture(result.report)
         return io.NodeOutput(state, model, clip, text, image, ui=shown(text, image, cls))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ def host(tmp_path_factory, request):
         said = made.communicate(timeout=300)[0]
         assert made.returncode == 0, said.decode()[-4000:]
         host.wait()
+        host.modules_at_start = _modules(host)
         yield host
     finally:
         if made.poll() is None:
@@ -39,3 +41,12 @@ def host(tmp_path_factory, request):
 def _conftest(request):
     """tests/conftest.py, which knows where the host is."""
     return next(p for p in request.config.pluginmanager.get_plugins() if hasattr(p, "find_host") and hasattr(p, "PACK"))
+
+
+def _modules(host) -> list[str]:
+    """Top-level modules the process has imported so far."""
+    from graphs import Graph
+
+    graph = Graph()
+    node = graph.add("Probe_Modules")
+    return json.loads(host.run(graph).text(node))

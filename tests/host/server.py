@@ -80,6 +80,7 @@ class Host:
             (base / "custom_nodes" / name).symlink_to(target, target_is_directory=True)
         self.models, self.log_file = base / "models", base / "comfyui.log"
         self.port, self.process, self.client = _free_port(), None, uuid.uuid4().hex
+        self.greeting = ""  # the log up to the first answer
 
     def start(self) -> None:
         """Start the process; :meth:`wait` tells when it answers."""
@@ -102,6 +103,7 @@ class Host:
         while time.monotonic() < until and self.process.poll() is None:
             with contextlib.suppress(OSError):
                 self.get("/system_stats")
+                self.greeting = self.log()
                 return
             time.sleep(0.2)
         self.stop()

@@ -8,7 +8,6 @@ import urllib.error
 from pathlib import Path
 
 import pytest
-from graphs import Graph
 from server import PACK_NAME
 
 pytestmark = pytest.mark.host
@@ -21,7 +20,7 @@ def ours(host) -> dict:
 
 
 def test_loads_without_a_word_of_complaint(host):
-    log = host.log()
+    log = host.greeting
     assert len(ours(host)) == 5
     assert "IMPORT FAILED" not in log
     assert not [line for line in log.splitlines() if PACK_NAME in line and re.search("error|warning|fail", line, re.I)]
@@ -30,10 +29,7 @@ def test_loads_without_a_word_of_complaint(host):
 
 
 def test_starting_imports_nothing_heavy(host):
-    """Holds as long as no earlier test has drawn a picture: keep this file's test first in the alphabet of jobs."""
-    graph = Graph()
-    node = graph.add("Probe_Modules")
-    loaded = set(json.loads(host.run(graph).text(node)))
+    loaded = set(host.modules_at_start)
     assert "torch" in loaded
     assert not loaded & {"matplotlib", "typer", "sklearn", "peft", "lycoris"}
 

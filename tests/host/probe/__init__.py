@@ -129,6 +129,23 @@ class Value(io.ComfyNode):
         return io.NodeOutput(ui={"text": (value if isinstance(value, str) else json.dumps(value),)})
 
 
+class Plain(io.ComfyNode):
+    """A LORA_MODEL as core's trainer would hand it out: a dict and nothing more."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Probe_Plain",
+            category=CATEGORY,
+            inputs=[io.LoraModel.Input("lora")],
+            outputs=[io.LoraModel.Output()],
+        )
+
+    @classmethod
+    def execute(cls, lora):
+        return io.NodeOutput({key: tensor.clone() for key, tensor in lora.items()})
+
+
 class PackModules(io.ComfyNode):
     """Which heavy modules the process has imported so far."""
 
@@ -149,7 +166,7 @@ class PackModules(io.ComfyNode):
 
 class Probes(ComfyExtension):
     async def get_node_list(self):
-        return [Digest, Compare, Conditioning, LatentDigest, Value, PackModules]
+        return [Digest, Compare, Conditioning, LatentDigest, Value, Plain, PackModules]
 
 
 async def comfy_entrypoint():
