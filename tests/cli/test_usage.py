@@ -1,5 +1,6 @@
 """Menus, exit statuses, start-up time, interruption: what every command shares."""
 
+import io
 import subprocess
 import sys
 import time
@@ -7,6 +8,7 @@ import time
 import pytest
 from lora_graft.cli import menus, options
 from lora_graft.cli.output import claim, staged
+from lora_graft.cli.progress import progress
 from lora_graft.errors import GraftError
 
 
@@ -131,3 +133,22 @@ def test_claims_are_checked_before_the_work(tmp_path):
     with pytest.raises(GraftError, match="exists already"):
         claim(tmp_path / "old")
     claim(tmp_path / "old", force=True)
+
+
+class Screen(io.StringIO):
+    def __init__(self, terminal):
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self):
+        return self.terminal
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_shows_on_a_terminal_only(terminal, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", screen := Screen(terminal))
+    monkeypatch.setenv("TERM", "xterm")
+    with progress("Comparing") as tell:
+        tell(3, 8, "a.long.name[0:64]")
+    assert ("3/8" in screen.getvalue() and "[0:64]" in screen.getvalue()) == terminal
+    assert bool(screen.getvalue()) == terminal
