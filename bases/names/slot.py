@@ -190,6 +190,8 @@ def _spellings(key: str):
     for encoder in ("text_encoder.", "text_encoder_2.", "text_encoder_3."):
         if key.startswith(encoder + "base_model.model."):
             yield encoder + key[len(encoder + "base_model.model.") :]
+        if key.startswith(encoder + "encoder.layers."):  # CLIP as transformers 5 names it
+            yield encoder + "text_model." + key[len(encoder) :]
     if key.startswith("base_model.model."):
         yield DENOISER + key[len("base_model.model.") :]
     if key.startswith("pipe.dit."):

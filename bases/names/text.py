@@ -134,7 +134,7 @@ def _clip_keys(flat: str, rest: str, encoder: str, second: bool, numbered: bool)
     if numbered:
         first.reverse()
     prior = [f"lora_prior_te_{flat}"] if encoder == "clip_g" else []
-    return [*first, f"text_encoder.{rest}", *prior]
+    return [*first, f"text_encoder.{rest}", *prior, f"base_model.model.{rest}"]
 
 
 def _t5_keys(flat: str, rest: str, encoders: set[str]) -> list[str]:

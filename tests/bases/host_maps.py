@@ -26,6 +26,7 @@ import comfy.model_base  # noqa: E402
 import comfy.ops  # noqa: E402
 import comfy.sd1_clip  # noqa: E402
 import comfy.sdxl_clip  # noqa: E402
+import comfy.supported_models  # noqa: E402
 import comfy.text_encoders.flux  # noqa: E402
 import comfy.text_encoders.sd2_clip  # noqa: E402
 import comfy.text_encoders.sd3_clip  # noqa: E402
@@ -116,8 +117,13 @@ def denoiser(model, config, kind=comfy.model_base.BaseModel):
     return {"weights": shapes(sd), "aliases": plain(comfy.lora.model_lora_keys_unet(fake(), {}))}
 
 
-def encoder(model):
-    return {"weights": shapes(model.state_dict()), "aliases": plain(comfy.lora.model_lora_keys_clip(model, {}))}
+def encoder(model, family=None):
+    """The host's key map for a text encoder, and the names under which it saves it into a checkpoint."""
+    sd = model.state_dict()
+    out = {"weights": shapes(sd), "aliases": plain(comfy.lora.model_lora_keys_clip(model, {}))}
+    if family is not None:
+        out["stored"] = shapes(family({}).process_clip_state_dict_for_saving(dict(sd)))
+    return out
 
 
 def main():
@@ -137,15 +143,16 @@ def main():
         comfy.ldm.qwen_image.model.QwenImageTransformer2DModel(**qwen, **built), qwen, host.QwenImage
     )
 
+    saved = comfy.supported_models
     texts = {"device": "meta", "dtype": torch.float16}
     half = torch.float16
-    out["text SD 1.5"] = encoder(comfy.sd1_clip.SD1ClipModel(**texts))
-    out["text SD 2.x"] = encoder(comfy.text_encoders.sd2_clip.SD2ClipModel(**texts))
-    out["text SDXL"] = encoder(comfy.sdxl_clip.SDXLClipModel(**texts))
-    out["text SDXL refiner"] = encoder(comfy.sdxl_clip.SDXLRefinerClipModel(**texts))
-    out["text SD3"] = encoder(comfy.text_encoders.sd3_clip.sd3_clip(dtype_t5=half)(**texts))
+    out["text SD 1.5"] = encoder(comfy.sd1_clip.SD1ClipModel(**texts), saved.SD15)
+    out["text SD 2.x"] = encoder(comfy.text_encoders.sd2_clip.SD2ClipModel(**texts), saved.SD20)
+    out["text SDXL"] = encoder(comfy.sdxl_clip.SDXLClipModel(**texts), saved.SDXL)
+    out["text SDXL refiner"] = encoder(comfy.sdxl_clip.SDXLRefinerClipModel(**texts), saved.SDXLRefiner)
+    out["text SD3"] = encoder(comfy.text_encoders.sd3_clip.sd3_clip(dtype_t5=half)(**texts), saved.SD3)
     out["text SD3 without T5"] = encoder(comfy.text_encoders.sd3_clip.sd3_clip(t5=False)(**texts))
-    out["text Flux"] = encoder(comfy.text_encoders.flux.flux_clip(dtype_t5=half)(**texts))
+    out["text Flux"] = encoder(comfy.text_encoders.flux.flux_clip(dtype_t5=half)(**texts), saved.Flux)
     return out
 
 

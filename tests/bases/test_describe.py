@@ -100,6 +100,11 @@ def test_old_spellings():
     ):  # fmt: skip
         assert names.resolve(key) == slot, key
     assert names.resolve("unet.nothing.like.it") is None
+    text = Slot("clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight")
+    names = names_for({text.name: (8, 8)})
+    for prefix in ("text_encoder.text_model.", "text_encoder.", "text_encoder.base_model.model.text_model.",
+                   "base_model.model.text_model."):  # fmt: skip
+        assert names.resolve(prefix + "encoder.layers.0.mlp.fc1") == text, prefix
     assert names.key_for(Slot("diffusion_model.nowhere.weight"), "comfy") is None
 
 

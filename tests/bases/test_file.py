@@ -59,6 +59,12 @@ def test_full_checkpoints_carry_their_text_encoders(tmp_path):
         assert base.names.resolve("lora_te_" + layer.removesuffix(".weight").replace(".", "_")).name == name
 
 
+def test_flux_norms_are_called_weight(tmp_path):
+    stored = "model.diffusion_model.double_blocks.0.img_attn.norm.query_norm.scale"
+    base = open_base(saved(tmp_path / "m.safetensors", {stored: torch.ones(4)}))
+    assert list(base.weights()) == [stored.removeprefix("model.").removesuffix("scale") + "weight"]
+
+
 @pytest.mark.parametrize("prefix, width, encoder", [
     ("cond_stage_model.model.", 1024, "clip_h"), ("conditioner.embedders.0.model.", 1280, "clip_g"),
     ("conditioner.embedders.1.model.", 1280, "clip_g"),

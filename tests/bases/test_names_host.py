@@ -2,6 +2,8 @@
 
 import pytest
 from lora_graft.bases import Slot, guess_architecture, names_for, style_of
+from lora_graft.bases.file import stack
+from lora_graft.bases.layout import canonical_parts
 
 DENOISERS = [
     "SD 1.5", "SD 2.x", "SDXL", "SSD-1B", "Segmind Vega", "KOALA", "KOALA 700M", "SDXL refiner", "SD3", "SD3.5 large",
@@ -82,3 +84,16 @@ def test_fused_slices(host_maps):
     }  # fmt: skip
     assert flux.slices("diffusion_model.single_blocks.0.linear2.weight") == set()
     assert flux.resolve("diffusion_model.single_blocks.0.linear1_qkv").rows == (0, 9216)
+
+
+@pytest.mark.parametrize("family", ["SD 1.5", "SD 2.x", "SDXL", "SDXL refiner", "SD3", "Flux"])
+def test_checkpoints_the_host_saves(host_maps, family):
+    """From the names in a checkpoint we reach the names the host works with, shapes included."""
+    text, denoiser = host_maps[f"text {family}"], host_maps[family]["weights"]
+    stored = {name: tuple(shape) for name, shape in text["stored"].items()}
+    stored |= {"model." + name: tuple(shape) for name, shape in denoiser.items()}
+    found = {name: stack(parts, stored, dict.fromkeys(stored)).shape for name, parts in canonical_parts(stored).items()}
+    expected = {name: tuple(shape) for name, shape in (text["weights"] | denoiser).items() if shape}
+    missing = expected.keys() - found.keys()
+    assert all(name.endswith("text_projection.weight") for name in missing)  # the host leaves CLIP-L's out of some
+    assert found == {name: shape for name, shape in expected.items() if name not in missing}
