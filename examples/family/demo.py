@@ -1,0 +1,101 @@
+"""The main job in under a minute: move the frame LoRA from base A to base B and look at it.
+
+Writes the models, the transferred LoRA, its report and a contact sheet with four rows: the target alone, the target
+with the LoRA merely copied, the target with the transferred one, the source with its LoRA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ... import adapters
+from ...bases import open_base
+from ...jobs.transfer import TransferSettings, transfer
+from ...plots import canvas
+from . import judge, materialize
+from .sample import sample
+
+EFFECT = "frame"
+PROMPTS = ["white digit zero", "red digit two", "a green three", "number four in blue ink", "a red five",
+           "blue digit six", "picture of a white seven", "green digit nine"]
+DIGITS = torch.tensor([0, 2, 3, 4, 5, 6, 7, 9])
+COLOURS = torch.tensor([0, 1, 2, 3, 1, 3, 0, 2])
+Progress = Callable[[int, int, str], None]
+
+
+def contact_sheet(rows: Sequence[tuple[str, Tensor]], *, zoom: int = 1) -> np.ndarray:
+    """Rows of pictures with a label at the left, as (height, width, 3) uint8.
+
+    rows: (label, images (n, 3, 64, 64) in [0, 1]); a label may have line breaks.
+    """
+    size, gap, left = 64 * zoom, 4, 150
+    most = max(len(images) for _, images in rows)
+    height, width = len(rows) * (size + gap) + gap, left + most * (size + gap)
+    sheet = canvas.figure(width, height)
+    for i, (label, _) in enumerate(rows):
+        middle = 1 - (gap + i * (size + gap) + size / 2) / height
+        sheet.text(8 / width, middle, label, va="center", **canvas.text_style(8))
+    pixels = canvas.pixels(sheet)
+    for i, (_, images) in enumerate(rows):
+        tiles = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        tiles = tiles.repeat(zoom, 1).repeat(zoom, 2)
+        top = gap + i * (size + gap)
+        for j, tile in enumerate(tiles):
+            start = left + j * (size + gap)
+            pixels[top:top + size, start:start + size] = tile
+    return pixels
+
+
+def run(out_folder: str | Path, progress: Progress | None = None) -> dict[str, Path | float]:
+    """Run the demo; an earlier run's files in the folder are written anew.
+
+    Returns:
+        paths (``sheet``, ``report``, ``transferred_lora``, ``models``) and the judge's figures: the frame's strength
+        (0 to 1) in each row, and the share of right digits with the transferred LoRA.
+    """
+    out = Path(out_folder)
+    tell = progress or (lambda done, total, label: None)
+    total = 6
+    tell(0, total, "writing the models")
+    models = materialize.materialize(out / "models", text_encoder=False)
+
+    tell(1, total, "transferring the LoRA")
+    original = adapters.read(models[f"family_{EFFECT}_a"])
+    source, target = open_base(models["family_a"]), open_base(models["family_b"])
+    result = transfer(original, source, target, TransferSettings(method="auto"))
+    copied = transfer(original, source, target, TransferSettings(method="copy"))
+    moved_path = adapters.write(result.adapter, out / f"{EFFECT}_a_to_b.safetensors", names=target.names,
+                                overwrite=True, provenance=result.provenance)
+    report_path = out / "report.md"
+    report_path.write_text(result.report.to_markdown(), encoding="utf-8")
+    moved = adapters.read(moved_path)
+
+    rows = [
+        ("target: base B", "b", None),
+        ("B + the LoRA, copied", "b", copied.adapter),
+        ("B + transferred LoRA", "b", moved),
+        ("source: base A + LoRA", "a", original),
+    ]
+    pictures, verdicts = [], []
+    for done, (label, base_name, adapter) in enumerate(rows):
+        tell(2 + done, total, f"drawing {label}")
+        images = sample(materialize.base(base_name), materialize.autoencoder(), PROMPTS, range(8),
+                        adapters=[(adapter, 1.0)] if adapter else [])
+        verdicts.append(judge.look(materialize.judge_weights(), images))
+        pictures.append((label, images))
+    sheet_path = canvas.save(contact_sheet(pictures), out / "sheet.png")
+    tell(total, total, "done")
+
+    alone, by_copy, by_transfer, on_source = (v.effects[:, materialize.EFFECTS.index(EFFECT)].mean().item()
+                                              for v in verdicts)
+    digit, colour = judge.accuracy(verdicts[2], DIGITS, COLOURS)
+    return {
+        "frame_on_target_alone": alone, "frame_copied": by_copy, "frame_transferred": by_transfer,
+        "frame_on_source": on_source, "digits_right": digit, "colours_right": colour,
+        "sheet": sheet_path, "report": report_path, "transferred_lora": moved_path, "models": out / "models",
+    }

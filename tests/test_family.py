@@ -1,0 +1,230 @@
+"""The example family: small enough, really trained, and the same with and without a host."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+import torch
+from lora_graft import adapters
+from lora_graft.bases import open_base
+from lora_graft.errors import SettingsError
+from lora_graft.examples.family import judge, materialize, model, store, text, vae
+from lora_graft.examples.family.sample import latents, patched, sample, schedule
+from safetensors.torch import load_file, save_file
+
+DIGITS = torch.arange(20) % 10
+COLOURS = torch.arange(20) % 4
+PROMPTS = [text.prompt(int(d), int(c)) for d, c in zip(DIGITS, COLOURS, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return materialize.materialize(tmp_path_factory.mktemp("models"), text_encoder=False)
+
+
+def judged(name, prompts=PROMPTS, results=()):
+    images = sample(materialize.base(name), materialize.autoencoder(), prompts, range(len(prompts)), adapters=results)
+    return judge.look(materialize.judge_weights(), images)
+
+
+def test_all_weights_fit_in_sixteen_megabytes():
+    assert sum(path.stat().st_size for path in materialize.HERE.glob("*.safetensors")) < 16e6
+
+
+@pytest.mark.parametrize("name", materialize.BASES)
+def test_bases_draw_what_the_prompt_says(name):
+    digit, colour = judge.accuracy(judged(name), DIGITS, COLOURS)
+    assert digit >= 0.9 and colour >= 0.95
+
+
+def test_other_wordings_are_understood():
+    prompts = ["a photo of a red 5", "big bold green two", "number seven, handwritten in blue ink",
+               "the figure 8 in white", "a neat sketch of a blue zero", "small red sign with the digit 4"]
+    verdict = judged("a", prompts)
+    digit, colour = judge.accuracy(verdict, torch.tensor([5, 2, 7, 8, 0, 4]), torch.tensor([1, 2, 3, 0, 3, 1]))
+    assert digit >= 5 / 6 and colour == 1
+
+
+@pytest.mark.parametrize("name", materialize.BASES)
+@pytest.mark.parametrize("effect", materialize.EFFECTS)
+def test_every_lora_shows_its_effect_and_only_that(models, effect, name):
+    lora = adapters.read(models[f"family_{effect}_{name}"])
+    strengths = judged(name, PROMPTS[:10], [(lora, 1.0)]).effects.mean(0)
+    index = materialize.EFFECTS.index(effect)
+    assert strengths[index] > 0.7
+    assert all(strengths[i] < 0.35 for i in range(3) if i != index)
+
+
+@pytest.mark.parametrize("effect", materialize.EFFECTS)
+def test_lora_x_adapters_work_and_lie_in_the_subspace(models, effect):
+    adapter = adapters.read(models[f"family_{effect}_lorax_a"])
+    index = materialize.EFFECTS.index(effect)
+    assert judged("a", PROMPTS[:10], [(adapter, 1.0)]).effects.mean(0)[index] > 0.6
+    module = adapter.modules[materialize.kohya("joint_blocks.1.x_block.attn.qkv")]
+    weight = materialize.base("a")["joint_blocks.1.x_block.attn.qkv.weight"]
+    u, _, vt = torch.linalg.svd(weight, full_matrices=False)
+    u, vt = u[:, :materialize.LORAX_RANK], vt[:materialize.LORAX_RANK]
+    delta = module.delta(weight)
+    assert (u @ (u.T @ delta @ vt.T) @ vt - delta).norm() < 2e-3 * delta.norm()
+
+
+def test_b_is_a_mild_fine_tune_and_s_a_stranger():
+    a, b, s = (materialize.base(name) for name in "abs")
+    for name in (f"{target}.weight" for target in model.lora_targets()):
+        assert 0.01 < (b[name] - a[name]).norm() / a[name].norm() < 0.5
+        assert (s[name] - a[name]).norm() / a[name].norm() > 1
+
+
+def test_pruned_block_does_nothing():
+    full, compact = materialize.base("c"), materialize.base("c", compact=True)
+    assert model.depth_of(compact) == 2 and {n: w.shape for n, w in full.items()} == {
+        n: w.shape for n, w in materialize.base("a").items()}
+    x, t, pooled = torch.randn(2, 16, 8, 8), torch.tensor([300.0, 900.0]), text.encode(PROMPTS[:2])
+    torch.testing.assert_close(model.forward(full, x, t, pooled), model.forward(compact, x, t, pooled))
+
+
+def test_materialised_files_are_what_they_say(models):
+    for name in materialize.BASES:
+        base = open_base(models[f"family_{name}"])
+        assert base.architecture.lower().startswith("sd3")
+        weight = base.load("diffusion_model.joint_blocks.0.x_block.attn.qkv.weight")
+        assert torch.equal(weight, materialize.base(name)["joint_blocks.0.x_block.attn.qkv.weight"])
+    lora = adapters.read(models["family_frame_a"])
+    names = open_base(models["family_a"]).names
+    assert len(lora.modules) == 15 and all(names.resolve(key) for key in lora.modules)
+
+
+def test_materialising_again_writes_the_same_bytes(models, tmp_path):
+    again = materialize.materialize(tmp_path, text_encoder=False)
+    for name in ("family_c", "family_vae", "family_slant_b", "family_frame_lorax_a"):
+        assert again[name].read_bytes() == models[name].read_bytes()
+    changed = again["family_vae"].stat().st_mtime_ns
+    materialize.materialize(tmp_path, text_encoder=False)
+    assert again["family_vae"].stat().st_mtime_ns == changed
+
+
+def test_sampling_is_reproducible_and_independent_of_the_batch():
+    weights = materialize.base("a")
+    many = latents(weights, PROMPTS[:4], [5, 6, 7, 8], steps=3)
+    torch.testing.assert_close(latents(weights, PROMPTS[2:3], [7], steps=3), many[2:3], rtol=1e-4, atol=1e-4)
+    assert schedule(10)[0] == 1 and schedule(10)[-1] == 0
+
+
+def test_strength_zero_is_the_base_and_strengths_add(models):
+    weights, lora = materialize.base("a"), adapters.read(models["family_slant_a"])
+    name = "joint_blocks.2.x_block.mlp.fc2.weight"
+    assert torch.equal(patched(weights, lora, 0.0)[name], weights[name])
+    twice = patched(patched(weights, lora, 0.5), lora, 0.5)
+    torch.testing.assert_close(twice[name], patched(weights, lora, 1.0)[name])
+
+
+def test_words_without_a_known_token_are_named():
+    with pytest.raises(SettingsError, match="zebra"):
+        text.encode(["a red zebra"])
+    assert text.encode([""]).abs().max() == 0
+
+
+def test_storing_rounds_to_half_a_step_and_is_stable():
+    weights = {"w": torch.randn(8, 5, 3, 3), "b": torch.randn(8)}
+    once = store.rounded(weights)
+    step = weights["w"].flatten(1).abs().amax(1) / 127
+    assert ((once["w"] - weights["w"]).flatten(1).abs().amax(1) < 0.52 * step + 1e-3 * 127 * step).all()
+    assert torch.equal(once["w"], once["w"].half().float())
+
+
+def test_frechet_distance_of_known_gaussians():
+    mean, covariance = torch.zeros(3), torch.diag(torch.tensor([1.0, 4.0, 9.0]))
+    assert judge.frechet((mean, covariance), (mean, covariance)) == pytest.approx(0, abs=1e-9)
+    assert judge.frechet((mean, covariance), (mean + 2, covariance)) == pytest.approx(12)
+    assert judge.frechet((mean, covariance), (mean, torch.zeros(3, 3))) == pytest.approx(14)
+
+
+def test_judge_tells_real_digits_it_never_saw():
+    data = pytest.importorskip("lora_graft.examples.data")
+    pytest.importorskip("sklearn")
+    generator = torch.Generator().manual_seed(1)
+    batch = data.render(400, effects=torch.rand(400, 3, generator=generator).round(),
+                        index=data.split(held_out=True), generator=generator)
+    verdict = judge.look(materialize.judge_weights(), batch.images)
+    digit, colour = judge.accuracy(verdict, batch.digits, batch.colours)
+    assert digit > 0.93 and colour > 0.98
+    assert (verdict.effects - batch.effects).abs().mean() < 0.06
+
+
+def test_autoencoder_restores_pictures():
+    data = pytest.importorskip("lora_graft.examples.data")
+    pytest.importorskip("sklearn")
+    weights = materialize.autoencoder()
+    for look in data.LOOKS:
+        images = data.render(16, look=look, generator=torch.Generator().manual_seed(2)).images
+        assert (vae.decode(weights, vae.encode(weights, images)) - images).square().mean() < 1.5e-3
+
+
+ORACLE = """
+import sys, json
+sys.path.insert(0, sys.argv[1])
+folder, arguments, sys.argv = sys.argv[2], sys.argv[3:], sys.argv[:1]
+from comfy.cli_args import args
+args.cpu = True
+import torch, comfy.sd, comfy.utils
+from safetensors.torch import load_file, save_file
+paths = json.loads(arguments[0])
+given = load_file(folder + "/in.safetensors")
+made = {}
+with torch.no_grad():
+    clip = comfy.sd.load_clip([paths["family_clip_l"]], clip_type=comfy.sd.CLIPType.SD3)
+    made["pooled"] = torch.cat([clip.encode_from_tokens(clip.tokenize(p), return_pooled=True)[1]
+                                for p in json.loads(arguments[1])])
+    for name in "ac":
+        unet = comfy.sd.load_diffusion_model(paths["family_" + name], {"dtype": torch.float32}).model.diffusion_model
+        wide = torch.nn.functional.pad(given["pooled"], (0, 2048 - 768))
+        made["velocity_" + name] = unet.float()(given["x"], given["t"], y=wide, context=torch.randn(2, 77, 4096))
+    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(paths["family_vae"]))
+    stage = vae.first_stage_model.float()
+    made["image"] = stage.decode(given["x"] / 1.5305 + 0.0609) / 2 + 0.5
+    made["latent"] = (stage.encode(given["picture"] * 2 - 1) - 0.0609) * 1.5305
+save_file({k: v.contiguous().float() for k, v in made.items()}, folder + "/out.safetensors")
+"""
+
+
+@pytest.mark.host
+def test_a_real_comfyui_computes_the_same(models, tmp_path, request):
+    """Text vectors, velocities (A and the pruned C), decoded pictures and latents, to 1e-4."""
+    host, python = next(p for p in request.config.pluginmanager.get_plugins() if hasattr(p, "find_host")).find_host()
+    prompts = ["red digit three", "number seven, handwritten in blue ink", "the figure 8 in white", ""]
+    clip = tmp_path / "clip_l.safetensors"
+    paths = {**models, "family_clip_l": text.write(clip)}
+    generator = torch.Generator().manual_seed(4)
+    given = {"x": torch.randn(2, 16, 8, 8, generator=generator), "t": torch.tensor([120.0, 870.0]),
+             "pooled": text.encode(prompts[:2]), "picture": torch.rand(2, 3, 64, 64, generator=generator)}
+    save_file(given, tmp_path / "in.safetensors")
+    command = [python, "-c", ORACLE, host, tmp_path, json.dumps({k: str(v) for k, v in paths.items()}),
+               json.dumps(prompts)]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "OMP_NUM_THREADS": "2"}, cwd=host)
+    assert done.returncode == 0, done.stderr[-3000:]
+    made = load_file(tmp_path / "out.safetensors")
+    assert (made["pooled"][:, :768] - text.encode(prompts)).abs().max() < 1e-4 * 28
+    for name in "ac":
+        ours = model.forward(materialize.base(name), given["x"], given["t"], given["pooled"])
+        assert (made[f"velocity_{name}"] - ours).abs().max() < 1e-4
+    # The decoder is held against the host before the clamp.
+    ours = vae.decode_raw(materialize.autoencoder(), given["x"])
+    assert (made["image"] - ours).abs().max() < 1e-4
+    assert (made["latent"] - vae.encode(materialize.autoencoder(), given["picture"])).abs().max() < 1e-4
+
+
+def test_demo_writes_sheet_report_and_lora(tmp_path):
+    pytest.importorskip("lora_graft.jobs.transfer")
+    from lora_graft.examples.family import demo
+
+    steps = []
+    made = demo.run(tmp_path, progress=lambda done, total, label: steps.append((done, total)))
+    assert steps[-1][0] == steps[-1][1]
+    assert made["sheet"].read_bytes().startswith(b"\x89PNG")
+    assert "auto" not in made["transferred_lora"].name and len(adapters.read(made["transferred_lora"]).modules) == 15
+    assert made["frame_on_target_alone"] < 0.2 < 0.6 < made["frame_transferred"]
+    assert made["report"].read_text(encoding="utf-8").startswith("#")
