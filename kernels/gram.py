@@ -22,6 +22,8 @@ except ImportError:
 LOSS = 5e-4
 # Largest departure from orthonormal columns.
 SKEW = 1e-4
+# Pairs tested one by one: this many next to the cut, where convergence comes last, and as many spread over the rest.
+PROBES = 6
 
 
 class Triplets(NamedTuple):
@@ -35,10 +37,9 @@ class Triplets(NamedTuple):
 def gram(weight: Tensor, k: int) -> Triplets | None:
     """Top k triplets of an (m, n) float32 weight, by the Gram matrix of its shorter side; None when not trusted."""
     for dtype in (torch.float32, torch.float64):
-        values, vectors = top_eigh(gram_matrix(weight.to(dtype)), min(k + 1, *weight.shape))
-        found = finish(weight, vectors[:, :k].float(), k)
-        after = float(values[k].clamp_min(0)) ** 0.5 if len(values) > k else 0.0
-        if trusted(weight, found, after):
+        _, vectors = top_eigh(gram_matrix(weight.to(dtype)), k)
+        found = finish(weight, vectors.float(), k)
+        if trusted(weight, found):
             return found
     return None
 
@@ -84,39 +85,39 @@ def finish(weight: Tensor, vectors: Tensor, k: int) -> Triplets:
     return Triplets(short, values, long) if wide else Triplets(long, values, short)
 
 
-def trusted(weight: Tensor, found: Triplets, after: float) -> bool:
-    """Whether the triplets span the top k, tested in float64.
+def trusted(weight: Tensor, found: Triplets) -> bool:
+    """Whether the triplets span the top k, tested in float64 on a sample of them.
 
-    For a pair with W v = σ u and residual ρ = ‖Wᵀu - σv‖ the sine of its angle to the true span is at most
-    σρ / (σ² - σ_{k+1}²) (Davis and Kahan 1970). The squared sines over all pairs, the number of directions lost, must
-    stay below LOSS · k. The pairs next to the cut, where the gap is small, are tested one by one; the others
-    together, by random combinations whose expected squared residual is the sum of theirs.
-
-    Args:
-        after: an estimate of σ_{k+1}, 0 when there is none.
+    Let A be W Wᵀ or WᵀW on the shorter side, x a found vector, θ = σ². The residual r = A x - θ x, cut to what leaves
+    the found span, would tilt x by φ in a further Rayleigh-Ritz step on span(x, r): tan 2φ = 2 ‖r‖ / (θ - ρ) with
+    the Rayleigh quotient ρ of r. Σ sin² φ, scaled up from the sample, estimates how many directions are lost; it must
+    stay below LOSS · k. Residuals of the size that rounding leaves in any float32 decomposition are forgiven.
     """
-    left, values, right = (x.double() for x in found)
-    k = len(values)
-    if not bool(torch.isfinite(values).all()) or float(values[-1]) <= 1e-6 * float(values[0]):
+    k = len(found.values)
+    largest, smallest = float(found.values[0]), float(found.values[-1])
+    if not smallest > 1e-6 * largest:  # Also catches NaN.
         return False
     if max(_skew(found.left), _skew(found.right)) > SKEW:
         return False
-    edge = min(16, k)
-    mix = torch.eye(k, dtype=torch.float64)[:, k - edge :]
-    if k > edge:
-        signs = torch.randint(0, 2, (k - edge, 8), generator=torch.Generator().manual_seed(k)).double() * 2 - 1
-        mix = torch.cat([mix, torch.cat([signs, torch.zeros(edge, 8, dtype=torch.float64)])], 1)
-    mix = mix.to(weight.device)
-    wide = weight.double()
-    residual = wide.T @ (left @ mix) - right @ (values[:, None] * mix)
-    forward = wide @ (right @ mix) - left @ (values[:, None] * mix)
-    # Squared residual of each edge pair, and of all the others together.
-    squares = residual.square().sum(0) + forward.square().sum(0)
-    gaps = (values.square() - after**2).clamp_min(1e-12 * float(values[0]) ** 2) / values
-    lost = (squares[:edge] / gaps[k - edge :].square()).clamp_max(1).sum()
-    if k > edge:
-        lost = lost + squares[edge:].mean() / gaps[k - edge - 1].square()
-    return float(lost) <= LOSS * k
+    wide = weight.shape[0] <= weight.shape[1]
+    rows = weight if wide else weight.T
+    short, long = (found.left.T, found.right.T) if wide else (found.right.T, found.left.T)
+    edge, others = min(PROBES, k), min(PROBES, k - min(PROBES, k))
+    sample = [(k - edge) * i // others for i in range(others)] + list(range(k - edge, k))
+    x, y, sigma = short[sample].double(), long[sample].double(), found.values[sample].double()[:, None]
+    exact = rows.double()
+    image = x @ exact
+    if bool((torch.linalg.vector_norm(image - sigma * y, dim=1) > 1e-3 * sigma[:, 0]).any()):
+        return False
+    residual = (image @ exact.T - sigma.square() * x).float()
+    residual -= (residual @ short.T) @ short
+    size = torch.linalg.vector_norm(residual, dim=1)
+    # Rayleigh quotient of the residual's direction: tells the gap that holds the tilt back.
+    direction = residual / size.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
+    quotient = torch.linalg.vector_norm(direction @ rows, dim=1).square()
+    excess = (size - 2e-6 * largest * sigma[:, 0]).clamp_min(0)
+    lost = torch.sin(torch.atan2(2 * excess, sigma[:, 0].square() - quotient) / 2).square()
+    return float(lost[others:].sum() + (lost[:others].mean() * (k - edge) if others else 0)) <= LOSS * k
 
 
 def _skew(basis: Tensor) -> float:

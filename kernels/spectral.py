@@ -131,7 +131,7 @@ def subspace(weight: Tensor, k: int, *, route: str = "auto") -> Subspace:
     if k < 1:
         raise SettingsError(f"k must be at least 1, got {k}")
     weight = flatten(weight).float()
-    _finite(weight)
+    power = _power(weight)
     k = min(k, *weight.shape)
     if route == "auto":
         route = choose(tuple(weight.shape), k)
@@ -141,34 +141,35 @@ def subspace(weight: Tensor, k: int, *, route: str = "auto") -> Subspace:
     while found is None:
         route = FALL_BACK[route]
         found = ROUTES[route](weight, k)
-    total = float(torch.linalg.vector_norm(weight, dtype=torch.float64)) ** 2
     inside = float(found.values.double().square().sum())
-    return Subspace(*found, energy=min(inside / total, 1.0) if total > 0 else 1.0)
+    return Subspace(*found, energy=min(inside / power, 1.0) if power > 0 else 1.0)
 
 
 def spectrum(weight: Tensor) -> Tensor:
     """All min(m, n) singular values, falling, float64 (from the Gram matrix: good to 1e-8 of the largest)."""
     weight = flatten(weight).double()
-    _finite(weight)
+    _power(weight)
     return torch.linalg.eigvalsh(gram_matrix(weight)).flip(0).clamp_min(0).sqrt()
 
 
 def choose(shape: tuple[int, ...], k: int) -> str:
-    """The route expected to be fastest for an (m, n) weight on a CPU; on a GPU the order is the same.
+    """The route expected to be fastest for an (m, n) weight.
 
-    A count of operations, weighed with the speeds that benchmarks/transfer.py sees: dense products run about three
-    times as fast as the reduction to tridiagonal form inside the eigen-solver.
+    A count of operations, weighed by the speeds measured on one CPU core (a large product = 1): thin products run at
+    1/1.6, the reduction to tridiagonal form inside the eigen-solver at about 1/3.
     """
     short, long = min(shape), max(shape)
     if short <= 128 or 2 * k > short:
         return "exact"
-    basis = 1.25 * first_basis(k)
-    by_lanczos = 4 * short * long * basis + 3 * short * basis**2 + 20 * basis**3
-    by_gram = 1.25 * short**2 * long + 3 * (4 / 3) * short**3 + 2 * short**2 * k
+    basis = 1.4 * first_basis(k)
+    by_lanczos = 1.6 * 4 * short * long * basis + 4 * short * basis**2 + 20 * basis**3
+    by_gram = 1.25 * short**2 * long + 2.8 * (4 / 3) * short**3 + 2 * short**2 * k
     return "lanczos" if by_lanczos < by_gram and basis < short / 2 else "gram"
 
 
-def _finite(weight: Tensor) -> None:
-    # A sum is finite when every entry is (float32 entries cannot overflow a float64 sum), and needs no mask.
-    if not bool(torch.isfinite(weight.sum(dtype=torch.float64))):
+def _power(weight: Tensor) -> float:
+    """‖W‖²_F in float64, which is finite exactly when all float32 entries are."""
+    power = float(torch.linalg.vector_norm(weight, dtype=torch.float64)) ** 2
+    if not power < float("inf"):
         raise BaseModelError("the weight contains NaN or Inf")
+    return power
