@@ -82,7 +82,7 @@ class Lokr(Module):
     def low_rank(self, weight: Tensor | None = None) -> LowRank:
         (u1, v1), (u2, v2) = self._first(), self._second()
         v1 = v1.reshape(*v1.shape, *[1] * (v2.ndim - 2))
-        return LowRank(torch.kron(u1, u2) * self.scale(), torch.kron(v1, v2.contiguous()).flatten(1))
+        return LowRank(torch.kron(u1, u2.contiguous()) * self.scale(), torch.kron(v1, v2.contiguous()).flatten(1))
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
         (u1, v1), (u2, v2) = self._first(), self._second()

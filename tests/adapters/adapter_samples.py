@@ -31,7 +31,7 @@ class Sample:
             return torch.randn(*shape, generator=generator) * size
 
         made = self.make(draw)
-        return {s: t.to(dtype) if t.dtype.is_floating_point and t.numel() > 1 else t for s, t in made.items()}
+        return {s: t.to(dtype) if t.dtype.is_floating_point and t.numel() > 1 else t.clone() for s, t in made.items()}
 
     def weight(self, seed: int = 1) -> Tensor:
         return torch.randn(*self.shape, generator=torch.Generator().manual_seed(seed)) / prod(self.shape[1:]) ** 0.5
