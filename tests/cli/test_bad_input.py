@@ -136,7 +136,7 @@ def test_a_checkpoint_given_as_the_adapter(cli, shelf, tmp_path, listing):
 def test_existing_output_is_left_alone(cli, shelf, tmp_path, listing):
     for name in ("x.safetensors", "r.md", "p.png"):
         taken = tmp_path / "out" / name
-        taken.write_bytes(b"mine") if listing() == [] else None
+        taken.write_bytes(b"mine")
         more = ("--report", tmp_path / "out/r.md", "--plot", tmp_path / "out/p.png")
         result = cli(*arguments(shelf, shelf / "lora.safetensors", tmp_path / "out/x.safetensors", *more))
         complaint(result, "exists already", taken, "--force")
