@@ -1,0 +1,209 @@
+"""Subspaces of base weights on disk, so that the second LoRA for a pair of bases costs next to nothing.
+
+Content addressed: an entry's name is a hash of the weight's bytes, the size asked for and the version of the spectral
+kernels. Nothing can go stale, and two processes that write one entry write the same. Entries are written aside and
+renamed into place, so that a reader sees a whole file or none. What cannot be read counts as absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save
+
+from ..kernels.spectral import VERSION, Subspace
+
+# Both subspaces of a pair of SDXL-sized bases take 2.7 GB at k = 128 and 6.6 GB at a quarter of the width.
+LIMIT = 8 << 30
+# An entry used this recently (seconds) is not thrown out for a new one: a walk over more weights than fit then still
+# finds what is there, instead of chasing its own tail.
+FRESH = 900.0
+_SUFFIX = ".safetensors"
+
+
+def default_folder() -> Path:
+    """$LORA_GRAFT_CACHE, or the user's cache directory on this system."""
+    chosen = os.environ.get("LORA_GRAFT_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "lora_graft" / "subspaces"
+
+
+def subspace_key(digest: str, size: object, *more: object) -> str:
+    """Name of an entry.
+
+    Args:
+        digest: hash of the weight's content (``Base.digest``).
+        size: what decides k: a number, or the text of a ``SubspaceSize`` ("energy=0.9").
+        more: whatever else the matrix depends on, such as the rows of a fused weight.
+    """
+    return hashlib.sha256("\n".join(map(str, ("subspace", VERSION, digest, size, *more))).encode()).hexdigest()
+
+
+class SubspaceCache:
+    """A bounded folder of subspaces, with an optional share of memory in front.
+
+    Args:
+        folder: where entries lie; made when first needed. Default: :func:`default_folder`.
+        limit: bytes on disk; the entries used longest ago go first. Never more than half of the free space is added.
+        memory: bytes of entries kept in memory as well.
+
+    A folder that cannot be written, or a full disk, makes entries be forgotten, never an error.
+    """
+
+    def __init__(self, folder: str | os.PathLike | None = None, *, limit: int = LIMIT, memory: int = 0):
+        self.folder = Path(folder) if folder is not None else default_folder()
+        self.limit, self.memory = limit, memory
+        self.hits = self.misses = 0
+        self._used: int | None = None  # Bytes on disk as far as known; None: not looked yet.
+        self._front: OrderedDict[str, Subspace] = OrderedDict()
+        self._front_size = 0
+
+    def get_or_compute(self, key: str, compute: Callable[[], Subspace]) -> Subspace:
+        """The entry, or what `compute` returns, which is then kept. A stored entry comes back on the CPU."""
+        found = self.get(key)
+        if found is None:
+            found = compute()
+            self.put(key, found)
+        return found
+
+    def get(self, key: str) -> Subspace | None:
+        """The entry with the very numbers that were put in, or None; a broken file is removed."""
+        found = self._front.get(key)
+        if found is not None:
+            self._front.move_to_end(key)
+        else:
+            found = self._read(key)
+            if found is not None:
+                self._remember(key, found)
+        self.hits, self.misses = self.hits + (found is not None), self.misses + (found is None)
+        return found
+
+    def put(self, key: str, subspace: Subspace) -> None:
+        """Keep an entry; another process may put the same at the same time."""
+        self._remember(key, subspace)
+        tensors = {
+            "left": subspace.left,
+            "values": subspace.values,
+            "right": subspace.right,
+            "energy": torch.tensor(subspace.energy, dtype=torch.float64),
+        }
+        data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, {"key": key})
+        with contextlib.suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self._make_room(len(data)):
+                return
+            aside = self.folder / f"{key}.{os.getpid()}.{uuid.uuid4().hex}.part"
+            try:
+                aside.write_bytes(data)
+                os.replace(aside, self._path(key))
+                self._used = (self._used or 0) + len(data)
+            finally:
+                aside.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove every entry."""
+        self._front.clear()
+        self._front_size, self._used = 0, None
+        for path, _, _ in self._entries():
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}{_SUFFIX}"
+
+    def _read(self, key: str) -> Subspace | None:
+        path = self._path(key)
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None
+        try:
+            found = _parse(data, key)
+        except Exception:  # Whatever a damaged file makes the parser raise.
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return found
+
+    def _remember(self, key: str, subspace: Subspace) -> None:
+        size = _bytes(subspace)
+        if size > self.memory:
+            return
+        if key in self._front:
+            self._front_size -= _bytes(self._front.pop(key))
+        self._front[key] = subspace
+        self._front_size += size
+        while self._front_size > self.memory:
+            self._front_size -= _bytes(self._front.popitem(last=False)[1])
+
+    def _make_room(self, size: int) -> bool:
+        """Whether `size` bytes may be added, once old entries have gone."""
+        limit = min(self.limit, (self._used or 0) + shutil.disk_usage(self.folder).free // 2)
+        if self._used is not None and self._used + size <= limit:
+            return True
+        # Look again: other processes write here too.
+        entries = sorted(self._entries(), key=lambda entry: entry[1])
+        self._used = sum(entry[2] for entry in entries)
+        limit = min(self.limit, self._used + shutil.disk_usage(self.folder).free // 2)
+        stale = time.time() - FRESH
+        for path, used_at, length in entries:
+            if self._used + size <= limit or used_at > stale:
+                break
+            with contextlib.suppress(OSError):
+                path.unlink()
+                self._used -= length
+        return self._used + size <= limit
+
+    def _entries(self) -> list[tuple[Path, float, int]]:
+        """(path, time of last use, bytes) of all entries; leftovers of writers that died go."""
+        found = []
+        with contextlib.suppress(OSError), os.scandir(self.folder) as listing:
+            for entry in listing:
+                with contextlib.suppress(OSError):
+                    stat = entry.stat()
+                    if entry.name.endswith(_SUFFIX):
+                        found.append((Path(entry.path), stat.st_mtime, stat.st_size))
+                    elif entry.name.endswith(".part") and stat.st_mtime < time.time() - FRESH:
+                        os.unlink(entry.path)
+        return found
+
+
+def _parse(data: bytes, key: str) -> Subspace:
+    """The entry in a file's bytes; raises when anything about it is not as `put` wrote it."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    if header["__metadata__"]["key"] != key:
+        raise ValueError("another entry's content")
+    tensors = load(data)
+    left, values, right = tensors["left"], tensors["values"], tensors["right"]
+    if not left.shape[1] == len(values) == right.shape[1]:
+        raise ValueError("sizes disagree")
+    for basis in (left, right):
+        # Columns of unit length: the payload has not been overwritten. Catches NaN too.
+        lengths = torch.linalg.vector_norm(basis, dim=0)
+        if not bool(((lengths - 1).abs() < 1e-3).all()):
+            raise ValueError("columns not normal")
+    return Subspace(left, values, right, float(tensors["energy"]))
+
+
+def _bytes(subspace: Subspace) -> int:
+    return 4 * (subspace.left.numel() + subspace.values.numel() + subspace.right.numel())
