@@ -17,6 +17,7 @@ from ..bases.names import DENOISER, Names, Slot, names_for
 from ..errors import BaseModelError
 
 _SAMPLE = 512  # elements read from each of four places of a weight for a base's fingerprint
+_UNSET = ".text_projection.weight"  # random memory in the host when the file has none
 _digests: WeakKeyDictionary[torch.nn.Module, dict[tuple, str]] = WeakKeyDictionary()
 
 
@@ -60,9 +61,11 @@ class HostBase:
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         shapes = {}
         for denoiser, patcher in self._patchers.items():
-            for name, weight in patcher.model.named_parameters():
-                if name.startswith(DENOISER) == denoiser:
-                    shapes[name] = tuple(weight.shape)
+            stored = patcher.model.state_dict().keys()  # without the buffers that no file has
+            for group in (patcher.model.named_parameters(), patcher.model.named_buffers()):
+                for name, weight in group:
+                    if name.startswith(DENOISER) == denoiser and name in stored and weight.ndim:
+                        shapes[name] = tuple(weight.shape)
         return shapes
 
     def weights(self) -> dict[str, tuple[int, ...]]:
@@ -105,6 +108,8 @@ class HostBase:
         """Hash over every weight's name, shape and a sample of its bytes, and over the patches in full."""
         state = hashlib.sha256()
         for name, shape in self._shapes.items():
+            if name.endswith(_UNSET):
+                continue
             patcher = self._patcher(name)
             state.update(f"{name} {shape}".encode())
             for piece in _sample(_stored(patcher, name)[0]):

@@ -87,6 +87,7 @@ class Host:
         flags = ["--cpu", "--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(self.base)]
         flags += ["--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
         env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
+        env["LORA_GRAFT_CACHE"] = str(self.base / "cache")
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
                 [str(self.python), "-s", "main.py", *flags],

@@ -8,6 +8,7 @@ import json
 import comfy.lora
 import torch
 from comfy.model_patcher import get_key_weight
+from comfy.quant_ops import QuantizedTensor
 from comfy_api.latest import ComfyExtension, io
 
 CATEGORY = "probe"
@@ -21,7 +22,8 @@ def patched(patcher, name):
     """The weight with the patches on it, float32, without touching the model."""
     weight, _, _ = get_key_weight(patcher.model, name)
     backup = patcher.backup.get(name)
-    weight = (backup.weight if backup is not None else weight).float().clone()
+    weight = backup.weight if backup is not None else weight
+    weight = (weight.dequantize() if isinstance(weight, QuantizedTensor) else weight).float().clone()
     return comfy.lora.calculate_weight(patcher.patches[name], weight, name) if name in patcher.patches else weight
 
 
@@ -146,6 +148,49 @@ class Plain(io.ComfyNode):
         return io.NodeOutput({key: tensor.clone() for key, tensor in lora.items()})
 
 
+class Base(io.ComfyNode):
+    """A MODEL as the pack reads it, against the host's own arithmetic, on some sixty weights of each part."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Probe_Base",
+            category=CATEGORY,
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model"),
+                io.Clip.Input("clip", optional=True),
+                io.AnyType.Input("after", optional=True),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, clip=None, after=None):
+        import sys
+
+        host = next(m for name, m in sys.modules.items() if name.endswith("LoRA-Graft.nodes.host"))
+        base, again = host.HostBase(model, clip), host.HostBase(model.clone(), clip)
+        worst, digests, sizes = 0.0, {}, {}
+        for patcher in patchers(model, clip):
+            mine_too = [n for n in base.weights() if (patcher is model) == n.startswith("diffusion_model.")]
+            for name in mine_too[:: len(mine_too) // 60 + 1]:
+                if name.endswith(".text_projection.weight"):
+                    continue  # not in the file, so the host leaves there whatever the memory held
+                mine, theirs = base.load(name), patched(patcher, name)
+                mine += 0.0  # it is the caller's: writing to it must not reach the model
+                worst = max(worst, float((mine - theirs).norm() / theirs.norm().clamp(min=1e-12)))
+                digests[name], sizes[name] = base.digest(name), list(mine.shape)
+                mine.fill_(7.0)
+        text = {
+            "label": base.label, "architecture": base.architecture, "worst": worst, "digests": digests,
+            "shapes": {n: list(s) for n, s in base.weights().items()},  "sizes": sizes,
+            "fingerprint": base.fingerprint, "again": again.fingerprint, "loaded": bool(model.backup),
+            "unknown": [k for k in base.loadable if base.names.resolve(k) is None],
+            "slices": sum(slot.rows is not None for slot in base.loadable.values()),
+        }  # fmt: skip
+        return io.NodeOutput(ui={"text": (json.dumps(text),)})
+
+
 class PackModules(io.ComfyNode):
     """Which heavy modules the process has imported so far."""
 
@@ -166,7 +211,7 @@ class PackModules(io.ComfyNode):
 
 class Probes(ComfyExtension):
     async def get_node_list(self):
-        return [Digest, Compare, Conditioning, LatentDigest, Value, Plain, PackModules]
+        return [Digest, Compare, Conditioning, LatentDigest, Value, Plain, Base, PackModules]
 
 
 async def comfy_entrypoint():

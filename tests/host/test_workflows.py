@@ -1,0 +1,81 @@
+"""Every workflow of the repository, run as it is shipped, with the example family's files in the models folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lora_graft.examples.family.materialize import materialize
+from PIL import Image
+from safetensors import safe_open
+
+pytestmark = pytest.mark.host
+FOLDER = Path(__file__).parents[2] / "workflows" / "api"
+FILES = sorted(FOLDER.glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def family(host):
+    materialize(host.models)
+    return host
+
+
+def run(host, name: str):
+    graph = json.loads((FOLDER / f"{name}.json").read_text())
+    result = host.run(graph, seconds=180)
+    assert result.status == "success", result.message
+    return result
+
+
+def pictures(host, result, node: str) -> np.ndarray:
+    """What a SaveImage or PreviewImage node wrote, (n, height, width, 3) in [0, 1]."""
+    files = [host.base / f["type"] / f["subfolder"] / f["filename"] for f in result.outputs[node]["images"]]
+    return np.stack([np.asarray(Image.open(f).convert("RGB")) for f in files]) / 255
+
+
+def changed(before: np.ndarray, after: np.ndarray) -> float:
+    """Mean absolute difference of two batches of pictures."""
+    assert before.shape == after.shape == (4, 64, 64, 3)
+    assert before.std() > 0.05 and after.std() > 0.05
+    return float(np.abs(before - after).mean())
+
+
+def load_and_apply(host, result):
+    assert "family_frame_a.safetensors" in result.text("info") and "SD3" in result.text("info")
+    assert changed(pictures(host, result, "save_without"), pictures(host, result, "save_with")) > 0.02
+
+
+def similarity(host, result):
+    assert 0.2 < float(result.text("number")) <= 1
+    assert "family_a" in result.text("report") and "family_b" in result.text("report")
+    assert pictures(host, result, "heat_map").std() > 0.05
+
+
+def transfer_before_sampling(host, result):
+    assert "family_frame_a.safetensors" in result.text("report")
+    assert pictures(host, result, "heat_map").std() > 0.05
+    assert changed(pictures(host, result, "save_target"), pictures(host, result, "save_transferred")) > 0.02
+
+
+def transfer_and_save(host, result):
+    path = Path(result.text("path"))
+    assert path.is_relative_to(host.base / "output" / "loras") and path.is_file()
+    with safe_open(path, "pt") as file:
+        told, keys = file.metadata(), list(file.keys())
+    assert told["modelspec.architecture"] == "stable-diffusion-3/lora"
+    assert any(key.startswith("lora_graft.") for key in told)
+    assert all(key.startswith("lora_unet_joint_blocks_") for key in keys)
+
+
+CHECKS = {f.__name__: f for f in (load_and_apply, similarity, transfer_before_sampling, transfer_and_save)}
+
+
+@pytest.mark.parametrize("name", [f.stem for f in FILES])
+def test_workflow(family, name):
+    CHECKS[name](family, run(family, name))
+
+
+def test_every_check_has_its_workflow():
+    assert {f.stem for f in FILES} == set(CHECKS)
