@@ -65,7 +65,7 @@ def _adapter(tensors: dict[str, Tensor], metadata: dict[str, str], file: str | N
     try:
         ours, aliases = translate(tensors, metadata)
     except AdapterError as problem:
-        raise AdapterError(problem.what, file=file, key=next(iter(tensors)), hint=problem.hint) from problem
+        raise AdapterError(problem.what, file=file, key=problem.key, hint=problem.hint) from problem
     modules, extras = modules_of(ours, file)
     if not modules:
         raise _not_an_adapter(extras, metadata, file)
