@@ -29,6 +29,8 @@ LIMIT = 8 << 30
 # An entry used this recently (seconds) is not thrown out for a new one: a walk over more weights than fit then still
 # finds what is there, instead of chasing its own tail.
 FRESH = 900.0
+# The folder is listed anew after this many writes, to see what other processes wrote.
+LOOK_EVERY = 64
 _SUFFIX = ".safetensors"
 
 
@@ -73,6 +75,7 @@ class SubspaceCache:
         self.limit, self.memory = limit, memory
         self.hits = self.misses = 0
         self._used: int | None = None  # Bytes on disk as far as known; None: not looked yet.
+        self._writes = 0
         self._front: OrderedDict[str, Subspace] = OrderedDict()
         self._front_size = 0
 
@@ -114,7 +117,7 @@ class SubspaceCache:
             try:
                 aside.write_bytes(data)
                 os.replace(aside, self._path(key))
-                self._used = (self._used or 0) + len(data)
+                self._used, self._writes = (self._used or 0) + len(data), self._writes + 1
             finally:
                 aside.unlink(missing_ok=True)
 
@@ -159,9 +162,8 @@ class SubspaceCache:
     def _make_room(self, size: int) -> bool:
         """Whether `size` bytes may be added, once old entries have gone."""
         limit = min(self.limit, (self._used or 0) + shutil.disk_usage(self.folder).free // 2)
-        if self._used is not None and self._used + size <= limit:
+        if self._used is not None and self._used + size <= limit and self._writes % LOOK_EVERY:
             return True
-        # Look again: other processes write here too.
         entries = sorted(self._entries(), key=lambda entry: entry[1])
         self._used = sum(entry[2] for entry in entries)
         limit = min(self.limit, self._used + shutil.disk_usage(self.folder).free // 2)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ...errors import SettingsError
 from ..lowrank import LowRank
 from ..spectral import Subspace
-from .registry import method
+from .registry import method, need_one_shape
 
 
 @method(name="copy", display="Copy", paper="none: the update as it is", needs_subspaces=False)
@@ -15,9 +14,6 @@ def copy(update: LowRank, source: Subspace | None = None, target: Subspace | Non
     Raises:
         SettingsError: the target weight has another shape.
     """
-    if target is not None and update.shape != target.shape:
-        raise SettingsError(
-            f"cannot copy an update of shape {update.shape} onto a weight of shape {target.shape}",
-            hint="Only lora-x can change sizes (experimental); distilling is the way between different architectures.",
-        )
+    if target is not None:
+        need_one_shape("copy", update, target)
     return update

@@ -10,12 +10,17 @@ from torch import Tensor
 
 from ..lowrank import LowRank, concatenate
 from ..spectral import Subspace
-from .registry import method
+from .registry import method, need_one_shape
 
 
 @method(name="prolora", display="ProLoRA", paper="ProLoRA, arXiv 2506.04244")
 def prolora(update: LowRank, source: Subspace, target: Subspace) -> LowRank:
-    """Rank doubles. Not the identity on the same base: the blocks P ΔW (I - Q) and (I - P) ΔW Q are dropped."""
+    """Rank doubles. Not the identity on the same base: the blocks P ΔW (I - Q) and (I - P) ΔW Q are dropped.
+
+    Raises:
+        SettingsError: the target weight has another shape.
+    """
+    need_one_shape("prolora", update, target)
     up = (_project(_project(update.up, source.left), target.left), _outside(update.up, source.left, target.left))
     row = update.down.T
     down = (_project(_project(row, source.right), target.right), _outside(row, source.right, target.right))

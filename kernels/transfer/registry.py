@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ...errors import SettingsError
 from ..lowrank import LowRank
 from ..spectral import Subspace
 
@@ -37,3 +38,12 @@ def method(*, name: str, display: str, paper: str, needs_subspaces: bool = True)
         return run
 
     return register
+
+
+def need_one_shape(name: str, update: LowRank, target: Subspace) -> None:
+    """Raises SettingsError when the target weight has another shape than the update."""
+    if update.shape != target.shape:
+        raise SettingsError(
+            f"{name} cannot move an update of shape {update.shape} to a weight of shape {target.shape}",
+            hint="Only lora-x can change sizes (experimental); distilling is the way between different architectures.",
+        )

@@ -10,10 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...errors import SettingsError
 from ..lowrank import LowRank
 from ..spectral import Subspace
-from .registry import method
+from .registry import method, need_one_shape
 
 
 @method(name="rotate", display="Rotate", paper="LoRA Graft: direct rotation of Davis and Kahan (1970)")
@@ -23,11 +22,7 @@ def rotate(update: LowRank, source: Subspace, target: Subspace) -> LowRank:
     Raises:
         SettingsError: the target weight has another shape.
     """
-    if source.shape != target.shape or update.shape != target.shape:
-        raise SettingsError(
-            f"rotate needs weights of one shape, got {update.shape} and {target.shape}",
-            hint="Only lora-x can change sizes (experimental).",
-        )
+    need_one_shape("rotate", update, target)
     return LowRank(turn(update.up, source.left, target.left), turn(update.down.T, source.right, target.right).T)
 
 
