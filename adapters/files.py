@@ -16,6 +16,7 @@ from . import container, layouts
 from .dialects import translate
 from .embeddings import embeddings
 from .layouts import DTYPES
+from .lokr import W1, W2
 from .metadata import PEFT_CONFIG, consistent, with_told_scales, written
 from .model import ALPHA, Adapter, LoraState
 from .registry import modules_of
@@ -75,13 +76,19 @@ def _adapter(tensors: dict[str, Tensor], metadata: dict[str, str], file: str | N
 
 def _finite(tensors: dict[str, Tensor], file: str | None) -> None:
     for key, tensor in tensors.items():
-        if not tensor.dtype.is_floating_point:
+        if not tensor.dtype.is_floating_point or _unused_alpha(key, tensors):
             continue
         values = tensor.float() if tensor.element_size() == 1 else tensor
         if not bool(torch.isfinite(values).all()):
             what = "NaN" if bool(torch.isnan(values).any()) else "Inf"
             raise AdapterError(f"The tensor has {what} inside", file=file, key=key,
                                hint="The training diverged or the file is damaged; there is nothing to save in it.")
+
+
+def _unused_alpha(key: str, tensors: dict[str, Tensor]) -> bool:
+    """Whether this is the alpha of a LoKr with two full factors: it means nothing and often overflows fp16."""
+    name = key.removesuffix(ALPHA)
+    return name != key and name + W1 in tensors and name + W2 in tensors
 
 
 def _not_an_adapter(extras: dict[str, Tensor], metadata: dict[str, str], file: str | None) -> AdapterError:
@@ -138,7 +145,7 @@ def cast(tensor: Tensor, dtype: torch.dtype | None, key: str, *, keep: bool = Fa
     if keep and tensor.element_size() > torch.finfo(dtype).bits // 8:
         return tensor
     out = tensor.to(dtype)
-    if not bool(torch.isfinite(out).all()):
+    if not bool(torch.isfinite(out).all()) and bool(torch.isfinite(tensor.float()).all()):
         raise AdapterError(f"A value of {float(tensor.abs().max()):.3g} does not fit {dtype}", key=key,
                            hint="Write it as bf16 or fp32.")
     return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from .model import Module
@@ -68,8 +69,8 @@ class Bias(Module):
         return value is None or (len(shape) > 0 and shape[0] == value.shape[0])
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
-        """Zero, in the weight's shape: only the bias changes."""
-        return self.base(weight).new_zeros(weight.shape)
+        """Zero, in the weight's shape (without a weight, the bias's): only the bias changes."""
+        return torch.zeros(self.bias().shape if weight is None else weight.shape)
 
     def scaled(self, strength: float) -> Bias:
         return replace(self, tensors=self.times(strength))

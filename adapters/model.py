@@ -194,8 +194,14 @@ class Adapter:
     aliases: dict[str, str | None] = field(default_factory=dict)
 
     def with_modules(self, modules: dict[str, Module]) -> Adapter:
-        """The same adapter (metadata, extras) with other modules."""
-        return replace(self, modules=modules)
+        """The same adapter (extras, metadata) with other modules; their keys must be the dictionary's.
+
+        Where PEFT's configuration in the metadata would scale a new module wrongly, it is dropped and the scales of
+        the others are written as ``alpha`` tensors.
+        """
+        from .metadata import consistent
+
+        return consistent(replace(self, modules=modules))
 
     @property
     def kinds(self) -> dict[str, int]:

@@ -237,6 +237,24 @@ def test_half_of_a_pair_missing(tmp_path, name):
         assert caught.value.key.startswith("m")
 
 
+def test_alpha_that_overflowed_but_means_nothing(tmp_path):
+    """LyCORIS writes alpha = 100000 for full LoKr factors, which fp16 turns into infinity; nothing uses it."""
+    tensors = {"m" + s: t.half() for s, t in SAMPLES["lokr full"].tensors().items()}
+    tensors["m.alpha"] = torch.tensor(1e5).half()
+    adapter = adapters.read(saved(tmp_path, tensors))
+    expected = adapters.from_state_dict({**tensors, "m.alpha": torch.tensor(1.0)}).modules["m"].delta()
+    again = adapters.read(adapters.write(adapter, tmp_path / "out.safetensors", dtype="fp32"))
+    assert torch.equal(adapter.modules["m"].delta(), expected) and torch.equal(again.modules["m"].delta(), expected)
+    with pytest.raises(AdapterError, match="Inf"):
+        adapters.from_state_dict({**PAIR, "m.alpha": torch.tensor(float("inf"))})
+
+
+def test_bias_alone():
+    module = adapters.from_state_dict({"m.diff_b": torch.ones(4)}).modules["m"]
+    assert module.kind == "bias" and not module.delta().any() and module.delta(torch.ones(4, 3)).shape == (4, 3)
+    assert torch.equal(module.scaled(0.5).bias(), torch.full((4,), 0.5)) and not module.low_rank().dense().any()
+
+
 def test_rank_mismatch_and_zero_rank():
     with pytest.raises(AdapterError, match=r"Rank mismatch: up is \(4, 3\), down is \(2, 4\).*key m"):
         adapters.from_state_dict({**PAIR, "m.lora_up.weight": torch.ones(4, 3)})
