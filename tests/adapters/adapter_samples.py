@@ -123,6 +123,7 @@ def samples(k: int = 1, R: int = 4) -> dict[str, Sample]:
         Sample("dora conv by input", lambda d: {**_conv(d), ".dora_scale": d(1, N, 1, 1).abs() + 1}, CONV),
         Sample("dora loha", lambda d: _loha(d, **_rows(d)), LINEAR),
         Sample("dora lokr", lambda d: _lokr(d, second="factored", **_rows(d)), LINEAR),
+        Sample("dora glora", lambda d: {**_glora_new(d), **_rows(d)}, LINEAR),
         Sample("dora peft", lambda d: {**_peft(d), ".lora_magnitude_vector": d(M).abs() + 1}, LINEAR, host=False),
         Sample("oft", lambda d: {".oft_blocks": d(3 * k, 8, 8, size=0.1), ".alpha": torch.tensor(0.0)}, LINEAR),
         Sample("oft bounded", lambda d: {".oft_blocks": d(3 * k, 8, 8), ".alpha": torch.tensor(0.5)}, LINEAR),
