@@ -134,7 +134,7 @@ def subspace(weight: Tensor, k: int, *, route: str = "auto") -> Subspace:
     power = _power(weight)
     k = min(k, *weight.shape)
     if route == "auto":
-        route = choose(tuple(weight.shape), k)
+        route = choose(tuple(weight.shape), k, weight.device.type)
     if route not in ROUTES:
         raise SettingsError(f"unknown spectral route {route!r}", hint=f"Choose one of {', '.join(ROUTES)}.")
     found = ROUTES[route](weight, k)
@@ -152,16 +152,19 @@ def spectrum(weight: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(gram_matrix(weight)).flip(0).clamp_min(0).sqrt()
 
 
-def choose(shape: tuple[int, ...], k: int) -> str:
+def choose(shape: tuple[int, ...], k: int, device: str = "cpu") -> str:
     """The route expected to be fastest for an (m, n) weight.
 
-    A count of operations, weighed by the speeds measured on one CPU core (a large product = 1): thin products run at
-    1/1.6, the reduction to tridiagonal form inside the eigen-solver at about 1/3.
+    On a CPU a count of operations, weighed by the speeds measured on one core (a large product = 1): thin products run
+    at 1/1.6, the reduction to tridiagonal form inside the eigen-solver at about 1/3. On a GPU products cost next to
+    nothing and Lanczos waits for its many small steps, so that it pays on wide weights only.
     """
     short, long = min(shape), max(shape)
     if short <= 128 or 2 * k > short:
         return "exact"
     basis = 1.4 * first_basis(k)
+    if device != "cpu":
+        return "lanczos" if short > 2048 and 4 * basis < short else "gram"
     by_lanczos = 1.6 * 4 * short * long * basis + 4 * short * basis**2 + 20 * basis**3
     by_gram = 1.25 * short**2 * long + 2.8 * (4 / 3) * short**3 + 2 * short**2 * k
     return "lanczos" if by_lanczos < by_gram and basis < short / 2 else "gram"
