@@ -201,7 +201,7 @@ def _parse(data: bytes, key: str) -> Subspace:
         raise ValueError("sizes disagree")
     for basis in (left, right):
         # Columns of unit length: the payload has not been overwritten. Catches NaN too.
-        lengths = torch.linalg.vector_norm(basis, dim=0)
+        lengths = basis.new_ones(len(basis)) @ basis.square()
         if not bool(((lengths - 1).abs() < 1e-3).all()):
             raise ValueError("columns not normal")
     return Subspace(left, values, right, float(tensors["energy"]))

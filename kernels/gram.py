@@ -60,8 +60,9 @@ def top_eigh(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
     size = matrix.shape[0]
     if _partial_eigh is not None and matrix.device.type == "cpu" and 2 * count < size:
         bounds = (size - count, size - 1)
+        # The transpose is what Fortran reads without a copy; its upper triangle is our lower one.
         values, vectors = _partial_eigh(
-            matrix.numpy(), subset_by_index=bounds, driver="evr", lower=True, check_finite=False, overwrite_a=True
+            matrix.numpy().T, subset_by_index=bounds, driver="evr", lower=False, check_finite=False, overwrite_a=True
         )
         return torch.from_numpy(values[::-1].copy()), torch.from_numpy(vectors[:, ::-1].copy())
     values, vectors = torch.linalg.eigh(matrix, UPLO="L")

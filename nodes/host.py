@@ -171,10 +171,11 @@ def check_cancelled() -> None:
 
 
 def device() -> torch.device:
-    """The host's compute device."""
+    """The host's compute device, or the CPU where the device has no float64, which the numerical checks need."""
     import comfy.model_management as mm
 
-    return mm.get_torch_device()
+    device = mm.get_torch_device()
+    return device if device.type == "cuda" else torch.device("cpu")
 
 
 def apply(model, clip, state: Mapping[str, Tensor], strength_model: float, strength_clip: float) -> tuple:
