@@ -37,6 +37,7 @@ class ModuleReport:
     phi_right: float | None = None
     phi_left_corrected: float | None = None
     phi_right_corrected: float | None = None
+    drift: float | None = None  # ‖W_t − W_s‖ / ‖W_s‖: 0 the same weight, about 1.4 between strangers
     source_norm: float | None = None  # ‖ΔW_s‖_F
     kept_energy: float | None = None  # ‖ΔW_t‖² / ‖ΔW_s‖²
     norm_ratio: float | None = None  # ‖ΔW_t‖ / ‖ΔW_s‖
@@ -87,6 +88,7 @@ class Report:
         """
         similar = [m.similarity for m in self.modules if m.similarity is not None]
         kept = kept_energy(self.modules)
+        drifts = [m.drift for m in self.modules if m.drift is not None]
         errors = [m.truncation_error for m in self.modules if m.truncation_error is not None]
         return {
             "modules": len(self.modules),
@@ -96,6 +98,7 @@ class Report:
             "mean_similarity": fmean(similar) if similar else None,
             "median_similarity": median(similar) if similar else None,
             "lowest_similarity": min(similar) if similar else None,
+            "median_drift": median(drifts) if drifts else None,
             "kept_energy": kept,
             "norm_ratio": None if kept is None else math.sqrt(kept),
             "worst_truncation_error": max(errors) if errors else None,
@@ -185,6 +188,8 @@ def _sentences(report: Report) -> Iterable[str]:
             f"The two bases share {_percent(totals['mean_similarity'])} of their leading directions beyond chance "
             f"(median {_percent(totals['median_similarity'])}, lowest {_percent(totals['lowest_similarity'])})."
         )
+    if totals["median_drift"] is not None:
+        yield f"The weights themselves differ by {_percent(totals['median_drift'])} (median)."
     if report.job == "transfer" and totals["kept_energy"] is not None:
         yield (
             f"{_percent(totals['kept_energy'])} of the update's energy arrived, "
@@ -202,7 +207,7 @@ def _sentences(report: Report) -> Iterable[str]:
 
 BLOCK_COLUMNS = ("block", "modules", "similarity", "Φ left", "Φ right", "kept energy", "strength", "decisions")
 MODULE_COLUMNS = (
-    "module", "feeds", "shape", "k", "Φ left", "Φ right", "corrected left", "corrected right",
+    "module", "feeds", "shape", "k", "Φ left", "Φ right", "corrected left", "corrected right", "drift",
     "kept energy", "norm ratio", "cosine with copy", "rank", "rank cut error", "decision", "reason",
 )  # fmt: skip
 
@@ -227,7 +232,7 @@ def _module_row(m: ModuleReport) -> list[str]:
     ranks = _value(m.rank_in) if m.rank_in == m.rank_out else f"{_value(m.rank_in)} → {_value(m.rank_out)}"
     shape = "×".join(map(str, m.shape)) if m.shape else "–"
     figures = [m.phi_left, m.phi_right, m.phi_left_corrected, m.phi_right_corrected]
-    figures += [m.kept_energy, m.norm_ratio, m.cosine_with_copy]
+    figures += [m.drift, m.kept_energy, m.norm_ratio, m.cosine_with_copy]
     return [
         f"`{m.label}`", feeds, shape, _value(m.k), *map(_value, figures),
         ranks, _value(m.truncation_error), m.decision or "–", m.reason or "–",
