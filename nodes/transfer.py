@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
 from . import host
@@ -43,7 +45,8 @@ class LoRAXTransfer(io.ComfyNode):
                 *size_inputs(),
                 io.Float.Input(
                     "threshold", default=0.8, min=0.0, max=1.0, step=0.01, advanced=True,
-                    tooltip="Similarity below which a weight counts as a stranger (ProLoRA uses 0.8).",
+                    tooltip="Mean similarity of a weight below which lora-x, prolora and rotate leave it to plain "
+                    "copying. 0 never does; ProLoRA uses 0.8.",
                 ),
                 io.Int.Input(
                     "rank", default=0, min=0, max=4096, advanced=True,
@@ -74,14 +77,16 @@ class LoRAXTransfer(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def check_lazy_status(cls, lora=None, source_clip=None, **others):
-        return ["source_clip"] if source_clip is None and changes_text_encoder(lora) else []
+    def check_lazy_status(cls, lora, **inputs):
+        waiting = "source_clip" in inputs and inputs["source_clip"] is None
+        return ["source_clip"] if waiting and changes_text_encoder(lora) else []
 
     @classmethod
     def execute(
         cls, lora, source, target, method, subspace, k_share, k, energy, threshold, rank, strength,
         source_clip=None, target_clip=None,
     ) -> io.NodeOutput:  # fmt: skip
+        from ..adapters.metadata import written
         from ..jobs.cache import SubspaceCache
         from ..jobs.transfer import TransferSettings, transfer
 
@@ -95,10 +100,11 @@ class LoRAXTransfer(io.ComfyNode):
             to_adapter(lora), ours, theirs, settings,
             progress=host.Progress(), cache=SubspaceCache(), device=host.device(),
         )  # fmt: skip
-        state = to_state(result.adapter)
-        model, clip = host.apply(target, target_clip, fitting(result.adapter, theirs), 1.0, 1.0)
+        metadata = written(result.adapter.metadata, result.provenance, changed=True)
+        adapter = replace(result.adapter, metadata=metadata)
+        model, clip = host.apply(target, target_clip, fitting(adapter, theirs), 1.0, 1.0)
         text, image = result.report.to_markdown(), picture(result.report)
-        return io.NodeOutput(state, model, clip, text, image, ui=shown(text, image, cls))
+        return io.NodeOutput(to_state(adapter), model, clip, text, image, ui=shown(text, image, cls))
 
 
 def _methods(methods) -> str:

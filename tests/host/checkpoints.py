@@ -57,7 +57,7 @@ def main(host: Path, models: Path) -> None:
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
     from safetensors.torch import save_file
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     classes = {"sd15": UNetModel, "vega": UNetModel, "sd3": MMDiT, "flux": Flux}
     for number, (name, config) in enumerate(CONFIGS.items()):
         with torch.device("meta"):

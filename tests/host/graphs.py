@@ -27,7 +27,7 @@ class Graph(dict):
         return self.out(NODE + "LoadLoRA", lora_name=f"{name}.safetensors")
 
     def transfer(self, lora: list, source: list, target: list, **more) -> str:
-        inputs = dict(method="copy", subspace="fixed", k_share=0.25, k=16, energy=0.9, threshold=0.8, rank=0,
+        inputs = dict(method="copy", subspace="fixed", k_share=0.25, k=16, energy=0.9, threshold=0.0, rank=0,
                       strength=1.0)  # fmt: skip
         return self.add(NODE + "Transfer", lora=lora, source=source, target=target, **(inputs | more))
 

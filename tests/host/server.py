@@ -88,6 +88,7 @@ class Host:
         flags += ["--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
         env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
         env["LORA_GRAFT_CACHE"] = str(self.base / "cache")
+        env.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other crawl on a busy machine
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
                 [str(self.python), "-s", "main.py", *flags],

@@ -98,7 +98,8 @@ def test_target_of_another_architecture(host):
     graph.transfer(graph.lora("sd3"), graph.unet("sd3_a"), graph.unet("flux_a"))
     result = host.run(graph)
     assert result.status == "error"
-    assert "SD3" in result.message and "Flux" in result.message
+    assert "flux_a (Flux)" in result.message and "another architecture" in result.message
+    assert "sd3.safetensors" in result.message
 
 
 @pytest.mark.parametrize("prefix", ["../outside", "/tmp/outside", "", "folder/"])
