@@ -184,9 +184,10 @@ def _sentences(report: Report) -> Iterable[str]:
     else:
         yield f"{count} weights of {report.source} were compared with {report.target}."
     if totals["mean_similarity"] is not None:
+        mean, middle, low = (max(totals[f"{n}_similarity"], 0.0) for n in ("mean", "median", "lowest"))
         yield (
-            f"The two bases share {_percent(totals['mean_similarity'])} of their leading directions beyond chance "
-            f"(median {_percent(totals['median_similarity'])}, lowest {_percent(totals['lowest_similarity'])})."
+            f"The two bases share {_percent(mean)} of their leading directions beyond chance "
+            f"(median {_percent(middle)}, lowest {_percent(low)})."
         )
     if totals["median_drift"] is not None:
         yield f"The weights themselves differ by {_percent(totals['median_drift'])} (median)."
@@ -265,7 +266,7 @@ def _value(value: object) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %" if abs(value) >= 0.095 or value == 0 else f"{100 * value:.2g} %"
+    return f"{100 * value:.0f} %" if value >= 0.095 or value < 1e-4 else f"{100 * value:.2g} %"
 
 
 def _words(name: str) -> str:
