@@ -138,6 +138,14 @@ def test_similarity(host):
     assert result.outputs[node]["images"]
 
 
+def test_without_matplotlib_there_is_a_note_instead_of_a_picture(host):
+    graph = Graph()
+    done = graph.similarity(graph.unet("sd3_a"), graph.unet("sd3_b"))
+    node = graph.value(graph.out("Probe_NoPlots", after=[done, 2]))
+    seen = json.loads(ok(host.run(graph)).text(node))
+    assert seen["shape"] == [1, 120, 480, 3] and seen["spread"] > 0.05
+
+
 @pytest.mark.parametrize("arch", ["sd15", "sd3"])
 def test_bases_are_not_changed(host, arch):
     graph = Graph()
@@ -184,6 +192,7 @@ def test_cancel_stops_within_a_module(host):
     steps = result.progress(moved)
     assert steps[-1][1] < steps[-1][2]
     assert waited < 3, f"{waited:.1f} s after cancel"
+    print(f"cancelled after {waited:.2f} s at module {steps[-1][1]} of {steps[-1][2]}")
     assert not list((host.base / "output" / "loras").glob("cancelled*")) and saved not in result.outputs
     # and the next prompt runs as if nothing had been
     graph = Graph()

@@ -42,6 +42,11 @@ def changed(before: np.ndarray, after: np.ndarray) -> float:
     return float(np.abs(before - after).mean())
 
 
+def edge(images: np.ndarray) -> np.ndarray:
+    """Pixels (n, 3) of the outermost three rows of a batch."""
+    return np.concatenate([images[:, :3].reshape(-1, 3), images[:, -3:].reshape(-1, 3)])
+
+
 def load_and_apply(host, result):
     assert "family_frame_a.safetensors" in result.text("info") and "SD3" in result.text("info")
     assert changed(pictures(host, result, "save_without"), pictures(host, result, "save_with")) > 0.02
@@ -56,7 +61,9 @@ def similarity(host, result):
 def transfer_before_sampling(host, result):
     assert "family_frame_a.safetensors" in result.text("report")
     assert pictures(host, result, "heat_map").std() > 0.05
-    assert changed(pictures(host, result, "save_target"), pictures(host, result, "save_transferred")) > 0.02
+    alone, moved = pictures(host, result, "save_target"), pictures(host, result, "save_transferred")
+    assert changed(alone, moved) > 0.02
+    assert edge(moved).mean(0) - edge(alone).mean(0) == pytest.approx([0.7, 0.6, 0.1], abs=0.3), "a golden frame"
 
 
 def transfer_and_save(host, result):
@@ -75,6 +82,16 @@ CHECKS = {f.__name__: f for f in (load_and_apply, similarity, transfer_before_sa
 @pytest.mark.parametrize("name", [f.stem for f in FILES])
 def test_workflow(family, name):
     CHECKS[name](family, run(family, name))
+
+
+def test_transfer_to_the_pruned_base(family):
+    """Base C has fewer blocks or narrower ones: the same workflow, another target."""
+    graph = json.loads((FOLDER / "transfer_before_sampling.json").read_text())
+    graph["base_b"]["inputs"]["unet_name"] = "family_c.safetensors"
+    result = family.run(graph, seconds=180)
+    assert result.status == "success", result.message
+    alone, moved = pictures(family, result, "save_target"), pictures(family, result, "save_transferred")
+    assert changed(alone, moved) > 0.02
 
 
 def test_every_check_has_its_workflow():

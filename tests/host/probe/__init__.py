@@ -191,6 +191,27 @@ class Base(io.ComfyNode):
         return io.NodeOutput(ui={"text": (json.dumps(text),)})
 
 
+class NoPlots(io.ComfyNode):
+    """The picture of a report in a ComfyUI without matplotlib."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Probe_NoPlots", category=CATEGORY, inputs=[io.AnyType.Input("after")], outputs=[io.Image.Output()]
+        )
+
+    @classmethod
+    def execute(cls, after):
+        import sys
+        from unittest.mock import patch
+
+        common = next(m for name, m in sys.modules.items() if name.endswith("LoRA-Graft.nodes.common"))
+        report = sys.modules[common.__name__.replace("nodes.common", "jobs.report")]
+        line = report.ModuleReport("w", block="b", role="r", phi_left_corrected=0.5, phi_right_corrected=0.5)
+        with patch.dict(sys.modules, {"matplotlib.figure": None}):
+            return io.NodeOutput(common.picture(report.Report("compare", modules=[line])))
+
+
 class PackModules(io.ComfyNode):
     """Which heavy modules the process has imported so far."""
 
@@ -211,7 +232,7 @@ class PackModules(io.ComfyNode):
 
 class Probes(ComfyExtension):
     async def get_node_list(self):
-        return [Digest, Compare, Conditioning, LatentDigest, Value, Plain, Base, PackModules]
+        return [Digest, Compare, Conditioning, LatentDigest, Value, Plain, Base, NoPlots, PackModules]
 
 
 async def comfy_entrypoint():
