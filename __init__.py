@@ -4,7 +4,7 @@ This folder is both a ComfyUI node pack and the Python package ``lora_graft``.
 Nothing of the host is imported until the host calls :func:`comfy_entrypoint`.
 """
 
-__version__ = "0.1.0"
+from .version import __version__ as __version__
 
 WEB_DIRECTORY = "./web"
 

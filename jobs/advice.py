@@ -1,0 +1,65 @@
+"""What a report recommends: copy, transfer or distil, in plain words.
+
+The bounds follow benchmarks/RESULTS.md: between relatives a copy recovers most of an ordinary LoRA's effect and the
+projections lose it; between strangers nothing made of weights alone recovers any.
+"""
+
+from __future__ import annotations
+
+from .report import Report
+
+# Median relative weight change: under the first a copy is as good as new, from the second the bases are strangers
+# (the target's weights lie further from the source's than zero does).
+CLOSE, STRANGERS = 0.1, 1.0
+# Median corrected similarity under which bases are strangers whatever the drift says.
+CHANCE = 0.1
+# Share of the update's energy inside its base's subspace from which it is a LoRA-X adapter.
+INSIDE = 0.99
+
+
+def strangers(report: Report) -> bool:
+    """Whether the two bases have no more in common than chance allows."""
+    totals = report.totals
+    drift, alike = totals["median_drift"], totals["median_similarity"]
+    if drift is not None and drift >= STRANGERS:
+        return True
+    if alike is not None:
+        return alike < CHANCE
+    return drift is None and any(m.matched for m in report.modules)
+
+
+def advise(report: Report, *, inside: float | None) -> tuple[str, str]:
+    """(advice, sentences) for a transfer report.
+
+    inside: share of the update's energy inside the source's subspaces, None when not measured.
+    """
+    drift = report.totals["median_drift"]
+    if report.modules and all(m.drift == 0 for m in report.modules if m.drift is not None and m.matched) and drift == 0:
+        return "none", "The two bases have the same weights here, so the adapter is written unchanged."
+    if strangers(report):
+        return "distil", (
+            "These bases are strangers: their weights have no more in common than chance, and no method that looks at "
+            "weights alone carries an effect between them. Expect little or nothing from this file; distilling the "
+            "adapter onto the target is the way that works."
+        )
+    if inside is not None and inside >= INSIDE:
+        return "transfer", (
+            f"{inside:.1%} of the update lies inside its base's leading subspaces: this is a LoRA-X adapter, which "
+            "lora-x carries over by projection."
+        )
+    if drift is not None and drift < CLOSE:
+        return "copy", "The bases are close relatives: a plain copy is as good as a LoRA gets without training."
+    return "copy", (
+        "The bases are relatives: a plain copy keeps most of the effect, usually a little weaker. Try strengths "
+        "between 1 and 1.4; projections lose more than they repair. If it stays weak, distil."
+    )
+
+
+def relation(report: Report) -> str:
+    """One sentence on two bases, for a comparison without an adapter."""
+    drift = report.totals["median_drift"]
+    if drift == 0 and all(m.drift == 0 for m in report.modules if m.drift is not None):
+        return "The two bases have the same weights."
+    if strangers(report):
+        return "These bases are strangers: LoRAs do not carry over by weights alone; distil them."
+    return "The bases are relatives: LoRAs carry over, mostly by plain copying."

@@ -1,0 +1,98 @@
+"""How alike two bases are, weight by weight."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from ..adapters import Adapter
+from ..bases import describe
+from ..bases.model import Base
+from ..bases.names import Slot
+from ..errors import BaseModelError
+from ..kernels.spectral import SubspaceSize
+from .advice import relation, strangers
+from .cache import SubspaceCache
+from .move import likeness
+from .pairs import Pairs
+from .plan import counterparts, parts, plan, shape_of
+from .report import ModuleReport, Report
+
+Progress = Callable[[int, int, str], None]
+
+
+def compare(
+    source: Base,
+    target: Base,
+    size: SubspaceSize | None = None,
+    *,
+    adapter: Adapter | None = None,
+    progress: Progress | None = None,
+    cache: SubspaceCache | None = None,
+    device: torch.device | str | None = None,
+) -> Report:
+    """Φ, its corrected value and the drift of every weight matrix, or of those that an adapter changes.
+
+    Raises:
+        BaseModelError: the two bases have no weight matrix in common.
+        AdapterError: the adapter does not belong to the source.
+    """
+    size, tell = size or SubspaceSize(), progress or (lambda done, total, label: None)
+    started = time.perf_counter()
+    pairs = Pairs(source, target, size, cache, device or "cpu")
+    wanted = _slots(source, target, adapter)
+    lines = []
+    for done, (ours, theirs) in enumerate(wanted):
+        tell(done, len(wanted), ours.name)
+        lines.append(_line(ours, theirs, pairs))
+    tell(len(wanted), len(wanted), "")
+    if not any(line.matched for line in lines):
+        raise BaseModelError(
+            f"{source.label} ({source.architecture}) and {target.label} ({target.architecture}) have no weight "
+            "of equal role in common",
+            file=target.label,
+            hint="Compare two models of one architecture.",
+        )
+    report = Report(
+        job="compare",
+        source=source.label,
+        target=target.label,
+        adapter=(adapter.file or "") if adapter else "",
+        settings={"size": str(size)},
+        modules=lines,
+        unmatched=[line.label for line in lines if line.matched is None],
+    )
+    report.advice = "distil" if strangers(report) else "copy"
+    report.advice_reason = relation(report)
+    report.elapsed = time.perf_counter() - started
+    return report
+
+
+def _slots(source: Base, target: Base, adapter: Adapter | None) -> list[tuple[Slot, Slot | None]]:
+    if adapter is not None:
+        steps = [s for s in plan(adapter, source, target) if s.source is not None]
+        found = dict.fromkeys((s.source, s.target) for s in steps if len(shape_of(source, s.source)) > 1)
+        return list(found)
+    matrices = [n for n, shape in source.weights().items() if len(shape) > 1 and min(shape[0], shape[1]) > 1]
+    groups = {n.split(".", 1)[0] for n in target.weights()}
+    matrices = [n for n in matrices if n.split(".", 1)[0] in groups]
+    partner = counterparts(source, target, matrices)
+    return [(Slot(n), None if partner[n] is None else Slot(partner[n])) for n in matrices]
+
+
+def _line(ours: Slot, theirs: Slot | None, pairs: Pairs) -> ModuleReport:
+    shape = shape_of(pairs.source, ours)
+    block, role = describe(ours.name, shape)
+    line = ModuleReport(name=ours.name, rows=ours.rows, block=block, role=role, shape=list(shape), decision="compared")
+    if theirs is None:
+        line.reason = "no counterpart"
+        return line
+    line.matched = theirs.name
+    mine, yours = parts(pairs.source, ours), parts(pairs.target, theirs)
+    if len(mine) != len(yours):
+        mine, yours = [ours], [theirs]
+    for name, value in likeness([pairs.pair(s, t) for s, t in zip(mine, yours, strict=True)]).items():
+        setattr(line, name, value)
+    return line

@@ -1,0 +1,97 @@
+"""One weight in two bases: their leading subspaces, how alike these are, and how far the weights lie apart."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..bases.model import Base, load_slot
+from ..bases.names import Slot
+from ..kernels.similarity import chance, corrected, phi
+from ..kernels.spectral import Subspace, SubspaceSize, flatten, spectrum, subspace
+from .cache import SubspaceCache, subspace_key
+
+
+class Pair(NamedTuple):
+    """The subspaces of one weight (or slice) in the source and in the target, on the computing device."""
+
+    source: Subspace
+    target: Subspace
+
+    def likeness(self) -> dict[str, float | int | None]:
+        """k, Φ_l, Φ_r and both corrected for chance (LoRA-X, arXiv 2501.16559, section 4.2).
+
+        Φ compares subspaces of one space: sides of different width have None.
+        """
+        k = max(self.source.k, self.target.k)
+        figures: dict[str, float | int | None] = {"k": min(self.source.k, self.target.k)}
+        for side in ("left", "right"):
+            ours, theirs = getattr(self.source, side), getattr(self.target, side)
+            alike = phi(ours, theirs) if ours.shape[0] == theirs.shape[0] else None
+            expected = chance(k, ours.shape[0])
+            figures[f"phi_{side}"] = alike
+            figures[f"phi_{side}_corrected"] = None if alike is None or expected >= 1 else corrected(alike, expected)
+        return figures
+
+    def drift(self) -> float | None:
+        """‖W_t − W_s‖ / ‖W_s‖ of the leading parts U Σ Vᵀ alone, from r x r products; None when the shapes differ."""
+        if self.source.shape != self.target.shape:
+            return None
+        ours, theirs = self.source.values.double(), self.target.values.double()
+        left = (self.source.left.T @ self.target.left).double()
+        right = (self.source.right.T @ self.target.right).double()
+        before, after = float(ours.square().sum()), float(theirs.square().sum())
+        overlap = float((ours[:, None] * theirs * left * right).sum())
+        away = max(before + after - 2 * overlap, 0.0)
+        return math.sqrt(away / before) if before > 0 else (0.0 if away == 0 else math.inf)
+
+
+class Pairs:
+    """Subspaces of two bases, computed when asked for, kept in the cache, on one device."""
+
+    def __init__(
+        self, source: Base, target: Base, size: SubspaceSize, cache: SubspaceCache | None, device: torch.device | str
+    ):
+        self.source, self.target, self.size, self.cache, self.device = source, target, size, cache, device
+
+    def pair(self, ours: Slot, theirs: Slot) -> Pair:
+        """The pair for two slots. With a size by energy the source's spectrum decides k for both."""
+        k = self._k(ours)
+        return Pair(self._subspace(self.source, ours, k), self._subspace(self.target, theirs, k))
+
+    def drift(self, ours: Slot, theirs: Slot) -> float | None:
+        """‖W_t − W_s‖ / ‖W_s‖ of the whole weights, about 1.4 between strangers; None when the shapes differ."""
+        before, after = self.weight(self.source, ours), self.weight(self.target, theirs)
+        if before.shape != after.shape:
+            return None
+        size = float(torch.linalg.vector_norm(before, dtype=torch.float64))
+        away = float(torch.linalg.vector_norm(after - before, dtype=torch.float64))
+        return away / size if size > 0 else (0.0 if away == 0 else math.inf)
+
+    def same(self, ours: Slot, theirs: Slot) -> bool:
+        """Whether the two weights are the same numbers."""
+        return ours[1:] == theirs[1:] and self.source.digest(ours.name) == self.target.digest(theirs.name)
+
+    def weight(self, base: Base, slot: Slot) -> Tensor:
+        """The weight, or its slice, float32 on the device."""
+        return load_slot(base, slot).to(self.device)
+
+    def _k(self, slot: Slot) -> int:
+        shape = self.source.weights()[slot.name]
+        if slot.rows is not None:
+            shape = (slot.rows[1], *shape[1:])
+        if self.size.energy is None:
+            return self.size.resolve(shape)
+        return self.size.resolve(shape, spectrum(flatten(self.weight(self.source, slot))))
+
+    def _subspace(self, base: Base, slot: Slot, k: int) -> Subspace:
+        def compute() -> Subspace:
+            return subspace(flatten(self.weight(base, slot)), k)
+
+        if self.cache is None:
+            return compute()
+        key = subspace_key(base.digest(slot.name), k, *slot[1:])
+        return self.cache.get_or_compute(key, compute).to(self.device)

@@ -1,0 +1,166 @@
+"""Which weight of the target takes over each module of an adapter.
+
+Names come from the two bases (file maps, or the host's own); shapes are checked here, so that later floors
+can rely on every planned step fitting its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..adapters.model import Adapter, Module
+from ..bases import guess_adapter_architecture, items
+from ..bases.model import Base
+from ..bases.names import Slot
+from ..errors import AdapterError
+from ..kernels.matching import Item, match
+
+Similarity = Callable[[Item, Item], float]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One module of the adapter on its way.
+
+    source: the weight it changes in the source base; None when the base does not know the key.
+    target: the weight that takes over in the target base; None when there is none.
+    key:    the module key to write.
+    reason: why there is no target, or why the module travels as it is.
+    """
+
+    module: Module
+    source: Slot | None
+    target: Slot | None
+    key: str
+    reason: str = ""
+
+
+def plan(adapter: Adapter, source: Base, target: Base, similarity: Similarity | None = None) -> list[Step]:
+    """One step per module of the adapter, in the adapter's order.
+
+    Raises:
+        AdapterError: no module of the adapter belongs to the source base, or a shape does not fit it.
+    """
+    slots = {key: source.names.resolve(key) for key in adapter.modules}
+    weights = source.weights()
+    found = {key: slot for key, slot in slots.items() if slot is not None and slot.name in weights}
+    if not found:
+        raise _wrong_architecture(adapter, source)
+    _check_shapes(adapter, found, source)
+    wanted = list(dict.fromkeys(slot.name for slot in found.values()))
+    partner = counterparts(source, target, wanted, similarity)
+    return [_step(module, found.get(key), partner, source, target) for key, module in adapter.modules.items()]
+
+
+def counterparts(
+    source: Base, target: Base, names: list[str], similarity: Similarity | None = None
+) -> dict[str, str | None]:
+    """For each canonical weight name of the source, the name in the target that takes over, or None.
+
+    Two bases with the same weight names match by name, whatever their widths. Otherwise (pruned blocks)
+    whole blocks are matched in order, per :func:`kernels.matching.match`.
+    """
+    ours, theirs = source.weights(), target.weights()
+    partner: dict[str, str | None] = {}
+    for group in {name.split(".", 1)[0] for name in names}:
+        here = {n for n in ours if n.split(".", 1)[0] == group}
+        there = {n for n in theirs if n.split(".", 1)[0] == group}
+        if here == there:
+            partner |= {n: n for n in here}
+        else:
+            partner |= match(
+                [i for i in items(source) if i.name in here], [i for i in items(target) if i.name in there], similarity
+            )
+    return {name: partner.get(name) for name in names}
+
+
+def parts(base: Base, slot: Slot) -> list[Slot]:
+    """The slot itself, or the slices of a fused weight (q, k, v) that the base's names know, top to bottom.
+
+    Subspaces of fused weights are taken slice by slice. A weight counts as fused only when its known slices
+    tile it without gap or overlap.
+    """
+    if slot.rows is not None:
+        return [slot]
+    height = base.weights()[slot.name][0]
+    slices = sorted(base.names.slices(slot.name))
+    edge = 0
+    for start, length in slices:
+        if start != edge:
+            return [slot]
+        edge += length
+    return [Slot(slot.name, rows) for rows in slices] if slices and edge == height else [slot]
+
+
+def shape_of(base: Base, slot: Slot) -> tuple[int, ...]:
+    """Shape of the weight, or of the slice of it that the slot names."""
+    shape = tuple(base.weights()[slot.name])
+    return shape if slot.rows is None else (slot.rows[1], *shape[1:])
+
+
+def _step(module: Module, slot: Slot | None, partner: dict[str, str | None], source: Base, target: Base) -> Step:
+    if slot is None:
+        return Step(module, None, None, module.key, f"{source.label} has no weight of this name: carried as it is")
+    name = partner[slot.name]
+    if name is None:
+        if slot.name.split(".", 1)[0] not in {n.split(".", 1)[0] for n in target.weights()}:
+            reason = f"{target.label} holds no {slot.name.split('.', 1)[0]}: carried as it is"
+            return Step(module, None, None, module.key, reason)
+        return Step(module, slot, None, module.key, f"no counterpart in {target.label}")
+    rows = _scaled_rows(slot, source.weights()[slot.name][0], target.weights()[name][0])
+    there = slot._replace(name=name, rows=rows)
+    key = target.names.rekey(module.key, slot, there)
+    if key is None:
+        key = target.names.key_for(there, "comfy")
+    if key is None:
+        return Step(module, slot, None, module.key, f"{target.label} has no key for {name} in any layout")
+    return Step(module, slot, there, key)
+
+
+def _scaled_rows(slot: Slot, height: int, new_height: int) -> tuple[int, int] | None:
+    """The same share of a fused weight in a base of another width."""
+    if slot.rows is None or height == new_height:
+        return slot.rows
+    start, length = slot.rows
+    return start * new_height // height, length * new_height // height
+
+
+def _check_shapes(adapter: Adapter, found: dict[str, Slot], source: Base) -> None:
+    for key, slot in found.items():
+        module, expected = adapter.modules[key], shape_of(source, slot)
+        if module.shape is not None and _flat(module.shape) != _flat(expected):
+            raise AdapterError(
+                f"the adapter changes a {_times(module.shape)} weight, but {slot.name} of {source.label} "
+                f"({source.architecture}) is {_times(expected)}",
+                file=adapter.file,
+                key=key,
+                hint=f"The adapter looks like one for {_looks_like(adapter)}. "
+                "Choose the base it was trained on as the source.",
+            )
+
+
+def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """1x1 convolutions and linear layers are the same matrix."""
+    sizes = tuple(shape)
+    while len(sizes) > 2 and sizes[-1] == 1:
+        sizes = sizes[:-1]
+    return sizes
+
+
+def _wrong_architecture(adapter: Adapter, source: Base) -> AdapterError:
+    some = ", ".join(list(adapter.modules)[:3])
+    return AdapterError(
+        f"none of the adapter's {len(adapter.modules)} modules belongs to {source.label} ({source.architecture})",
+        file=adapter.file,
+        key=some,
+        hint=f"The adapter looks like one for {_looks_like(adapter)}. Choose the base it was trained on as the source.",
+    )
+
+
+def _looks_like(adapter: Adapter) -> str:
+    return guess_adapter_architecture({key: module.shape for key, module in adapter.modules.items()})
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))

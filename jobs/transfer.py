@@ -1,0 +1,230 @@
+"""The main job: an adapter of one base rebuilt for another, module by module, without training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from ..adapters import Adapter, Module, lora_module
+from ..bases.model import Base, load_slot
+from ..bases.names import Slot
+from ..errors import AdapterError, SettingsError
+from ..kernels import lowrank
+from ..kernels.matching import Item
+from ..kernels.similarity import phi
+from ..kernels.spectral import SubspaceSize
+from ..kernels.transfer import METHODS
+from ..version import __version__
+from .advice import INSIDE, advise, strangers
+from .cache import SubspaceCache
+from .move import Moved, move
+from .pairs import Pairs
+from .plan import Step, plan
+from .report import Report
+
+Progress = Callable[[int, int, str], None]
+PROBE_K = 32
+
+
+@dataclass(frozen=True)
+class TransferSettings:
+    """How to transfer.
+
+    method: "auto" or a name in ``kernels.transfer.METHODS``.
+    size: of the subspaces that are compared and projected on.
+    threshold: mean of Φ_l and Φ_r under which a subspace method leaves a module to plain copying; 0 never does.
+        LoRA-X names no such level; ProLoRA (arXiv 2506.04244) uses 0.8.
+    rank: largest rank of rebuilt modules; None for no limit. What a cut loses is reported.
+    strength: factor on the whole update.
+
+    Raises:
+        SettingsError: unknown method, or a value out of range.
+    """
+
+    method: str = "auto"
+    size: SubspaceSize = field(default_factory=SubspaceSize)
+    threshold: float = 0.0
+    rank: int | None = None
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.method != "auto" and self.method not in METHODS:
+            raise SettingsError(f"unknown method {self.method!r}", hint=f"Choose auto, {', '.join(METHODS)}.")
+        if self.rank is not None and self.rank < 1:
+            raise SettingsError(f"the rank must be at least 1, got {self.rank}")
+        if not 0 <= self.threshold <= 1:
+            raise SettingsError(f"the threshold must lie between 0 and 1, got {self.threshold}")
+
+
+@dataclass
+class TransferResult:
+    """adapter: for the target; report: what survived; provenance: for the file's metadata."""
+
+    adapter: Adapter
+    report: Report
+    provenance: dict[str, object]
+
+
+def transfer(
+    adapter: Adapter,
+    source: Base,
+    target: Base,
+    settings: TransferSettings | None = None,
+    *,
+    progress: Progress | None = None,
+    cache: SubspaceCache | None = None,
+    device: torch.device | str | None = None,
+) -> TransferResult:
+    """Rebuild an adapter of `source` for `target`.
+
+    Args:
+        progress: called with (done, total, label) before each module and at the end; may raise to cancel.
+        cache: where subspaces are kept between calls; None computes them anew.
+        device: where the work is done; the CPU by default. Results are on the CPU.
+
+    Raises:
+        AdapterError: the adapter does not belong to the source base, or nothing of it fits the target.
+        BaseModelError: a base weight cannot be read.
+    """
+    settings, tell = settings or TransferSettings(), progress or (lambda done, total, label: None)
+    started = time.perf_counter()
+    pairs = Pairs(source, target, settings.size, cache, device or "cpu")
+    steps = plan(adapter, source, target, _probe(pairs))
+    methods = ("copy", "lora-x") if settings.method == "auto" else (settings.method,)
+    moved = []
+    for done, step in enumerate(steps):
+        tell(done, len(steps), step.key)
+        moved.append(move(step, methods, pairs, threshold=settings.threshold, rank=settings.rank))
+    tell(len(steps), len(steps), "")
+
+    inside = _inside(moved)
+    method = _choose(settings.method, moved, inside)
+    chosen = [m.results[method] for m in moved]
+    report = Report(
+        job="transfer",
+        source=source.label,
+        target=target.label,
+        adapter=adapter.file or "",
+        method_asked=settings.method,
+        method=method,
+        settings={"size": str(settings.size), "threshold": settings.threshold, "rank": settings.rank,
+                  "strength": settings.strength},
+        modules=[line for _, line in chosen],
+        unmatched=[line.label for _, line in chosen if line.decision == "dropped"],
+        extras=list(adapter.extras),
+    )  # fmt: skip
+    _refuse_nothing(report, steps, adapter, target)
+    report.advice, report.advice_reason = advise(report, inside=inside)
+    report.copy_baseline = _copy_baseline(moved, method)
+    report.notes = _notes(report, steps)
+    report.elapsed = time.perf_counter() - started
+    modules = {module.key: module for module, _ in chosen if module is not None}
+    if settings.strength != 1.0:
+        modules = {m.key: _scaled(m, settings.strength, target) for m in modules.values()}
+    result = replace(adapter, modules=modules)
+    return TransferResult(result, report, _provenance(adapter, source, target, settings, report))
+
+
+def _choose(asked: str, moved: list[Moved], inside: float | None) -> str:
+    """lora-x for an adapter inside its base's subspaces; copy otherwise; lora-x where only it can change sizes."""
+    if asked != "auto":
+        return asked
+    if inside is not None and inside >= INSIDE:
+        return "lora-x"
+    copied = [m.results["copy"][0] for m in moved if m.results["copy"][1].matched]
+    resized = [m.results["lora-x"][0] for m in moved if m.results["lora-x"][1].matched]
+    return "lora-x" if not any(copied) and any(resized) else "copy"
+
+
+def _inside(moved: list[Moved]) -> float | None:
+    """Share of the whole update's energy inside the source's subspaces, over the modules where it was measured."""
+    energy = sum(m.energy for m in moved if m.energy is not None)
+    return sum(m.inside for m in moved if m.inside is not None) / energy if energy > 0 else None
+
+
+def _probe(pairs: Pairs) -> Callable[[Item, Item], float]:
+    """Mean Φ of the top few directions of two weights, for matching blocks where depths differ."""
+    small = Pairs(pairs.source, pairs.target, SubspaceSize(k=PROBE_K), pairs.cache, pairs.device)
+
+    def similarity(ours: Item, theirs: Item) -> float:
+        if len(ours.shape) < 2 or ours.shape != theirs.shape:
+            return 0.0
+        pair = small.pair(Slot(ours.name), Slot(theirs.name))
+        return (phi(pair.source.left, pair.target.left) + phi(pair.source.right, pair.target.right)) / 2
+
+    return similarity
+
+
+def _refuse_nothing(report: Report, steps: list[Step], adapter: Adapter, target: Base) -> None:
+    """An adapter of which nothing fits the target is an error, not an empty file."""
+    planned = [line for line, step in zip(report.modules, steps, strict=True) if step.source is not None]
+    if planned and all(line.decision == "dropped" for line in planned):
+        raise AdapterError(
+            f"nothing of the adapter fits {target.label} ({target.architecture}): {planned[0].reason}",
+            file=adapter.file,
+            key=planned[0].key,
+            hint="The target is of another architecture; weights alone do not bridge that. Distil the adapter instead.",
+        )
+
+
+def _copy_baseline(moved: list[Moved], method: str) -> dict:
+    """The same totals for plain copying, where it was computed or costs nothing to know."""
+    if method == "copy":
+        return {}
+    lines = [m.results["copy"][1] for m in moved if "copy" in m.results]
+    if not lines:
+        return {"kept_energy": 1.0, "norm_ratio": 1.0}
+    totals = Report(job="transfer", modules=lines).totals
+    return {name: totals[name] for name in ("kept_energy", "norm_ratio", "dropped")}
+
+
+def _notes(report: Report, steps: list[Step]) -> list[str]:
+    notes = []
+    dropped = report.totals["dropped"]
+    if dropped:
+        notes.append(f"{dropped} modules have no place in {report.target} and are left out; see the table for each.")
+    carried = [step for step in steps if step.source is None]
+    if carried:
+        notes.append(f"{len(carried)} modules travel unchanged: {carried[0].reason}.")
+    if report.extras:
+        notes.append(f"{len(report.extras)} keys that no format explains are kept as they are.")
+    if report.method_asked not in ("auto", "copy") and report.method != "copy" and not strangers(report):
+        kept = report.totals["kept_energy"]
+        if kept is not None and kept < 0.5:
+            notes.append(
+                f"{report.method} kept {kept:.0%} of the update's energy where a plain copy keeps all of it: "
+                "an ordinary LoRA does not lie in its base's leading subspaces."
+            )
+    return notes
+
+
+def _scaled(module: Module, strength: float, target: Base) -> Module:
+    """The module with its update multiplied; formats that cannot say so become plain factors."""
+    try:
+        return module.scaled(strength)
+    except AdapterError:
+        slot = target.names.resolve(module.key)
+        if slot is None or slot.name not in target.weights():
+            raise
+        weight = load_slot(target, slot)
+        return lora_module(module.key, lowrank.scale(module.low_rank(weight), strength), shape=tuple(weight.shape))
+
+
+def _provenance(
+    adapter: Adapter, source: Base, target: Base, settings: TransferSettings, report: Report
+) -> dict[str, object]:
+    return {
+        "version": __version__,
+        "job": "transfer",
+        "method": report.method,
+        "settings": {**report.settings, "method": settings.method},
+        "adapter_sha256": adapter.digest,
+        "source": source.label,
+        "source_fingerprint": source.fingerprint,
+        "target": target.label,
+        "target_fingerprint": target.fingerprint,
+        "kept_energy": report.totals["kept_energy"],
+    }
