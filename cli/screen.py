@@ -57,7 +57,7 @@ def show_inspection(inspection: Inspection) -> None:
 
 
 def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "–" if value is None else f"{round(value, 3) + 0.0:.3f}"
 
 
 def show_demo(made: dict) -> None:
