@@ -95,7 +95,15 @@ def flow_loss(weights: Weights, latents: Tensor, pooled: Tensor, generator: torc
 
 
 def fit(
-    stage: str, parameters: Weights, patched: Callable[[Weights], Weights], pool: Pool, *, steps: int, peak: float, batch: int, seed: int,
+    stage: str,
+    parameters: Weights,
+    patched: Callable[[Weights], Weights],
+    pool: Pool,
+    *,
+    steps: int,
+    peak: float,
+    batch: int,
+    seed: int,
     average: float = 0.999,
 ) -> Weights:
     """Train ``parameters``; ``patched(parameters)`` gives the model's weights. Returns their moving average."""

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from ...adapters import container
 from . import model, store, text, vae
 
 HERE = Path(__file__).parent
@@ -115,10 +116,7 @@ def _write(path: Path, sources: tuple[str, ...], make, extra: dict[str, str] | N
             if (file.metadata() or {}).get("family") == mark:
                 return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({name: t.contiguous() for name, t in make().items()}, partial, {**(extra or {}), "family": mark})
-    os.replace(partial, path)
-    return path
+    return container.publish(path, container.chunks(make(), {**(extra or {}), "family": mark}), overwrite=True)
 
 
 def _half_base(name: str) -> dict[str, Tensor]:
