@@ -176,6 +176,8 @@ def _title(report: Report) -> str:
 def _sentences(report: Report) -> Iterable[str]:
     totals = report.totals
     count = totals["modules"]
+    if report.advice == "distil":
+        yield report.advice_reason
     if report.job == "transfer":
         moved = count - totals["dropped"]
         method = f" with {report.method}" if report.method else ""
@@ -192,15 +194,12 @@ def _sentences(report: Report) -> Iterable[str]:
     if totals["median_drift"] is not None:
         yield f"The weights themselves differ by {_percent(totals['median_drift'])} (median)."
     if report.job == "transfer" and totals["kept_energy"] is not None:
-        yield (
-            f"{_percent(totals['kept_energy'])} of the update's energy arrived, "
-            f"so its strength is {totals['norm_ratio']:.2f} of the original."
-        )
+        yield f"The update keeps {_percent(totals['kept_energy'])} of its energy, {totals['norm_ratio']:.2f} of its norm."
     if (totals["worst_truncation_error"] or 0) > 1e-6:
         yield f"Cutting the rank cost at most {_percent(totals['worst_truncation_error'])} of a module's norm."
     if report.unmatched:
         yield f"{len(report.unmatched)} had no counterpart in the target."
-    if report.advice_reason:
+    if report.advice_reason and report.advice != "distil":
         yield report.advice_reason
 
 

@@ -44,7 +44,7 @@ class LoRAXTransfer(io.ComfyNode):
                 ),
                 *size_inputs(),
                 io.Float.Input(
-                    "threshold", default=0.8, min=0.0, max=1.0, step=0.01, advanced=True,
+                    "threshold", default=0.0, min=0.0, max=1.0, step=0.01, advanced=True,
                     tooltip="Mean similarity of a weight below which lora-x, prolora and rotate leave it to plain "
                     "copying. 0 never does; ProLoRA uses 0.8.",
                 ),
