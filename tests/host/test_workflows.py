@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from lora_graft.examples.family.materialize import materialize
 from PIL import Image
 from safetensors import safe_open
@@ -18,7 +19,12 @@ FILES = sorted(FOLDER.glob("*.json"))
 
 @pytest.fixture(scope="module")
 def family(host):
-    materialize(host.models)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # threads that wait for each other crawl on a busy machine
+    try:
+        materialize(host.models)
+    finally:
+        torch.set_num_threads(threads)
     return host
 
 
