@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -59,7 +60,7 @@ def compare(
         job="compare",
         source=source.label,
         target=target.label,
-        adapter=(adapter.file or "") if adapter else "",
+        adapter=Path(adapter.file).name if adapter and adapter.file else "",
         settings={"size": str(size)},
         modules=lines,
         unmatched=[line.label for line in lines if line.matched is None],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 
@@ -107,7 +108,7 @@ def transfer(
         job="transfer",
         source=source.label,
         target=target.label,
-        adapter=adapter.file or "",
+        adapter=Path(adapter.file).name if adapter.file else "",
         method_asked=settings.method,
         method=method,
         settings={"size": str(settings.size), "threshold": settings.threshold, "rank": settings.rank,
