@@ -194,7 +194,8 @@ def _sentences(report: Report) -> Iterable[str]:
     if totals["median_drift"] is not None:
         yield f"The weights themselves differ by {_percent(totals['median_drift'])} (median)."
     if report.job == "transfer" and totals["kept_energy"] is not None:
-        yield f"The update keeps {_percent(totals['kept_energy'])} of its energy, {totals['norm_ratio']:.2f} of its norm."
+        kept, norm = totals["kept_energy"], totals["norm_ratio"]
+        yield f"The update keeps {_percent(kept)} of its energy, {norm:.2f} of its norm."
     if (totals["worst_truncation_error"] or 0) > 1e-6:
         yield f"Cutting the rank cost at most {_percent(totals['worst_truncation_error'])} of a module's norm."
     if report.unmatched:
