@@ -78,12 +78,14 @@ def mmdit(depth, **extra):
 MMDITS = {
     "SD3": mmdit(24),
     "SD3.5 large": mmdit(38, qk_norm="rms"),
-    "SD3.5 medium": mmdit(24, qk_norm="rms", x_block_self_attn_layers=list(range(13))),
+    "SD3.5 medium": mmdit(
+        24, qk_norm="rms", x_block_self_attn_layers=list(range(13)), num_patches=384**2, pos_embed_max_size=384
+    ),
 }
 
 FLUX = {
     "image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": 768, "context_in_dim": 4096,
-    "hidden_size": 3072, "mlp_ratio": 4.0, "num_heads": 24, "depth": 2, "depth_single_blocks": 3,
+    "hidden_size": 3072, "mlp_ratio": 4.0, "num_heads": 24, "depth": 19, "depth_single_blocks": 38,
     "axes_dim": [16, 56, 56], "theta": 10000, "patch_size": 2, "qkv_bias": True, "guidance_embed": True,
     "txt_ids_dims": [],
 }  # fmt: skip
