@@ -47,7 +47,7 @@ def transfer(
     energy: Energy = None,
     threshold: Annotated[
         float,
-        typer.Option("--threshold", min=0, max=1, help="Mean Φ under which a weight is copied after all (ProLoRA: 0.8)."),
+        typer.Option("--threshold", min=0, max=1, help="Mean Φ under which a weight is copied (ProLoRA: 0.8)."),
     ] = 0.0,
     rank: Annotated[int | None, typer.Option("--rank", min=1, help="Cut the result to this rank.")] = None,
     strength: Annotated[float, typer.Option("--strength", help="Multiply the update by this.")] = 1.0,

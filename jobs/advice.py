@@ -6,6 +6,7 @@ projections lose it; between strangers nothing made of weights alone recovers an
 
 from __future__ import annotations
 
+from .move import INSIDE
 from .report import Report
 
 # Median relative weight change: under the first a copy is as good as new, from the second the bases are strangers
@@ -13,8 +14,6 @@ from .report import Report
 CLOSE, STRANGERS = 0.1, 1.0
 # Median corrected similarity under which bases are strangers whatever the drift says.
 CHANCE = 0.1
-# Share of the update's energy inside its base's subspace from which it is a LoRA-X adapter.
-INSIDE = 0.99
 
 
 def strangers(report: Report) -> bool:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from ..adapters import Module, lora_module
 from ..adapters.dora import Dora
 from ..bases import describe
-from ..bases.names import Slot
 from ..kernels import lowrank
 from ..kernels.lowrank import LowRank
 from ..kernels.transfer import METHODS
@@ -19,6 +18,9 @@ from .report import ModuleReport
 
 # Factors this close to an exact smaller rank (relative Frobenius error) lose the superfluous part.
 SPARE = 1e-6
+# Share of an update's energy inside its base's subspaces from which it is a LoRA-X adapter (an ordinary LoRA has
+# about (k/m)(k/n)), and from which the subspace of a whole fused weight is worth trying.
+INSIDE, HINT = 0.99, 0.3
 MULTIPLICATIVE = ("oft", "boft", "ia3", "glora")
 
 
@@ -67,6 +69,8 @@ def _carry(step: Step, methods: Sequence[str], pairs: Pairs, threshold: float, r
         return Moved({m: _copied(step, report, old, new, pairs) for m in methods})
     rebuilt = [m for m in methods if METHODS[m].needs_subspaces]
     if not rebuilt:
+        if pairs.empty(step.target):
+            return _pruned(report, methods)
         report.drift = pairs.drift(step.source, step.target)
     moved = Moved({m: _copied(step, report, old, new, pairs) for m in methods if m not in rebuilt})
     if rebuilt:
@@ -78,16 +82,13 @@ def _rebuild(moved: Moved, step: Step, report: ModuleReport, methods, pairs: Pai
     module = step.module
     weight = pairs.weight(pairs.source, step.source) if module.needs_base else None
     update = LowRank(*(t.to(pairs.device) for t in module.low_rank(weight)))
-    ours, theirs = parts(pairs.source, step.source), parts(pairs.target, step.target)
-    if len(ours) != len(theirs):
-        ours, theirs = [step.source], [step.target]
-    found = [pairs.pair(s, t) for s, t in zip(ours, theirs, strict=True)]
-    updates = [update] if len(ours) == 1 else [_rows(update, s, ours[0]) for s in ours]
+    found, updates, share = _slices(update, step, pairs)
+    if not any(bool(pair.target.values.any()) for pair in found):
+        moved.results = _pruned(report, [*moved.results, *methods]).results
+        return
     report = replace(report, **likeness(found), rank_in=update.rank, source_norm=lowrank.norm(update))
     moved.energy = report.source_norm**2
-    moved.inside = sum(
-        in_subspace_share(u, pair.source) * lowrank.norm(u) ** 2 for u, pair in zip(updates, found, strict=True)
-    )
+    moved.inside = share * moved.energy
     alike = [x for x in (report.phi_left, report.phi_right) if x is not None]
     resized = any(u.shape != pair.target.shape for u, pair in zip(updates, found, strict=True))
     for method in methods:
@@ -109,6 +110,35 @@ def _rebuild(moved: Moved, step: Step, report: ModuleReport, methods, pairs: Pai
         # The copy's line gets the similarity too, so that one table shows both.
         if line.decision == "copy" and line.phi_left is None and line.phi_right is None:
             moved.results[method] = (kept, replace(line, **likeness(found), source_norm=report.source_norm))
+
+
+def _slices(update: LowRank, step: Step, pairs: Pairs) -> tuple[list[Pair], list[LowRank], float]:
+    """Pairs of subspaces, the update's slice for each, and the share of its energy inside the source's subspaces.
+
+    A fused weight is taken slice by slice, unless the adapter was trained inside the subspace of the whole.
+    """
+    ours, theirs = parts(pairs.source, step.source), parts(pairs.target, step.target)
+    if len(ours) != len(theirs) or len(ours) == 1:
+        found = [pairs.pair(step.source, step.target)]
+        return found, [update], in_subspace_share(update, found[0].source)
+    found = [pairs.pair(s, t) for s, t in zip(ours, theirs, strict=True)]
+    updates = [lowrank.rows(update, *slot.rows) for slot in ours]
+    total = lowrank.norm(update) ** 2
+    inside = sum(
+        in_subspace_share(u, pair.source) * lowrank.norm(u) ** 2 for u, pair in zip(updates, found, strict=True)
+    )
+    share = inside / total if total > 0 else 0.0
+    if share > HINT:
+        whole = pairs.pair(step.source, step.target)
+        if (of_whole := in_subspace_share(update, whole.source)) >= max(share, INSIDE):
+            return [whole], [update], of_whole
+    return found, updates, share
+
+
+def _pruned(report: ModuleReport, methods: Sequence[str]) -> Moved:
+    gone = replace(report, matched=None, decision="dropped", kept_energy=0.0, norm_ratio=0.0,
+                   reason="the target's weight is all zero: this block was pruned")  # fmt: skip
+    return Moved({m: (None, gone) for m in methods})
 
 
 def _built(
@@ -184,11 +214,6 @@ def likeness(found: Sequence[Pair]) -> dict:
     drifts = [d for d in (pair.drift() for pair in found) if d is not None]
     drift = sum(drifts) / len(drifts) if drifts else None
     return {"k": each[0]["k"], "drift": drift, **{name: mean(name) for name in names}}
-
-
-def _rows(update: LowRank, slot: Slot, first: Slot) -> LowRank:
-    start, length = slot.rows
-    return lowrank.rows(update, start - first.rows[0], length)
 
 
 def _blank(step: Step) -> ModuleReport:

@@ -56,6 +56,7 @@ class Pairs:
         self, source: Base, target: Base, size: SubspaceSize, cache: SubspaceCache | None, device: torch.device | str
     ):
         self.source, self.target, self.size, self.cache, self.device = source, target, size, cache, device
+        self._last: dict[tuple[bool, Slot], Tensor] = {}
 
     def pair(self, ours: Slot, theirs: Slot) -> Pair:
         """The pair for two slots. With a size by energy the source's spectrum decides k for both."""
@@ -75,9 +76,17 @@ class Pairs:
         """Whether the two weights are the same numbers."""
         return ours[1:] == theirs[1:] and self.source.digest(ours.name) == self.target.digest(theirs.name)
 
+    def empty(self, theirs: Slot) -> bool:
+        """Whether the target's weight is all zero: a block that was pruned but keeps its place in the file."""
+        return not bool(self.weight(self.target, theirs).any())
+
     def weight(self, base: Base, slot: Slot) -> Tensor:
-        """The weight, or its slice, float32 on the device."""
-        return load_slot(base, slot).to(self.device)
+        """The weight, or its slice, float32 on the device. The last one of either base is kept."""
+        ours = base is self.source
+        if (ours, slot) not in self._last:
+            self._last = {key: kept for key, kept in self._last.items() if key[0] != ours}
+            self._last[ours, slot] = load_slot(base, slot).to(self.device)
+        return self._last[ours, slot]
 
     def _k(self, slot: Slot) -> int:
         shape = self.source.weights()[slot.name]

@@ -19,9 +19,9 @@ from ..kernels.similarity import phi
 from ..kernels.spectral import SubspaceSize
 from ..kernels.transfer import METHODS
 from ..version import __version__
-from .advice import INSIDE, advise, strangers
+from .advice import advise, strangers
 from .cache import SubspaceCache
-from .move import Moved, move
+from .move import INSIDE, Moved, move
 from .pairs import Pairs
 from .plan import Step, plan
 from .report import Report
