@@ -57,8 +57,6 @@ def _carry(step: Step, methods: Sequence[str], pairs: Pairs, threshold: float, r
         return Moved({m: (step.module, report) for m in methods})
     if step.target is None:
         report.decision, report.reason, report.kept_energy, report.norm_ratio = "dropped", step.reason, 0.0, 0.0
-        update = None if step.module.needs_base or _flat(step.module) else step.module.low_rank()
-        report.source_norm = None if update is None else lowrank.norm(update)
         return Moved({m: (None, report) for m in methods})
     old, new = shape_of(pairs.source, step.source), shape_of(pairs.target, step.target)
     if pairs.same(step.source, step.target):
@@ -185,8 +183,6 @@ def _copied(step: Step, report: ModuleReport, old, new, pairs: Pairs) -> tuple[M
     if module.kind in MULTIPLICATIVE and report.drift != 0:
         return module.renamed(step.key), replace(line, reason="the same factors act on the target's weight")
     kept = replace(line, kept_energy=1.0, norm_ratio=1.0, cosine_with_copy=1.0, truncation_error=0.0)
-    if kept.source_norm is None and not module.needs_base and not _flat(module):
-        kept.source_norm = lowrank.norm(module.low_rank())
     return module.renamed(step.key), kept
 
 
@@ -228,8 +224,16 @@ def _blank(step: Step) -> ModuleReport:
         kind=step.module.kind,
         matched=step.target.name if step.target else None,
         shape=list(step.module.shape) if step.module.shape else None,
+        source_norm=_norm(step.module) if slot else None,
         rank_in=step.module.rank,
     )
+
+
+def _norm(module: Module) -> float | None:
+    """‖ΔW‖; None for what changes vectors or means nothing without its base weight."""
+    if module.needs_base or _flat(module):
+        return None
+    return float(module.delta().norm()) if module.kind == "diff" else lowrank.norm(module.low_rank())
 
 
 def _flat(module: Module) -> bool:

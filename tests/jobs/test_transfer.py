@@ -107,6 +107,10 @@ def test_modules_of_a_pruned_block_are_left_out_and_said(family, method):
     assert len(dropped) == 5 and {line.block for line in dropped} == {"joint_blocks.1"}
     assert all("pruned" in line.reason for line in dropped)
     assert len(result.adapter.modules) == 10
+    norms = {line.key: line.source_norm**2 for line in result.report.modules}
+    lost = sum(norms[line.key] for line in dropped) / sum(norms.values())
+    kept = result.report.totals["kept_energy"]
+    assert kept < 1 - lost + 1e-6 and (method == "lora-x" or kept == pytest.approx(1 - lost, abs=1e-6))
     assert not any("joint_blocks_1_" in key for key in result.adapter.modules)
 
 
