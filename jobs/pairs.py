@@ -22,7 +22,7 @@ class Pair(NamedTuple):
     target: Subspace
 
     def likeness(self) -> dict[str, float | int | None]:
-        """k, Φ_l, Φ_r and both corrected for chance (LoRA-X, arXiv 2501.16559, section 4.2).
+        """k, Φ_l, Φ_r and both corrected for chance (LoRA-X, arXiv 2501.16559).
 
         Φ compares subspaces of one space: sides of different width have None.
         """

@@ -6,7 +6,7 @@ feeds block i. Where depths differ, dynamic programming picks the pairs that kee
 importance, the most modules of equal role and shape, the largest similarity, the most even spread. Blocks move as a
 whole, so that the modules of one source block stay together.
 
-LoRA-X (arXiv 2501.16559, section 4.1) pairs each target module with the most similar source module; keeping order and
+LoRA-X (arXiv 2501.16559) pairs each target module with the most similar source module; keeping order and
 blocks together is ours. A published pruning map beats any search.
 """
 

@@ -1,6 +1,6 @@
 """LoRA-X: project the update onto the target's singular subspaces.
 
-Source: LoRA-X (arXiv 2501.16559), equation 5: ΔW_t = U_t U_tᵀ ΔW_s V_t V_tᵀ.
+Source: LoRA-X (arXiv 2501.16559), its training-free transfer: ΔW_t = U_t U_tᵀ ΔW_s V_t V_tᵀ.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .registry import method
 from .resize import resize
 
 
-@method(name="lora-x", display="LoRA-X (project)", paper="LoRA-X, arXiv 2501.16559, eq. 5")
+@method(name="lora-x", display="LoRA-X (project)", paper="LoRA-X, arXiv 2501.16559")
 def lora_x(update: LowRank, source: Subspace, target: Subspace) -> LowRank:
     """B_t = U_t (U_tᵀ B), A_t = (A V_t) V_tᵀ; the rank stays.
 
@@ -41,6 +41,6 @@ def in_subspace_share(update: LowRank, subspace: Subspace) -> float:
 
 
 def in_subspace(core: torch.Tensor, subspace: Subspace) -> LowRank:
-    """The LoRA-X adapter ΔW = U ΔΣ Vᵀ for a (k,) diagonal or (k, k) matrix ΔΣ (LoRA-X, equation 3)."""
+    """The LoRA-X adapter ΔW = U ΔΣ Vᵀ for a (k,) diagonal or (k, k) matrix ΔΣ, as in the paper."""
     core = torch.diag(core) if core.dim() == 1 else core
     return LowRank(subspace.left @ core, subspace.right.T.contiguous())

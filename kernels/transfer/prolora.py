@@ -1,6 +1,6 @@
 """ProLoRA: carry the part inside the subspaces and the part outside both, drop what crosses.
 
-Source: ProLoRA (arXiv 2506.04244), section 3 (subspace and null-space projections, equations 3 to 5):
+Source: ProLoRA (arXiv 2506.04244), the sum of its subspace and null-space projections:
 ΔW_t = P_t P_s ΔW Q_s Q_t + (I - P_t)(I - P_s) ΔW (I - Q_s)(I - Q_t), with P = U Uᵀ and Q = V Vᵀ.
 """
 

@@ -1,6 +1,6 @@
 """Between weights of different sizes: copy the coordinates in the singular bases. Experimental.
 
-Source: LoRA-X (arXiv 2501.16559), section 4.3, appendix on different dimensions: a least-squares map P between the
+Source: LoRA-X (arXiv 2501.16559), its case of different dimensions: a least-squares map P between the
 two bases' singular vectors. With U_s of orthonormal columns its solution is P = U_t U_sᵀ, so that the map copies the
 i-th singular coordinate of the source to the i-th of the target. Between models that were not derived from one
 another singular vectors have no common order or sign, and the result is close to random: distil instead.

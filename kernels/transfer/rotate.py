@@ -1,6 +1,6 @@
 """Rotate: turn the update with the smallest rotation that carries the source's subspace onto the target's.
 
-Ours. The rotation is the direct rotation of Davis and Kahan (SIAM J. Numer. Anal. 7, 1970, section 3): in each
+Ours. The rotation is the direct rotation of Davis and Kahan (SIAM J. Numer. Anal. 7, 1970): in each
 principal plane, spanned by one principal vector of either subspace, turn by the principal angle; leave everything
 orthogonal to those planes as it is. Left and right subspaces have their own rotation: ΔW_t = R_l ΔW R_rᵀ.
 """
