@@ -43,14 +43,15 @@ def advise(report: Report, *, inside: float | None) -> tuple[str, str]:
         )
     if inside is not None and inside >= INSIDE:
         return "transfer", (
-            f"{inside:.1%} of the update lies inside its base's leading subspaces: this is a LoRA-X adapter, which "
-            "lora-x carries over by projection."
+            f"{inside:.1%} of the update lies inside its base's leading subspaces: this is a LoRA-X adapter, the kind "
+            "that projection carries over. On the example models a plain copy recovered even a little more, so "
+            "compare with method copy."
         )
     if drift is not None and drift < CLOSE:
         return "copy", "The bases are close relatives: a plain copy is as good as a LoRA gets without training."
     return "copy", (
-        "The bases are relatives: a plain copy keeps most of the effect, usually a little weaker. Try strengths "
-        "between 1 and 1.4; projections lose more than they repair. If it stays weak, distil."
+        "The bases are relatives: a plain copy keeps most of the effect, sometimes a little weaker, and raising the "
+        "strength a little repairs that. Projecting an ordinary LoRA loses most of it. If it stays weak, distil."
     )
 
 
