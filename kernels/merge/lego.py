@@ -1,0 +1,103 @@
+"""LEGO: the units of all LoRAs, clustered, each cluster becoming one unit of the result.
+
+Source: LoRA-LEGO (arXiv 2409.16167), section 3. In the ``paper`` and ``balanced`` forms a cluster becomes its mean,
+which is shorter than its members the less they agree; parameter reweighting restores their size,
+μ ← μ · mean ‖m‖_∞ / ‖μ‖_∞. Output reweighting multiplies ΔW by √(r/k), r the number of units per LoRA, so that k units
+weigh as much as the r of one source. In the ``canonical`` form (:mod:`..units`) a cluster becomes the best rank-one
+approximation of the sum of its members, the top singular pair of Σ b aᵀ.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import lowrank
+from ..kmeans import kmeans
+from ..lowrank import LowRank
+from ..stacked import zero
+from ..units import Units, units_of
+from .registry import Merged, MergeOptions, method
+
+
+@method(name="lego", display="LEGO", paper="LoRA-LEGO (arXiv 2409.16167, ICLR 2025)")
+def lego(updates: list[LowRank], rank: int | None, options: MergeOptions) -> Merged:
+    """k clusters of units, k = `rank` or the rank of the largest source. As many clusters as units: the exact sum."""
+    k = max(update.rank for update in updates) if rank is None else rank
+    count = sum(update.rank for update in updates)
+    if k >= count:
+        owners = [i for i, update in enumerate(updates) for _ in range(update.rank)]
+        return Merged(lowrank.concatenate(updates), 0.0, [[i] for i in owners], list(range(count)))
+    units = units_of(updates, options.units)
+    if not len(units.owner):
+        return Merged(zero(units.stacked), 0.0, [], [])
+    gb, ga = units.grams()
+    found = kmeans(ga * gb if options.units == "canonical" else ga + gb, min(k, len(units.owner)), seed=options.seed,
+                   restarts=options.restarts, signed=options.units != "paper")
+    build = _top_pairs if options.units == "canonical" else _means
+    left, right = build(units, found.labels, found.signs, options.parameter_reweighting)
+    if options.output_reweighting:
+        size = (len(units.owner) / len(updates) / left.shape[1]) ** 0.25
+        left, right = left * size, right * size
+    mixed = LowRank((units.stacked.up @ (units.left @ left)).float(), ((right @ units.right) @ units.stacked.down).float())
+    return Merged(mixed, _distance(units, left, right), *_listing(units, found.labels))
+
+
+def _means(units: Units, labels: Tensor, signs: Tensor, reweight: bool) -> tuple[Tensor, Tensor]:
+    """Coefficients (M, k), (k, M) of the clusters' means over the units; with `reweight` at the members' size."""
+    k = int(labels.max()) + 1
+    member = torch.zeros(len(labels), k, dtype=torch.float64)
+    member[torch.arange(len(labels)), labels] = signs.double()
+    mean = member / member.abs().sum(0)
+    if reweight:
+        b, a = units.stacked.up @ units.left, units.right @ units.stacked.down
+        peak = torch.maximum(b.abs().amax(0), a.abs().amax(1))
+        centre = torch.maximum((b @ mean).abs().amax(0), (mean.T @ a).abs().amax(1))
+        mean = mean * (peak @ mean.abs()) / centre.clamp_min(1e-300)
+    return mean, mean.T
+
+
+def _top_pairs(units: Units, labels: Tensor, signs: Tensor, reweight: bool) -> tuple[Tensor, Tensor]:
+    """Coefficients (M, k), (k, M) of each cluster's top singular pair √σ u, √σ vᵀ of Σ b aᵀ.
+
+    With Gram matrices g_b, g_a of the members and g_a = R Rᵀ, σ² and y are the top eigenpair of Rᵀ g_b R, and
+    u = B R y/σ, v = Aᵀ g_b R y/σ². Clusters of one size are solved together.
+    """
+    gb, ga = units.grams()
+    sizes = torch.bincount(labels)
+    left = torch.zeros(len(labels), len(sizes), dtype=torch.float64)
+    right = torch.zeros(len(sizes), len(labels), dtype=torch.float64)
+    members = [(labels == cluster).nonzero()[:, 0] for cluster in range(len(sizes))]
+    for size in sorted(set(sizes.tolist())):
+        clusters = (sizes == size).nonzero()[:, 0]
+        index = torch.stack([members[c] for c in clusters.tolist()])
+        b, a = (gram[index[:, :, None], index[:, None, :]] for gram in (gb, ga))
+        weights, basis = torch.linalg.eigh(a)
+        half = basis * weights.clamp_min(0).sqrt()[:, None, :]
+        values, vectors = torch.linalg.eigh(half.mT @ b @ half)
+        sigma = values[:, -1].clamp_min(0).sqrt()
+        x = (half @ vectors[:, :, -1:])[:, :, 0]
+        safe = torch.where(sigma > 0, sigma, 1.0)[:, None]
+        left[index, clusters[:, None]] = x / safe.sqrt()
+        right[clusters[:, None], index] = (b @ x[:, :, None])[:, :, 0] / safe**1.5
+    return left, right
+
+
+def _distance(units: Units, left: Tensor, right: Tensor) -> float:
+    """Relative Frobenius distance of the merged update from the sum of the units."""
+    gb, ga = units.grams()
+    total = float((gb * ga).sum())
+    mixed = left @ right
+    rest = torch.eye(len(mixed), dtype=mixed.dtype) - mixed
+    return (max(float(((rest.T @ gb @ rest) * ga).sum()), 0.0) / total) ** 0.5 if total > 0 else 0.0
+
+
+def _listing(units: Units, labels: Tensor) -> tuple[list[list[int]], list[int]]:
+    """Clusters as lists of LoRAs and labels of the units in the order given, clusters numbered by their first unit."""
+    order = units.place.argsort().tolist()
+    names: dict[int, int] = {}
+    listed = [names.setdefault(int(labels[i]), len(names)) for i in order]
+    clusters: list[list[int]] = [[] for _ in names]
+    for i, label in zip(order, listed, strict=True):
+        clusters[label].append(int(units.owner[i]))
+    return [sorted(cluster) for cluster in clusters], listed

@@ -1,0 +1,137 @@
+"""LEGO's units: the single rows of A with their columns of B, pooled over several LoRAs and put into a common form.
+
+Source: LoRA-LEGO (arXiv 2409.16167), section 3: the minimal semantic unit is m = [a, b]. That form is not unique:
+(a, b) and (c·a, b/c) or (-a, -b) act alike, and so do the units of (B R, R⁻¹ A) as a whole. Three forms:
+
+- ``paper``: units as the files have them.
+- ``balanced``: ‖a‖ = ‖b‖, and a unit equals its negative: free of c and of signs.
+- ``canonical``: the singular pairs of each LoRA's ΔW: free of any R. Similarity of two units is that of the rank-one
+  matrices they stand for, <b₁a₁ᵀ, b₂a₂ᵀ> = (a₁·a₂)(b₁·b₂), which knows neither signs nor c.
+
+Units are sorted by content, so that neither the order of LoRAs nor that of ranks changes a single byte of the result.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import lowrank
+from .lowrank import LowRank
+from .stacked import NEGLIGIBLE, Stack, root, spectrum, stack
+
+if TYPE_CHECKING:
+    from .merge.registry import MergeOptions
+
+
+class Units(NamedTuple):
+    """M units as combinations of the N stacked raw ones, by falling size.
+
+    stacked: raw factors and Gram matrices; left: (N, M), column j of B·left is unit j's b; right: (M, N), row j of
+    right·A is its a; owner: (M,) index of its LoRA in the list given; place: (M,) its position among the units of all
+    LoRAs in the order given. B·left·right·A is the sum of the updates.
+    """
+
+    stacked: Stack
+    left: Tensor
+    right: Tensor
+    owner: Tensor
+    place: Tensor
+
+    def grams(self) -> tuple[Tensor, Tensor]:
+        """(M, M) inner products of the b and of the a."""
+        return self.left.T @ self.stacked.left @ self.left, self.right @ self.stacked.right @ self.right.T
+
+
+def fold(update: LowRank, strength: float) -> LowRank:
+    """strength · ΔW with √|strength| on either factor and the sign on `up`."""
+    half = abs(strength) ** 0.5
+    return LowRank(update.up * (half if strength >= 0 else -half), update.down * half)
+
+
+def units_of(updates: list[LowRank], form: str = "canonical") -> Units:
+    """Pool the units of several LoRAs in one of the three forms; units that do nothing are left out (not by ``paper``).
+
+    Args:
+        updates: of one shape (m, n), any ranks.
+        form: "paper", "balanced" or "canonical".
+    """
+    if form == "canonical":
+        updates = [_independent(update) for update in updates]
+    orders = [_by_content(update) for update in updates]
+    heads = [update.down[order[0]].cpu().numpy().tobytes() for update, order in zip(updates, orders, strict=True)]
+    loras = sorted(range(len(updates)), key=heads.__getitem__)
+    pooled = stack([LowRank(updates[i].up[:, orders[i]], updates[i].down[orders[i]]) for i in loras])
+    owner = torch.tensor(loras)[pooled.owner]
+    offsets = [0]
+    for update in updates:
+        offsets.append(offsets[-1] + update.rank)
+    left, right = {"paper": _paper, "balanced": _balanced, "canonical": _canonical}[form](pooled)
+    if form == "canonical":
+        within = torch.cat([torch.arange(updates[i].rank) for i in loras])
+    else:
+        within = torch.tensor([j for i in loras for j in orders[i]])
+    place = torch.tensor(offsets)[owner] + within
+    units = Units(pooled, left, right, owner, place)
+    gb, ga = (gram.diagonal() for gram in units.grams())
+    size = ga + gb if form == "paper" else (ga * gb).clamp_min(0).sqrt()
+    order = torch.argsort(size, descending=True, stable=True)
+    if form != "paper":
+        order = order[size[order] > NEGLIGIBLE * size.max()]
+    return Units(pooled, left[:, order], right[order], owner[order], place[order])
+
+
+def auto_rank(updates: list[LowRank], options: MergeOptions) -> tuple[int, str]:
+    """The smallest rank that keeps `options.energy` of the sum's energy ‖Σ ΔW‖², and a sentence that says so."""
+    values = spectrum(stack(updates)).square()
+    total = float(values.sum())
+    count = sum(update.rank for update in updates)
+    if not total > 0:
+        return 1, "the updates cancel: nothing to keep"
+    share = values.cumsum(0) / total
+    k = min(int((share < options.energy * (1 - 1e-12)).sum()) + 1, len(values))
+    return k, f"rank {k} of {count} units keeps {float(share[k - 1]):.1%} of the sum's energy"
+
+
+def _by_content(update: LowRank) -> list[int]:
+    """Order of a LoRA's units by the bytes of a, then of b."""
+    a, b = update.down.contiguous(), update.up.T
+    short = [x[:, :64].contiguous().cpu().numpy() for x in (a, b)]
+    keys = [short[0][i].tobytes() + short[1][i].tobytes() for i in range(update.rank)]
+    if len(set(keys)) < len(keys):
+        whole = torch.cat([a, b], 1).cpu().numpy()
+        keys = [whole[i].tobytes() for i in range(update.rank)]
+    return sorted(range(update.rank), key=keys.__getitem__)
+
+
+def _independent(update: LowRank) -> LowRank:
+    """The update itself, or the same with fewer, independent rows of A where they depend on one another."""
+    rows = update.down.double()
+    return update if root(rows @ rows.T) is not None else lowrank.recompress(update)[0]
+
+
+def _paper(pooled: Stack) -> tuple[Tensor, Tensor]:
+    identity = torch.eye(len(pooled.owner), dtype=torch.float64, device=pooled.up.device)
+    return identity, identity
+
+
+def _balanced(pooled: Stack) -> tuple[Tensor, Tensor]:
+    a, b = pooled.right.diagonal().sqrt(), pooled.left.diagonal().sqrt()
+    ratio = torch.where((a > 0) & (b > 0), (b / a.clamp_min(1e-300)).sqrt(), 1.0)
+    return torch.diag(1 / ratio), torch.diag(ratio)
+
+
+def _canonical(pooled: Stack) -> tuple[Tensor, Tensor]:
+    """Per LoRA the SVD of B·A: with A = L Q it is that of B·L, from the eigenvectors of Lᵀ BᵀB L."""
+    left, right = torch.zeros_like(pooled.left), torch.zeros_like(pooled.left)
+    for lora in pooled.owner.unique().tolist():
+        part = slice(*(int(i) for i in (pooled.owner == lora).nonzero()[[0, -1], 0] + torch.tensor([0, 1])))
+        lower, inverse = root(pooled.right[part, part]) or (torch.eye(part.stop - part.start).to(left),) * 2
+        values, vectors = torch.linalg.eigh(lower.T @ pooled.left[part, part] @ lower)
+        values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
+        half = values.sqrt().sqrt().clamp_min(NEGLIGIBLE * values[0].sqrt().sqrt()).clamp_min(1e-150)
+        left[part, part] = lower @ vectors / half
+        right[part, part] = half[:, None] * vectors.T @ inverse
+    return left, right
