@@ -139,6 +139,35 @@ def _unet_adapter(bodies: Mapping[str, Shape | None], unet: list[str]) -> str:
 
 def _text_adapter(flat: Mapping[str, Shape | None]) -> str:
     widths = {shape[1] for key, shape in flat.items() if shape and key.endswith("self_attn_q_proj")}
-    if 1280 in widths:
+    if 1280 in widths or any(key.startswith("lora_te1_") for key in flat):
         return "SDXL"
     return {768: "SD 1.5", 1024: "SD 2.x"}.get(next(iter(widths), 0), UNKNOWN)
+
+
+# Beginnings of what trainers call a base, without punctuation and with "sd" for "stable-diffusion".
+_TOLD = (
+    ("flux2", UNKNOWN),
+    ("flux", "Flux"),
+    ("sd35large", "SD3.5 large"),
+    ("sd35medium", "SD3.5 medium"),
+    ("sd3", "SD3"),
+    ("sdxlv1refiner", "SDXL refiner"),
+    ("sdxlrefiner", "SDXL refiner"),
+    ("sdxl", "SDXL"),
+    ("ssd1b", "SSD-1B"),
+    ("segmindvega", "Segmind Vega"),
+    ("sdv2", "SD 2.x"),
+    ("sd2", "SD 2.x"),
+    ("sdv1", "SD 1.5"),
+    ("sd1", "SD 1.5"),
+)
+
+
+def told_architecture(metadata: Mapping[str, str]) -> str:
+    """The family that an adapter's metadata names ("modelspec.architecture", "ss_base_model_version"), or "unknown"."""
+    for entry in ("modelspec.architecture", "ss_base_model_version"):
+        said = re.sub(r"[^a-z0-9]", "", str(metadata.get(entry, "")).lower()).replace("stablediffusion", "sd")
+        family = next((family for start, family in _TOLD if said.startswith(start)), UNKNOWN)
+        if family != UNKNOWN:
+            return family
+    return UNKNOWN

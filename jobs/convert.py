@@ -3,16 +3,54 @@
 from __future__ import annotations
 
 from ..adapters import Adapter, from_state_dict, to_state_dict
+from ..bases import KNOWN, Names, guess_adapter_architecture, names_of_adapters, told_architecture
 from ..bases.model import Base
+from ..errors import AdapterError
+
+_GIVE = "Give the base model it was made for (--base on the command line, the model input of the node)."
 
 
 def convert(adapter: Adapter, layout: str, base: Base | None = None) -> Adapter:
     """The adapter with the keys of `layout` ("kohya", "diffusers", "peft", "comfy").
 
-    base: whose names to use; needed wherever key names change.
+    base: whose names to use; None takes those of the known model that the adapter's keys, shapes and metadata point
+    to. An adapter that has the layout already and points to none stays as it is.
 
     Raises:
-        AdapterError: a module cannot be said in that layout.
+        AdapterError: a module cannot be said in that layout; no base was given and the model is not known.
     """
-    state = to_state_dict(adapter, layout=layout, names=base.names if base else None)
+    names = base.names if base else None
+    if names is None and layout != "same":
+        try:
+            names = names_of(adapter)
+        except AdapterError:
+            if adapter.layout != layout:
+                raise
+            layout = "same"
+    state = to_state_dict(adapter, layout=layout, names=names)
     return from_state_dict(dict(state), metadata=state.metadata, file=adapter.file)
+
+
+def names_of(adapter: Adapter) -> Names:
+    """The key names of the known model an adapter was made for.
+
+    Raises:
+        AdapterError: it cannot be told which, or some module has no place there; says what to give instead.
+    """
+    shapes = {key: module.shape for key, module in adapter.modules.items()}
+    found = names_of_adapters(shapes, adapter.metadata)
+    if found is not None:
+        return found[0]
+    likely = next((name for name in (guess_adapter_architecture(shapes), told_architecture(adapter.metadata))
+                   if name != "unknown"), None)  # fmt: skip
+    if likely is None:
+        raise AdapterError("It cannot be told from this adapter alone which model's key names it has",
+                           file=adapter.file, key=next(iter(shapes)), hint=_GIVE)  # fmt: skip
+    if likely not in KNOWN:
+        raise AdapterError(f"The adapter looks like one for {likely}, whose key names are not known without the model",
+                           file=adapter.file, hint=_GIVE)  # fmt: skip
+    partly = names_of_adapters(shapes, adapter.metadata, every=False)
+    strange = next((key for key in shapes if partly and partly[0].resolve(key) is None), None)
+    what = "has a module that model does not have" if strange else "its weights are of other sizes than that model's"
+    raise AdapterError(f"The adapter looks like one for {likely}, but {what}", file=adapter.file, key=strange,
+                       hint=_GIVE)  # fmt: skip

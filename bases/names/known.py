@@ -183,44 +183,49 @@ _ENCODERS: dict[str, Callable[[], Weights]] = {
     "G": lambda: _clip("clip_g", 1280, 32),
     "T5": _t5,
 }
-_DENOISERS: dict[str, Callable[[], Weights]] = {
-    **{name: (lambda size=size: _unet(size)) for name, size in _UNETS.items()},
-    "SD3": lambda: _mmdit(24),
-    "SD3.5 medium": lambda: _mmdit(24, normed=True, dual=13, side=384),
-    "SD3.5 large": lambda: _mmdit(38, normed=True),
-    "Flux": lambda: _flux(guided=True),  # dev, which names all of schnell's
-    "Flux schnell": lambda: _flux(guided=False),
+_MMDITS = {
+    "SD3": {"depth": 24},
+    "SD3.5 medium": {"depth": 24, "normed": True, "dual": 13, "side": 384},
+    "SD3.5 large": {"depth": 38, "normed": True},
 }
+_FLUXES = {"Flux": True, "Flux schnell": False}  # guided or not: dev, which names all of schnell's, and schnell
 _TEXT = {
     "SD 1.5": "L", "SD 2.x": "H", "SDXL refiner": "G", "Flux": "L T5", "Flux schnell": "L T5",
     "SD3": "L G T5", "SD3.5 medium": "L G T5", "SD3.5 large": "L G T5",
 }  # fmt: skip
 _TEXT_XL = "L G"
 
-KNOWN = tuple(_DENOISERS)
+KNOWN = (*_UNETS, *_MMDITS, *_FLUXES)
 
 
-def known_weights(architecture: str) -> dict[str, Shape]:
+def known_weights(architecture: str, width: int | None = None) -> dict[str, Shape]:
     """Canonical name -> shape of every weight of a known model, text encoders included; empty when it is not known.
 
     Args:
         architecture: one of KNOWN: what ``guess_architecture`` says, "KOALA 700M" or "Flux schnell".
+        width: of the residual stream, for an SD3 or 3.5 of another size than the published (its depth is width / 64).
     """
-    return dict(_weights(architecture))
+    return dict(_weights(architecture, width))
 
 
 @cache
-def known_names(architecture: str) -> Names | None:
+def known_names(architecture: str, width: int | None = None) -> Names | None:
     """Every adapter key of a known model, as ``names_for`` gives it for the real checkpoint; None if not known."""
-    weights = _weights(architecture)
+    weights = _weights(architecture, width)
     return names_for(weights) if weights else None
 
 
 @cache
-def _weights(architecture: str) -> Weights:
-    if architecture not in _DENOISERS:
+def _weights(architecture: str, width: int | None = None) -> Weights:
+    if architecture not in KNOWN or (width is not None and (architecture not in _MMDITS or width % 64)):
         return {}
-    found = {DENOISER + name: shape for name, shape in _DENOISERS[architecture]().items()}
+    if architecture in _UNETS:
+        denoiser = _unet(_UNETS[architecture])
+    elif architecture in _FLUXES:
+        denoiser = _flux(_FLUXES[architecture])
+    else:
+        denoiser = _mmdit(**_MMDITS[architecture] | ({"depth": width // 64} if width else {}))
+    found = {DENOISER + name: shape for name, shape in denoiser.items()}
     for encoder in _TEXT.get(architecture, _TEXT_XL).split():
         found |= _ENCODERS[encoder]()
     return found

@@ -1,0 +1,96 @@
+"""Which known model's names an adapter's keys are, when no base is at hand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from math import prod
+from typing import NamedTuple
+
+from .guess import UNKNOWN, guess_adapter_architecture, told_architecture
+from .names import KNOWN, Names, Slot, known_names, known_weights
+
+Shape = tuple[int, ...]
+
+# Those whose weights another one names as well stand behind it: SDXL serves SSD-1B and Vega, Flux dev schnell.
+_SERVED_BY = {"SSD-1B": "SDXL", "Segmind Vega": "SDXL", "KOALA 700M": "KOALA", "Flux schnell": "Flux"}
+_CANDIDATES = tuple(name for name in KNOWN if name not in _SERVED_BY)
+_STREAM = re.compile(r"[._]attn[._](qkv|to_[qkv]|add_[qkv]_proj)$")
+
+
+class _Fit(NamedTuple):
+    """missing: modules without a place; misfits: modules of another shape than their weight."""
+
+    missing: int
+    misfits: int
+    architecture: str
+    names: Names
+    slots: dict[str, Slot | None]
+
+    @property
+    def cost(self) -> tuple[int, int]:
+        return self.missing, self.misfits
+
+
+def names_of_adapters(
+    modules: Mapping[str, Shape | None], metadata: Mapping[str, str] | None = None, *, every: bool = True
+) -> tuple[Names, str] | None:
+    """(names, architecture) of the known model that understands the keys; None when no known one does.
+
+    Tried first: what the metadata says, then what keys and widths say, then the other known models. Of those that
+    have a place for every module, the one whose weights have the modules' shapes wins. None also when two fit equally
+    well, neither was named, and they read some key differently.
+
+    Args:
+        modules: module key -> shape (out, in, …) or None, of one adapter or of several made for one model.
+        metadata: the adapter's, if it has any.
+        every: whether each key must have a place; else the named model with most places serves.
+    """
+    told, guessed = told_architecture(metadata or {}), guess_adapter_architecture(modules)
+    if guessed not in (*KNOWN, UNKNOWN):
+        return None
+    named = [_SERVED_BY.get(name, name) for name in (told, guessed) if name in KNOWN]
+    best: list[_Fit] = []
+    for architecture in dict.fromkeys((*named, *_CANDIDATES)):
+        fit = _fit(architecture, None, modules)
+        if fit is None or fit.missing and (every or architecture not in named):
+            continue
+        if not best or fit.cost <= best[0].cost:
+            best = [*best, fit] if best and fit.cost == best[0].cost else [fit]
+        if architecture in named and not any(best[0].cost):
+            break
+    if not best:
+        sized = [_fit(name, width, modules) for name in named for width in _widths(modules)]
+        best = [fit for fit in sized if fit is not None and not (fit.missing and every)]
+    if not best or (best[0].architecture not in named and any(_differ(best[0], other) for other in best[1:])):
+        return None
+    return best[0].names, best[0].architecture
+
+
+def _fit(architecture: str, width: int | None, modules: Mapping[str, Shape | None]) -> _Fit | None:
+    """How the modules lie in a known model; None when none does, or a fused weight has other rows."""
+    names, missing, misfits = known_names(architecture, width), 0, 0
+    if names is None:
+        return None
+    weights = known_weights(architecture, width)
+    slots = {key: names.resolve(key) for key in modules}
+    for key, shape in modules.items():
+        slot = slots[key]
+        if slot is None:
+            missing += 1
+        elif shape:
+            rows, *columns = weights[slot.name]
+            rows = slot.rows[1] if slot.rows else rows
+            misfits += (shape[0], prod(shape[1:])) != (rows, prod(columns))
+            if shape[0] != rows and (slot.rows or names.slices(slot.name)):
+                return None
+    return _Fit(missing, misfits, architecture, names, slots) if missing < len(modules) else None
+
+
+def _widths(modules: Mapping[str, Shape | None]) -> list[int]:
+    """Widths of the residual stream that joint attention's projections show."""
+    return sorted({shape[1] for key, shape in modules.items() if shape and len(shape) > 1 and _STREAM.search(key)})
+
+
+def _differ(one: _Fit, other: _Fit) -> bool:
+    return one.slots != other.slots or one.names.kohya != other.names.kohya
