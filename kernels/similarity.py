@@ -1,6 +1,6 @@
 """How much of one subspace lies inside another: Φ, its chance level, principal angles.
 
-Source: LoRA-X (arXiv 2501.16559), its subspace similarity: Φ(A, B) = ‖Uᴬᵀ Uᴮ‖²_F / k. The correction for chance is ours.
+Source: LoRA-X (arXiv 2501.16559), its similarity Φ(A, B) = ‖Uᴬᵀ Uᴮ‖²_F / k. The correction for chance is ours.
 """
 
 from __future__ import annotations
