@@ -1,7 +1,8 @@
 """The main job in under a minute: move the frame LoRA from base A to base B and look at it.
 
-Writes the models, the transferred LoRA, its report and a contact sheet with four rows: the target alone, the target
-with the LoRA merely copied, the target with the transferred one, the source with its LoRA.
+Writes the models, the transferred LoRA, its report and a contact sheet: the target alone, the target with the LoRA
+merely copied, with the transferred one, with the LoRA projected on the target's subspaces, with a LoRA-X adapter of the
+same effect transferred, and the source with its LoRA.
 """
 
 from __future__ import annotations
@@ -56,46 +57,43 @@ def run(out_folder: str | Path, progress: Progress | None = None) -> dict[str, P
 
     Returns:
         paths (``sheet``, ``report``, ``transferred_lora``, ``models``) and the judge's figures: the frame's strength
-        (0 to 1) in each row, and the share of right digits with the transferred LoRA.
+        (0 to 1) in each row, and the share of right digits and colours with the transferred LoRA.
     """
-    out = Path(out_folder)
-    tell = progress or (lambda done, total, label: None)
-    total = 6
+    out, tell, total = Path(out_folder), progress or (lambda done, total, label: None), 8
     tell(0, total, "writing the models")
     models = materialize.materialize(out / "models", text_encoder=False)
 
     tell(1, total, "transferring the LoRA")
-    original = adapters.read(models[f"family_{EFFECT}_a"])
     source, target = open_base(models["family_a"]), open_base(models["family_b"])
+    original = adapters.read(models[f"family_{EFFECT}_a"])
     result = transfer(original, source, target, TransferSettings(method="auto"))
-    copied = transfer(original, source, target, TransferSettings(method="copy"))
+    copied, projected = (transfer(original, source, target, TransferSettings(method=m)) for m in ("copy", "lora-x"))
+    native = transfer(adapters.read(models[f"family_{EFFECT}_lorax_a"]), source, target, TransferSettings())
     moved_path = adapters.write(result.adapter, out / f"{EFFECT}_a_to_b.safetensors", names=target.names,
                                 overwrite=True, provenance=result.provenance)
     report_path = out / "report.md"
     report_path.write_text(result.report.to_markdown(), encoding="utf-8")
-    moved = adapters.read(moved_path)
 
-    rows = [
-        ("target: base B", "b", None),
-        ("B + the LoRA, copied", "b", copied.adapter),
-        ("B + transferred LoRA", "b", moved),
-        ("source: base A + LoRA", "a", original),
-    ]
-    pictures, verdicts = [], []
-    for done, (label, base_name, adapter) in enumerate(rows):
-        tell(2 + done, total, f"drawing {label}")
-        images = sample(materialize.base(base_name), materialize.autoencoder(), PROMPTS, range(8),
+    rows = {
+        "frame_on_target_alone": ("target: base B", "b", None),
+        "frame_copied": ("B + LoRA, copied", "b", copied.adapter),
+        "frame_transferred": (f"B + LoRA, transferred\n(auto chose {result.report.method})", "b",
+                              adapters.read(moved_path)),
+        "frame_projected": ("B + LoRA, projected\n(lora-x)", "b", projected.adapter),
+        "frame_of_lorax_adapter": (f"B + LoRA-X adapter\n(auto chose {native.report.method})", "b", native.adapter),
+        "frame_on_source": ("source: base A + LoRA", "a", original),
+    }
+    pictures, figures = [], {}
+    for done, (name, (label, base_name, adapter)) in enumerate(rows.items()):
+        tell(2 + done, total, "drawing " + label.replace("\n", " "))
+        images = sample(materialize.base(base_name), materialize.autoencoder(), PROMPTS, range(len(PROMPTS)),
                         adapters=[(adapter, 1.0)] if adapter else [])
-        verdicts.append(judge.look(materialize.judge_weights(), images))
+        verdict = judge.look(materialize.judge_weights(), images)
+        figures[name] = verdict.effects[:, materialize.EFFECTS.index(EFFECT)].mean().item()
+        if name == "frame_transferred":
+            figures["digits_right"], figures["colours_right"] = judge.accuracy(verdict, DIGITS, COLOURS)
         pictures.append((label, images))
     sheet_path = canvas.save(contact_sheet(pictures), out / "sheet.png")
     tell(total, total, "done")
-
-    alone, by_copy, by_transfer, on_source = (v.effects[:, materialize.EFFECTS.index(EFFECT)].mean().item()
-                                              for v in verdicts)
-    digit, colour = judge.accuracy(verdicts[2], DIGITS, COLOURS)
-    return {
-        "frame_on_target_alone": alone, "frame_copied": by_copy, "frame_transferred": by_transfer,
-        "frame_on_source": on_source, "digits_right": digit, "colours_right": colour,
-        "sheet": sheet_path, "report": report_path, "transferred_lora": moved_path, "models": out / "models",
-    }
+    return {**figures, "sheet": sheet_path, "report": report_path, "transferred_lora": moved_path,
+            "models": out / "models"}
