@@ -2,6 +2,7 @@
 
 from .bars import kept_energy
 from .canvas import encode, save
+from .clusters import clusters
 from .heatmap import heatmap
 
-__all__ = ["encode", "heatmap", "kept_energy", "save"]
+__all__ = ["clusters", "encode", "heatmap", "kept_energy", "save"]

@@ -1,0 +1,244 @@
+"""What a merge or a resize did, module by module, as sentences, tables and JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from statistics import fmean, median
+
+from .report import _group, _join, _known, _percent, _plain, _table, _value
+
+WEAK, STRONG = 0.6, 1.6  # norm against the exact sum beyond which a note says so
+
+
+@dataclass
+class Lora:
+    """One LoRA that went in."""
+
+    name: str
+    strength_model: float = 1.0
+    strength_clip: float = 1.0
+    modules: int = 0
+    left_out: str = ""  # why it was not used
+
+
+@dataclass
+class MergedModule:
+    """One module of the result. Figures are None where they mean nothing or were not measured.
+
+    norms: ‖S‖, ‖M‖ and the root mean square of the sources' ‖ΔW_i‖ (strengths folded in), with M the result and
+    S = Σ ΔW_i the exact weighted sum.
+    """
+
+    key: str
+    name: str = ""  # name of the weight in the base, where it is known
+    block: str = ""
+    role: str = ""
+    shape: list[int] | None = None
+    sources: list[int] = field(default_factory=list)  # numbers of the LoRAs that change it
+    ranks_in: list[int] = field(default_factory=list)
+    rank_out: int | None = None
+    error: float | None = None  # ‖M − S‖ / ‖S‖
+    cosine: float | None = None  # between M and S
+    sum_norm: float | None = None
+    norm: float | None = None
+    source_norm: float | None = None
+    clusters: int | None = None
+    mixed: int | None = None  # clusters with units of several LoRAs
+    pure: list[int] | None = None  # clusters of one LoRA's units alone, by LoRA
+    decision: str = ""  # a method's name, "kept", "summed" or "cut"
+    reason: str = ""
+
+    @property
+    def norm_ratio(self) -> float | None:
+        """‖M‖ / ‖S‖."""
+        return _ratio(self.norm, self.sum_norm)
+
+    @property
+    def norm_to_source(self) -> float | None:
+        """‖M‖ against one source's norm (root mean square over the sources)."""
+        return _ratio(self.norm, self.source_norm)
+
+
+@dataclass
+class MergeReport:
+    """Everything one merge or resize has to say."""
+
+    job: str = "merge"  # or "resize"
+    method: str = ""
+    display: str = ""
+    paper: str = ""
+    loras: list[Lora] = field(default_factory=list)
+    settings: dict = field(default_factory=dict)
+    modules: list[MergedModule] = field(default_factory=list)
+    extras: list[str] = field(default_factory=list)  # keys that no format explains; kept as they are
+    notes: list[str] = field(default_factory=list)
+    elapsed: float = 0.0  # seconds
+
+    @property
+    def totals(self) -> dict:
+        """Counts, and the figures of the whole update taken as one long vector."""
+        measured = [m for m in self.modules if m.sum_norm is not None and m.norm is not None]
+        whole = math.fsum(m.sum_norm**2 for m in measured)
+        out = math.fsum(m.norm**2 for m in measured)
+        source = math.fsum(m.source_norm**2 for m in measured if m.source_norm is not None)
+        inner = math.fsum((m.cosine or 0.0) * m.norm * m.sum_norm for m in measured)
+        lost = math.fsum(((m.error or 0.0) * m.sum_norm) ** 2 for m in measured)
+        ranks = [m.rank_out for m in self.modules if m.rank_out is not None]
+        clusters = [m for m in self.modules if m.clusters]
+        return {
+            "modules": len(self.modules),
+            "decisions": dict(Counter(m.decision for m in self.modules).most_common()),
+            "error": _root(lost, whole),
+            "cosine": inner / math.sqrt(out * whole) if out > 0 and whole > 0 else None,
+            "norm_ratio": _root(out, whole),
+            "norm_to_source": _root(out, source),
+            "clusters": sum(m.clusters for m in clusters) if clusters else None,
+            "mixed_clusters": sum(m.mixed for m in clusters) if clusters else None,
+            "rank_lowest": min(ranks) if ranks else None,
+            "rank_median": median(ranks) if ranks else None,
+            "rank_highest": max(ranks) if ranks else None,
+        }
+
+    def blocks(self) -> dict[str, list[MergedModule]]:
+        """Modules by block, in the order in which the blocks appear."""
+        return _group(self.modules, lambda m: m.block or "other")
+
+    def summary(self) -> str:
+        """One paragraph a person can read without knowing the words of the trade."""
+        return " ".join(_sentences(self))
+
+    def to_dict(self) -> dict:
+        """Plain values only; numbers that are not finite become None."""
+        return _plain({**asdict(self), "totals": self.totals, "summary": self.summary()})
+
+    def to_json(self) -> str:
+        """The report as JSON, totals and summary included."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> MergeReport:
+        """The report that :meth:`to_json` wrote. Fields this version does not know are passed over."""
+        data = json.loads(text)
+        modules = [_known(MergedModule, m) for m in data.get("modules", [])]
+        loras = [_known(Lora, lora) for lora in data.get("loras", [])]
+        return _known(cls, {**data, "modules": modules, "loras": loras})
+
+    def to_markdown(self) -> str:
+        """Sentences first, then the LoRAs, then one row per block, then one row per module."""
+        parts = [f"# {_title(self)}", self.summary(), *(f"- {note}" for note in self.notes)]
+        parts += ["## LoRAs", _table(LORA_COLUMNS, [_lora_row(i, lora) for i, lora in enumerate(self.loras)])]
+        parts += ["## By block", _table(BLOCK_COLUMNS, [_block_row(b, ms) for b, ms in self.blocks().items()])]
+        if self.extras:
+            parts += ["## Keys no format explains (kept as they are)", *(f"- `{key}`" for key in self.extras)]
+        if self.settings:
+            parts += ["## Settings", *(f"- {n.replace('_', ' ')}: {_value(v)}" for n, v in self.settings.items())]
+        parts += ["## Every module", _table(MODULE_COLUMNS, [_module_row(m) for m in self.modules])]
+        return _join(parts)
+
+
+def ranks_of(totals: dict) -> str:
+    """"rank 16", or "ranks 4 to 32 (median 16)"; empty when no module has one."""
+    low, middle, high = (totals[f"rank_{n}"] for n in ("lowest", "median", "highest"))
+    if low is None:
+        return ""
+    return f"rank {low}" if low == high else f"ranks {low} to {high} (median {middle:g})"
+
+
+# Sentences
+
+
+def _title(report: MergeReport) -> str:
+    used = [lora.name for lora in report.loras if not lora.left_out]
+    if report.job == "resize":
+        return f"{used[0] if used else 'LoRA'} resized"
+    return f"{' + '.join(used[:4])}{' + …' if len(used) > 4 else ''} merged"
+
+
+def _sentences(report: MergeReport) -> Iterable[str]:
+    totals, used = report.totals, [lora for lora in report.loras if not lora.left_out]
+    names = ", ".join(f"{lora.name} × {_strengths(lora)}" for lora in used)
+    ranks = f" of {ranks_of(totals)}" if ranks_of(totals) else ""
+    if len(used) == 1:
+        yield f"{names} became a LoRA{ranks} with {report.display or report.method}."
+    else:
+        yield f"{len(used)} LoRAs ({names}) became one{ranks} with {report.display or report.method}."
+    counts = totals["decisions"]
+    merged = totals["modules"] - counts.get("kept", 0) - counts.get("summed", 0)
+    lone = f", {counts['kept']} kept as the one LoRA that has them gives them" if counts.get("kept") else ""
+    plain = f", {counts['summed']} summed exactly (norms, biases, whole differences)" if counts.get("summed") else ""
+    yield f"{merged} modules were {'merged' if report.job == 'merge' else 'resized'}{lone}{plain}."
+    if totals["cosine"] is not None:
+        of = "the exact weighted sum" if len(used) > 1 else "the original"
+        yield (
+            f"Against {of} the result has cosine {totals['cosine']:.3f}, {totals['norm_ratio']:.2f} of its norm and a "
+            f"relative error of {_percent(totals['error'])}."
+        )
+    if len(used) > 1 and totals["norm_to_source"] is not None:
+        yield f"Its norm is {totals['norm_to_source']:.2f} of one source's."
+    if totals["clusters"] and len(used) > 1:
+        share = totals["mixed_clusters"] / totals["clusters"]
+        yield f"{_percent(share)} of the {totals['clusters']} clusters mix units of several LoRAs."
+    ratio = totals["norm_ratio"]
+    if ratio is not None and ratio > 0 and not WEAK < ratio < STRONG and len(used) > 1:
+        yield (
+            f"That is much {'weaker' if ratio < 1 else 'stronger'} than the LoRAs stacked in loaders: a strength of "
+            f"{1 / ratio:.2g} gives it the stack's size."
+        )
+
+
+def _strengths(lora: Lora) -> str:
+    model, clip = f"{lora.strength_model:g}", f"{lora.strength_clip:g}"
+    return model if model == clip else f"{model} (text encoder {clip})"
+
+
+# Tables
+
+LORA_COLUMNS = ("#", "LoRA", "strength", "text encoder", "modules", "used")
+BLOCK_COLUMNS = ("block", "modules", "cosine with sum", "norm / sum", "norm / source", "error", "clusters", "mixed",
+                 "decisions")  # fmt: skip
+MODULE_COLUMNS = ("module", "LoRAs", "shape", "ranks", "cosine with sum", "norm / sum", "norm / source", "error",
+                  "clusters", "mixed", "decision", "reason")  # fmt: skip
+
+
+def _lora_row(number: int, lora: Lora) -> list[str]:
+    model, clip = f"{lora.strength_model:g}", f"{lora.strength_clip:g}"
+    return [str(number + 1), lora.name, model, clip, str(lora.modules), lora.left_out or "yes"]
+
+
+def _block_row(block: str, modules: list[MergedModule]) -> list[str]:
+    def mean(values: Iterable[float | None]) -> str:
+        known = [v for v in values if v is not None]
+        return _value(fmean(known) if known else None)
+
+    clusters = sum(m.clusters or 0 for m in modules)
+    decisions = Counter(m.decision for m in modules).most_common()
+    return [
+        block, str(len(modules)), mean(m.cosine for m in modules), mean(m.norm_ratio for m in modules),
+        mean(m.norm_to_source for m in modules), mean(m.error for m in modules),
+        str(clusters) if clusters else "–", str(sum(m.mixed or 0 for m in modules)) if clusters else "–",
+        ", ".join(f"{count} {decision}" for decision, count in decisions),
+    ]  # fmt: skip
+
+
+def _module_row(m: MergedModule) -> list[str]:
+    ranks = " + ".join(map(str, m.ranks_in)) + (f" → {m.rank_out}" if m.rank_out is not None else "")
+    figures = (m.cosine, m.norm_ratio, m.norm_to_source, m.error)
+    return [
+        f"`{m.name or m.key}`", ", ".join(str(i + 1) for i in m.sources), "×".join(map(str, m.shape or ())) or "–",
+        ranks or "–", *map(_value, figures), _value(m.clusters), _value(m.mixed), m.decision, m.reason or "–",
+    ]  # fmt: skip
+
+
+# Small helpers
+
+
+def _ratio(value: float | None, against: float | None) -> float | None:
+    return value / against if value is not None and against else None
+
+
+def _root(part: float, whole: float) -> float | None:
+    return math.sqrt(part / whole) if whole > 0 else None

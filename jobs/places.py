@@ -1,0 +1,278 @@
+"""Which modules of several adapters change the same weight, and under which key their merge is written.
+
+A weight is known by its place in the base. Without a base the places are those of the known models
+(:mod:`..bases.recognise`); beyond those, two keys mean one weight when they differ only in prefix and in dots against
+underscores. Slices of fused weights (q, k, v) are brought to the granularity of the first
+adapter that has the weight.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+
+from ..adapters import Adapter, Module
+from ..bases import Names, Slot, describe, guess_adapter_architecture, names_of_adapters, style_of
+from ..bases.model import Base
+from ..bases.names import DENOISER
+from ..errors import AdapterError
+from .plan import plan
+
+_TEXT = re.compile(
+    r"(?:lora_te(\d?)_|text_encoder(?:_(\d))?\.|text_encoders\.(\w+?)\.(?:transformer\.)?|lora_prior_te_)"
+)
+_ENCODERS = {"clip_l": "1", "clip_h": "1", "clip_g": "2", "t5xxl": "3"}
+_PREFIXES = ("lora_unet_", "lora_transformer_", "lycoris_", "unet.base_model.model.", "base_model.model.", "unet.",
+             "transformer.", "diffusion_model.")  # fmt: skip
+# Families whose members a file that leaves blocks out can be mistaken for.
+_FAMILIES = {"SSD-1B": "SDXL", "Segmind Vega": "SDXL", "KOALA": "SDXL", "SD3.5 medium": "SD3",
+             "SD3.5 large": "SD3"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one adapter has for a place, or for the weight around it.
+
+    index: the adapter's number. slot: which weight, which rows; None when only the key is known.
+    """
+
+    index: int
+    module: Module
+    slot: Slot | None
+
+
+@dataclass
+class Place:
+    """One module of the merged adapter.
+
+    key: its module key. label: name of the weight, or the key without its prefix.
+    slot: the weight and rows; None when unknown. mixed: the parts differ in rows and must be cut or joined.
+    """
+
+    key: str
+    label: str
+    text: bool
+    slot: Slot | None = None
+    parts: list[Part] = field(default_factory=list)
+    mixed: bool = False
+
+    @property
+    def sources(self) -> list[int]:
+        """Numbers of the adapters that change it."""
+        return sorted({part.index for part in self.parts})
+
+    @cached_property
+    def where(self) -> tuple[str, str]:
+        """(block, role) for reports."""
+        if self.slot is not None:
+            return describe(self.slot.name)
+        numbers = list(re.finditer(r"(?:blocks?|layers?|attentions|resnets)_\d+(?=_)", self.label))
+        if not numbers:
+            return "other", self.label
+        end = numbers[-1].end()
+        return self.label[:end], self.label[end + 1 :]
+
+
+def find_places(adapters: Sequence[Adapter], base: Base | None = None) -> list[Place]:
+    """Every weight that any of the adapters changes, in the first adapter's order, then the next one's.
+
+    Raises:
+        AdapterError: the adapters are for different architectures, do not belong to the base, or their keys are of
+            two kinds that only a base could match.
+    """
+    if base is None:
+        _same_architecture(adapters)
+        names = _known_names(adapters)
+    else:
+        names = base.names
+        for adapter in adapters:
+            _belongs(adapter, base)
+    weights: dict[str, list[Part]] = {}
+    for index, adapter in enumerate(adapters):
+        taken: dict[tuple[str, object], str] = {}
+        for key, module in adapter.modules.items():
+            slot = names.resolve(key) if names else None
+            label = slot.name if slot else flat(key)
+            other = taken.setdefault((label, slot and slot[1:]), key)
+            if other != key:
+                module.fail(f"Two modules of the adapter change the same weight; the other is {other}")
+            weights.setdefault(label, []).append(Part(index, module, slot))
+    writer = _Writer(adapters, names)
+    places = [place for label, parts in weights.items() for place in _places_of(label, parts, writer)]
+    if base is None:
+        _names_match(adapters, places)
+    return places
+
+
+def _known_names(adapters: Sequence[Adapter]) -> Names | None:
+    """Names of the known model that all adapters, or failing that one of them, is recognised to be for."""
+    shapes = [{key: m.shape for key, m in adapter.modules.items()} for adapter in adapters]
+    union = {key: shape for each in shapes for key, shape in each.items()}
+    tries = [(union, adapters[0].metadata), *zip(shapes, (a.metadata for a in adapters), strict=True)]
+    return next((found[0] for modules, told in tries if (found := names_of_adapters(modules, told))), None)
+
+
+def flat(key: str) -> str:
+    """A module key without what tells one layout from another: prefix, and dots against underscores."""
+    match = _TEXT.match(key)
+    if match:
+        number = match[1] or match[2] or _ENCODERS.get(match[3] or "", match[3] or "1")
+        return f"te{number}_" + key[match.end() :].replace(".", "_")
+    prefix = next((p for p in _PREFIXES if key.startswith(p)), "")
+    return key[len(prefix) :].replace(".", "_")
+
+
+def is_text(key: str, slot: Slot | None = None) -> bool:
+    """Whether the module belongs to a text encoder: the clip strength counts for it."""
+    return not slot.name.startswith(DENOISER) if slot else bool(_TEXT.match(key))
+
+
+class _Writer:
+    """Keys for the merged adapter, in the first adapter's style."""
+
+    def __init__(self, adapters: Sequence[Adapter], names: Names | None):
+        self.names, self.layout = names, adapters[0].layout
+        self.styles: dict[bool, str] = {}
+        for key in adapters[0].modules:
+            slot = names.resolve(key) if names else None
+            self.styles.setdefault(is_text(key, slot), style_of(key, slot))
+
+    def key(self, slot: Slot, like: str | None) -> str | None:
+        """The key for a slot; ``like`` is a key that means it already."""
+        style = self.styles.get(is_text("", slot))
+        if like is not None and (style is None or style_of(like, slot) == style):
+            return like
+        found = self.names.key_for(slot, style) if style else None
+        if found is None and self.layout in ("kohya", "diffusers", "peft", "comfy"):
+            found = self.names.layout_key(slot, self.layout)
+        return found or like
+
+
+def _places_of(label: str, parts: list[Part], writer: _Writer) -> list[Place]:
+    """The places of one weight: itself, or its slices."""
+    if parts[0].slot is None:
+        key = parts[0].module.key
+        return [Place(key, label, is_text(key), None, parts)]
+    slots = list(dict.fromkeys(part.slot for part in parts))
+    mixed = any(_overlap(a, b) for i, a in enumerate(slots) for b in slots[:i])
+    targets = _targets(label, parts, writer) if mixed else slots
+    places = []
+    for slot in targets:
+        own = next((part.module.key for part in parts if part.slot == slot), None)
+        key = writer.key(slot, own)
+        inside = [part for part in parts if _overlap(part.slot, slot) or part.slot == slot]
+        if inside:
+            mixed = any(part.slot != slot for part in inside)
+            places.append(Place(key, _label(slot), is_text("", slot), slot, inside, mixed))
+    return places
+
+
+def _targets(label: str, parts: list[Part], writer: _Writer) -> list[Slot]:
+    """Slots to write for a weight that the adapters cut differently: those of the first adapter that has it."""
+    leader = [part for part in parts if part.index == parts[0].index]
+    whole = Slot(label)
+    if all(part.slot.rows is not None for part in leader):
+        cuts = [Slot(label, rows) for rows in sorted(writer.names.slices(label))]
+        known = {part.slot: part.module.key for part in parts}
+        if cuts and all(writer.key(slot, known.get(slot)) for slot in cuts):
+            return cuts
+    else:
+        whole = leader[0].slot
+    known = next((part.module.key for part in parts if part.slot == whole), None)
+    if writer.key(whole, known) is None:
+        leader[0].module.fail("The adapters cut this fused weight differently and no key is known for the whole of it")
+    return [whole]
+
+
+def _overlap(a: Slot, b: Slot) -> bool:
+    """Whether two different slots of one weight share rows."""
+    if a == b:
+        return False
+    if a.rows is None or b.rows is None:
+        return True
+    return a.rows[0] < sum(b.rows) and b.rows[0] < sum(a.rows)
+
+
+def _label(slot: Slot) -> str:
+    return slot.name if slot.rows is None else f"{slot.name}[{slot.rows[0]}:{sum(slot.rows)}]"
+
+
+# Checks
+
+
+def _belongs(adapter: Adapter, base: Base) -> None:
+    """AdapterError when nothing of the adapter fits the base, or a shape does not."""
+    try:
+        plan(adapter, base, base)
+    except AdapterError as error:
+        hint = (error.hint or "").split(" Choose ")[0]
+        raise AdapterError(error.what, file=error.file, key=error.key, hint=f"{hint} Leave it out.") from None
+
+
+def _same_architecture(adapters: Sequence[Adapter]) -> None:
+    seen: dict[str, Adapter] = {}
+    for adapter in adapters:
+        bodies = {key: m.shape for key, m in adapter.modules.items() if not is_text(key)}
+        family = guess_adapter_architecture(bodies) if bodies else "unknown"
+        if family != "unknown":
+            seen.setdefault(_FAMILIES.get(family, family), adapter)
+    if len(seen) > 1:
+        raise AdapterError(
+            "The LoRAs are for different architectures: "
+            + "; ".join(f"{_name(adapter)} looks like one for {family}" for family, adapter in seen.items()),
+            hint="Only LoRAs for one architecture can be merged.",
+        )
+
+
+def _names_match(adapters: Sequence[Adapter], places: list[Place]) -> None:
+    """AdapterError when an adapter shares no module with the others because its names are of another kind."""
+    for index, adapter in enumerate(adapters):
+        if any(len(place.sources) > 1 and index in place.sources for place in places):
+            continue
+        mine = {_scheme(key) for key in adapter.modules if not is_text(key)} - {None}
+        for other in adapters[:index]:
+            theirs = {_scheme(key) for key in other.modules if not is_text(key)} - {None}
+            if mine and theirs and not mine & theirs and any(p.slot is None for p in places):
+                raise AdapterError(
+                    f"{_name(adapter)} and {_name(other)} name the model's blocks in two different ways, and which "
+                    "names mean the same weight is not known for this architecture",
+                    file=adapter.file, key=next(iter(adapter.modules)),
+                    hint="Give the base model: --base on the command line, the model input of the node.",
+                )  # fmt: skip
+
+
+def _scheme(key: str) -> str | None:
+    """Whose block names a key uses, for families that have two."""
+    name = flat(key)
+    if re.match(r"(input_blocks|middle_block|output_blocks|joint_blocks|double_blocks|single_blocks|layers)_", name):
+        return "checkpoint"
+    if re.match(r"(down_blocks|mid_block|up_blocks|transformer_blocks|single_transformer_blocks)_", name):
+        return "diffusers"
+    return None
+
+
+def check_shapes(place: Place, shapes: dict[int, tuple[int, ...]], adapters: Sequence[Adapter]) -> None:
+    """AdapterError when the adapters think the weight has different sizes.
+
+    shapes: adapter number -> (out, in, …) of its share, cut or joined to the place.
+    """
+    (first, one), *others = shapes.items()
+    for index, shape in others:
+        if (shape[0], prod(shape[1:])) != (one[0], prod(one[1:])):
+            raise AdapterError(
+                f"{_name(adapters[first])} changes a weight of {_times(one)} here and {_name(adapters[index])} one of "
+                f"{_times(shape)}",
+                file=adapters[index].file, key=place.key,
+                hint="The LoRAs are for different architectures; only LoRAs for one can be merged.",
+            )  # fmt: skip
+
+
+def _name(adapter: Adapter) -> str:
+    return re.split(r"[\\/]", adapter.file)[-1] if adapter.file else "a LoRA without a file name"
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))
