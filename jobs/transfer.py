@@ -120,7 +120,7 @@ def transfer(
     _refuse_nothing(report, steps, adapter, target)
     report.advice, report.advice_reason = advise(report, inside=inside)
     report.copy_baseline = _copy_baseline(moved, method)
-    report.notes = _notes(report, steps)
+    report.notes = _notes(report, steps, source, target)
     report.elapsed = time.perf_counter() - started
     modules = {module.key: module for module, _ in chosen if module is not None}
     if settings.strength != 1.0:
@@ -182,8 +182,10 @@ def _copy_baseline(moved: list[Moved], method: str) -> dict:
     return {name: totals[name] for name in ("kept_energy", "norm_ratio", "dropped")}
 
 
-def _notes(report: Report, steps: list[Step]) -> list[str]:
+def _notes(report: Report, steps: list[Step], source: Base, target: Base) -> list[str]:
     notes = []
+    if source.architecture != target.architecture:
+        notes.append(f"The source looks like {source.architecture}, the target like {target.architecture}.")
     dropped = report.totals["dropped"]
     if dropped:
         notes.append(f"{dropped} modules have no place in {report.target} and are left out; see the table for each.")
