@@ -63,6 +63,12 @@ class FileBase:
         """Hash over each file's header, size and a sample of every tensor's bytes (see TensorFile.sample)."""
         return hashlib.sha256(" ".join(file.sample() for file in self._files).encode()).hexdigest()
 
+    @property
+    def stamp(self) -> str:
+        """Changes when a file does: its path, size, time of change and sampled bytes."""
+        files = [(str(file.path.resolve()), *file.stamp) for file in self._files]
+        return f"{self.fingerprint} {files}"
+
     def weights(self) -> dict[str, Shape]:
         return {name: stored.shape for name, stored in self._stored.items()}
 

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -22,6 +23,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load, save
 
+from ..bases.model import Base
 from ..kernels.spectral import VERSION, Subspace
 
 # Both subspaces of a pair of SDXL-sized bases take 2.7 GB at k = 128 and 6.6 GB at a quarter of the width.
@@ -32,6 +34,10 @@ FRESH = 900.0
 # The folder is listed anew after this many writes, to see what other processes wrote.
 LOOK_EVERY = 64
 _SUFFIX = ".safetensors"
+# Digests of one base, one "digest name" line each; a book of a base that has not gained a line for so long (seconds)
+# is dropped, and written anew when needed.
+_BOOK = ".digests"
+_BOOK_LIFE = 90 * 24 * 3600.0
 
 
 def default_folder() -> Path:
@@ -76,6 +82,7 @@ class SubspaceCache:
         self.hits = self.misses = 0
         self._used: int | None = None  # Bytes on disk as far as known; None: not looked yet.
         self._writes = 0
+        self._books: dict[str, dict[str, str]] = {}
         self._front: OrderedDict[str, Subspace] = OrderedDict()
         self._front_size = 0
 
@@ -121,11 +128,34 @@ class SubspaceCache:
             finally:
                 aside.unlink(missing_ok=True)
 
+    def digest(self, base: Base, name: str) -> str:
+        """`base.digest(name)`, remembered from one process to the next for bases in files.
+
+        A base's `stamp` changes with its files (path, size, time of change, sampled bytes), so that a book of digests
+        under it stays true; bases without a stamp are asked each time.
+        """
+        stamp = getattr(base, "stamp", None)
+        if stamp is None:
+            return base.digest(name)
+        path = self.folder / (hashlib.sha256(stamp.encode()).hexdigest() + _BOOK)
+        book = self._books.get(stamp)
+        if book is None:
+            book = self._books[stamp] = _read_book(path)
+        if name not in book:
+            book[name] = base.digest(name)
+            with contextlib.suppress(OSError):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                # One short line in one write to the end: several processes may do so at once.
+                with open(path, "ab", buffering=0) as file:
+                    file.write(f"{book[name]} {name}\n".encode())
+        return book[name]
+
     def clear(self) -> None:
         """Remove every entry."""
         self._front.clear()
+        self._books.clear()
         self._front_size, self._used = 0, None
-        for path, _, _ in self._entries():
+        for path in [entry[0] for entry in self._entries()] + list(self.folder.glob(f"*{_BOOK}")):
             with contextlib.suppress(OSError):
                 path.unlink()
 
@@ -185,9 +215,21 @@ class SubspaceCache:
                     stat = entry.stat()
                     if entry.name.endswith(_SUFFIX):
                         found.append((Path(entry.path), stat.st_mtime, stat.st_size))
-                    elif entry.name.endswith(".part") and stat.st_mtime < time.time() - FRESH:
+                    elif stat.st_mtime < time.time() - {".part": FRESH, _BOOK: _BOOK_LIFE}.get(
+                        os.path.splitext(entry.name)[1], float("inf")
+                    ):
                         os.unlink(entry.path)
         return found
+
+
+def _read_book(path: Path) -> dict[str, str]:
+    """Name -> digest; lines that are not whole are left out."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    except OSError:
+        return {}
+    pairs = (line.rstrip("\n").split(" ", 1) for line in lines if line.endswith("\n"))
+    return {pair[1]: pair[0] for pair in pairs if len(pair) == 2 and re.fullmatch("[0-9a-f]{64}", pair[0])}
 
 
 def _parse(data: bytes, key: str) -> Subspace:

@@ -74,7 +74,7 @@ class Pairs:
 
     def same(self, ours: Slot, theirs: Slot) -> bool:
         """Whether the two weights are the same numbers."""
-        return ours[1:] == theirs[1:] and self.source.digest(ours.name) == self.target.digest(theirs.name)
+        return ours[1:] == theirs[1:] and self._digest(self.source, ours) == self._digest(self.target, theirs)
 
     def empty(self, theirs: Slot) -> bool:
         """Whether the target's weight is all zero: a block that was pruned but keeps its place in the file."""
@@ -102,5 +102,8 @@ class Pairs:
 
         if self.cache is None:
             return compute()
-        key = subspace_key(base.digest(slot.name), k, *slot[1:])
+        key = subspace_key(self._digest(base, slot), k, *slot[1:])
         return self.cache.get_or_compute(key, compute).to(self.device)
+
+    def _digest(self, base: Base, slot: Slot) -> str:
+        return base.digest(slot.name) if self.cache is None else self.cache.digest(base, slot.name)

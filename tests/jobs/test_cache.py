@@ -215,3 +215,62 @@ def test_the_folder_can_be_chosen(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(module.sys, "platform", "linux")
     assert default_folder() == tmp_path / "lora_graft" / "subspaces"
+
+
+class FakeBase:
+    """Counts how often a digest is worked out."""
+
+    def __init__(self, stamp="one", content="a"):
+        self.stamp, self.content, self.asked = stamp, content, 0
+
+    def digest(self, name):
+        self.asked += 1
+        return module.hashlib.sha256((self.content + name).encode()).hexdigest()
+
+
+def test_digests_are_worked_out_once_per_file(tmp_path):
+    base = FakeBase()
+    first = [SubspaceCache(tmp_path).digest(base, name) for name in ("w one", "v", "w one")]
+    again = [SubspaceCache(tmp_path).digest(base, name) for name in ("w one", "v", "w one")]
+    assert first == again == [FakeBase().digest(name) for name in ("w one", "v", "w one")]
+    assert base.asked == 2
+    changed = FakeBase("two", "b")
+    assert SubspaceCache(tmp_path).digest(changed, "v") == FakeBase("", "b").digest("v")
+
+
+def test_a_base_without_a_stamp_is_always_asked(tmp_path):
+    base = FakeBase(stamp=None)
+    cache = SubspaceCache(tmp_path)
+    cache.digest(base, "w")
+    base.content = "b"
+    assert cache.digest(base, "w") == FakeBase(content="b").digest("w")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_torn_line_in_the_book_is_not_believed(tmp_path):
+    base = FakeBase()
+    SubspaceCache(tmp_path).digest(base, "w")
+    (book,) = tmp_path.iterdir()
+    whole = book.read_bytes()
+    for damage in (whole[:-5], whole[10:], b"\xff\xfe" + whole, b"0" * 64 + b"\n"):
+        book.write_bytes(damage)
+        assert SubspaceCache(tmp_path).digest(base, "w") == FakeBase().digest("w")
+
+
+def test_the_stamp_of_a_file_changes_with_it(tmp_path):
+    from lora_graft.bases import open_base
+    from safetensors.torch import save_file
+
+    path = tmp_path / "base.safetensors"
+    name = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
+    weight = torch.randn(64, 64)
+    save_file({name: weight}, path)
+    cache, seen = SubspaceCache(tmp_path / "cache"), {}
+    for step in range(3):
+        base = open_base(path)
+        seen[base.stamp] = cache.digest(base, next(iter(base.weights())))
+        assert cache.digest(open_base(path), next(iter(base.weights()))) == base.digest(next(iter(base.weights())))
+        weight[30, 31 + step] += 1  # no sampled byte
+        save_file({name: weight}, path)
+        os.utime(path, ns=(step, step))
+    assert len(seen) == len(set(seen.values())) == 3
