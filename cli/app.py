@@ -10,18 +10,19 @@ from ..version import __version__
 from .convert import convert
 from .demo import demo
 from .inspect import inspect
+from .merge import merge
 from .similarity import similarity
 from .transfer import transfer
 
 app = typer.Typer(
-    help="Move LoRA adapters from one diffusion base model to another.",
+    help="Move LoRA adapters from one diffusion base model to another, and merge them.",
     epilog="Exit status: 0 done, 1 the input or the output is at fault, 2 wrong usage, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (inspect, similarity, transfer, convert, demo):
+for command in (inspect, similarity, transfer, merge, convert, demo):
     app.command()(command)
 
 

@@ -6,7 +6,8 @@ import ast
 from enum import Enum
 from pathlib import Path
 
-METHODS_FOLDER = Path(__file__).resolve().parent.parent / "kernels" / "transfer"
+KERNELS = Path(__file__).resolve().parent.parent / "kernels"
+METHODS_FOLDER, MERGE_FOLDER = KERNELS / "transfer", KERNELS / "merge"
 
 
 def menu(name: str, choices: tuple[str, ...]) -> type[Enum]:
@@ -15,7 +16,7 @@ def menu(name: str, choices: tuple[str, ...]) -> type[Enum]:
 
 
 def method_names(folder: Path = METHODS_FOLDER) -> tuple[str, ...]:
-    """Names of the registered transfer methods, read off their ``@method(name=…)`` decorators.
+    """Names of the registered methods of a folder, read off their ``@method(name=…)`` decorators.
 
     Importing the registry itself would load torch, a second too much for ``--help``. Order: as the package
     imports them.
@@ -27,6 +28,14 @@ def method_names(folder: Path = METHODS_FOLDER) -> tuple[str, ...]:
     package = ast.parse((folder / "__init__.py").read_text("utf-8"))
     order = [a.name for n in package.body if isinstance(n, ast.ImportFrom) and not n.module for a in n.names]
     return tuple(name for stem in order for name in names.get(stem, []))
+
+
+def constant(file: Path, name: str) -> tuple[str, ...]:
+    """A tuple of strings that a module assigns at its top level, read without importing it."""
+    for node in ast.parse(file.read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+            return ast.literal_eval(node.value)
+    raise LookupError(f"{file} assigns no {name}")
 
 
 def _registered(decorator: ast.expr) -> str | None:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from ..jobs.inspect import Inspection
+    from ..jobs.merge_report import MergeReport
     from ..jobs.report import Report
 
 
@@ -45,6 +46,25 @@ def _blocks(report: Report) -> Table:
         cells = [block, str(len(modules)), _figure(similarity(modules))]
         table.add_row(*cells, *([_figure(kept_energy(modules))] if moved else []))
     return table
+
+
+def show_merge(report: MergeReport, written: list[Path]) -> None:
+    """Sentences, a table by block, the files written."""
+    from ..jobs.merge_report import BLOCK_COLUMNS, block_row
+    from ..plots.grid import rows
+
+    out = console()
+    out.print(report.summary())
+    for note in report.notes:
+        out.print(f"- {note}")
+    table = Table(BLOCK_COLUMNS[0], box=None, pad_edge=False, header_style="bold")
+    for column in BLOCK_COLUMNS[1:-1]:
+        table.add_column(column, justify="right")
+    for block, modules in rows(report).items():
+        table.add_row(*block_row(block, modules)[:-1])
+    out.print(table)
+    for path in written:
+        out.print(f"Wrote {path}")
 
 
 def show_inspection(inspection: Inspection) -> None:

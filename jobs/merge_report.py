@@ -131,7 +131,7 @@ class MergeReport:
         """Sentences first, then the LoRAs, then one row per block, then one row per module."""
         parts = [f"# {_title(self)}", self.summary(), *(f"- {note}" for note in self.notes)]
         parts += ["## LoRAs", _table(LORA_COLUMNS, [_lora_row(i, lora) for i, lora in enumerate(self.loras)])]
-        parts += ["## By block", _table(BLOCK_COLUMNS, [_block_row(b, ms) for b, ms in self.blocks().items()])]
+        parts += ["## By block", _table(BLOCK_COLUMNS, [block_row(b, ms) for b, ms in self.blocks().items()])]
         if self.extras:
             parts += ["## Keys no format explains (kept as they are)", *(f"- `{key}`" for key in self.extras)]
         if self.settings:
@@ -209,7 +209,9 @@ def _lora_row(number: int, lora: Lora) -> list[str]:
     return [str(number + 1), lora.name, model, clip, str(lora.modules), lora.left_out or "yes"]
 
 
-def _block_row(block: str, modules: list[MergedModule]) -> list[str]:
+def block_row(block: str, modules: list[MergedModule]) -> list[str]:
+    """The cells of one block under BLOCK_COLUMNS."""
+
     def mean(values: Iterable[float | None]) -> str:
         known = [v for v in values if v is not None]
         return _value(fmean(known) if known else None)

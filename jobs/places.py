@@ -108,11 +108,11 @@ def find_places(adapters: Sequence[Adapter], base: Base | None = None) -> list[P
 
 
 def _known_names(adapters: Sequence[Adapter]) -> Names | None:
-    """Names of the known model that all adapters, or failing that one of them, is recognised to be for."""
-    shapes = [{key: m.shape for key, m in adapter.modules.items()} for adapter in adapters]
-    union = {key: shape for each in shapes for key, shape in each.items()}
-    tries = [(union, adapters[0].metadata), *zip(shapes, (a.metadata for a in adapters), strict=True)]
-    return next((found[0] for modules, told in tries if (found := names_of_adapters(modules, told))), None)
+    """Names of the known model that all adapters are recognised to be for, some odd module of theirs aside."""
+    union = {key: m.shape for adapter in adapters for key, m in adapter.modules.items()}
+    told = {key: value for adapter in adapters for key, value in adapter.metadata.items()}
+    found = names_of_adapters(union, told) or names_of_adapters(union, told, every=False)
+    return found[0] if found else None
 
 
 def flat(key: str) -> str:

@@ -46,8 +46,8 @@ def _stacked(report: MergeReport, counts: dict[str, np.ndarray], width: int) -> 
     from matplotlib import colormaps
 
     table = np.stack(list(counts.values()))
-    used = np.flatnonzero(table.sum(0))
     last = table.shape[1] - 1
+    used = [i for i, lora in enumerate(report.loras) if not lora.left_out] + [last]
     shades = [*colormaps[COLOURS](np.linspace(0.3, 0.95, max(last, 1))), MIXED]
     labels = [*(printable(lora.name, 40) for lora in report.loras), "several LoRAs mixed"]
     sheet, axes, names = _sheet(list(counts), width, "clusters", head=56 + 20 * len(used))
@@ -57,7 +57,7 @@ def _stacked(report: MergeReport, counts: dict[str, np.ndarray], width: int) -> 
                   label=labels[column])  # fmt: skip
         starts += table[:, column]
     for place, row in enumerate(table):
-        note = f"{row[last]:.0f} of {row.sum():.0f} mixed" if last in used else f"{row.sum():.0f}"
+        note = f"{row[last]:.0f} of {row.sum():.0f} mixed"
         axes.text(row.sum() + 0.01 * starts.max(), place, note, **text_style(9, va="center"))
     axes.set_xlim(0, starts.max() * 1.2)
     height = sheet.get_size_inches()[1] * sheet.dpi
