@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..adapters import Adapter, from_state_dict, to_state_dict
-from ..bases import KNOWN, Names, guess_adapter_architecture, names_of_adapters, told_architecture
+from ..bases import KNOWN, Names, guess_adapter_architecture, known_names, names_of_adapters, told_architecture
 from ..bases.model import Base
 from ..errors import AdapterError
 
@@ -49,8 +49,8 @@ def names_of(adapter: Adapter) -> Names:
     if likely not in KNOWN:
         raise AdapterError(f"The adapter looks like one for {likely}, whose key names are not known without the model",
                            file=adapter.file, hint=_GIVE)  # fmt: skip
-    partly = names_of_adapters(shapes, adapter.metadata, every=False)
-    strange = next((key for key in shapes if partly and partly[0].resolve(key) is None), None)
-    what = "has a module that model does not have" if strange else "its weights are of other sizes than that model's"
-    raise AdapterError(f"The adapter looks like one for {likely}, but {what}", file=adapter.file, key=strange,
+    names = known_names(likely)
+    strange = next((key for key in shapes if names.resolve(key) is None), None)
+    what = "that model has no such module" if strange else "its weights are of other sizes than that model's"
+    raise AdapterError(f"The adapter looks like one for {likely}; {what}", file=adapter.file, key=strange,
                        hint=_GIVE)  # fmt: skip
