@@ -13,6 +13,7 @@ from ..bases.names import Slot
 from ..kernels.similarity import chance, corrected, phi
 from ..kernels.spectral import Subspace, SubspaceSize, flatten, spectrum, subspace
 from .cache import SubspaceCache, subspace_key
+from .plan import shape_of
 
 
 class Pair(NamedTuple):
@@ -60,8 +61,8 @@ class Pairs:
 
     def pair(self, ours: Slot, theirs: Slot) -> Pair:
         """The pair for two slots. With a size by energy the source's spectrum decides k for both."""
-        k = self._k(ours)
-        return Pair(self._subspace(self.source, ours, k), self._subspace(self.target, theirs, k))
+        source = self._subspace(self.source, ours, self.size)
+        return Pair(source, self._subspace(self.target, theirs, SubspaceSize(k=source.k)))
 
     def drift(self, ours: Slot, theirs: Slot) -> float | None:
         """‖W_t − W_s‖ / ‖W_s‖ of the whole weights, about 1.4 between strangers; None when the shapes differ."""
@@ -88,21 +89,16 @@ class Pairs:
             self._last[ours, slot] = load_slot(base, slot).to(self.device)
         return self._last[ours, slot]
 
-    def _k(self, slot: Slot) -> int:
-        shape = self.source.weights()[slot.name]
-        if slot.rows is not None:
-            shape = (slot.rows[1], *shape[1:])
-        if self.size.energy is None:
-            return self.size.resolve(shape)
-        return self.size.resolve(shape, spectrum(flatten(self.weight(self.source, slot))))
-
-    def _subspace(self, base: Base, slot: Slot, k: int) -> Subspace:
+    def _subspace(self, base: Base, slot: Slot, size: SubspaceSize) -> Subspace:
         def compute() -> Subspace:
-            return subspace(flatten(self.weight(base, slot)), k)
+            weight = flatten(self.weight(base, slot))
+            return subspace(weight, size.resolve(weight.shape, spectrum(weight) if size.needs_spectrum else None))
 
         if self.cache is None:
             return compute()
-        key = subspace_key(self._digest(base, slot), k, *slot[1:])
+        if not size.needs_spectrum:
+            size = SubspaceSize(k=size.resolve(shape_of(base, slot)))
+        key = subspace_key(self._digest(base, slot), size, *slot[1:])
         return self.cache.get_or_compute(key, compute).to(self.device)
 
     def _digest(self, base: Base, slot: Slot) -> str:
