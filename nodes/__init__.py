@@ -5,7 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .apply_lora import ApplyLoRA
+from .lego_merge import LEGOMerge
 from .load_lora import LoadLoRA
+from .merge_loras import MergeLoRAs
 from .save_lora import SaveLoRA
 from .similarity import SubspaceSimilarity
 from .transfer import LoRAXTransfer
@@ -15,4 +17,4 @@ class LoraGraftExtension(ComfyExtension):
     """LoRA Graft's nodes."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoadLoRA, SubspaceSimilarity, LoRAXTransfer, ApplyLoRA, SaveLoRA]
+        return [LoadLoRA, SubspaceSimilarity, LoRAXTransfer, LEGOMerge, MergeLoRAs, ApplyLoRA, SaveLoRA]

@@ -95,12 +95,12 @@ def changes_text_encoder(state: Mapping[str, torch.Tensor]) -> bool:
     return not all(key.startswith(_DENOISER_KEYS) for key in state)
 
 
-def picture(report) -> torch.Tensor:
-    """The report's heat map as an IMAGE, (1, height, width, 3) float in [0, 1]."""
+def picture(report, drawing: str = "heatmap") -> torch.Tensor:
+    """The report drawn by one of the functions of plots, as an IMAGE, (1, height, width, 3) float in [0, 1]."""
     try:
-        from ..plots import heatmap
+        from .. import plots
 
-        pixels = heatmap(report)
+        pixels = getattr(plots, drawing)(report)
     except ImportError as missing:
         pixels = _note(f"No picture: {missing}.\nInstall the pack's requirements.txt\nwith ComfyUI's Python.")
     return torch.from_numpy(pixels).float().div(255).unsqueeze(0)

@@ -82,7 +82,24 @@ def transfer_and_save(host, result):
     assert all(key.startswith("lora_unet_joint_blocks_") for key in keys)
 
 
-CHECKS = {f.__name__: f for f in (load_and_apply, similarity, transfer_before_sampling, transfer_and_save)}
+def lego_merge(host, result):
+    assert "became one of rank 12 with LEGO" in result.text("report")
+    assert pictures(host, result, "cluster_plot").std() > 0.05
+    with safe_open(result.text("path"), "pt") as file:
+        assert json.loads(file.metadata()["lora_graft.loras"])[2]["strength_model"] == 0.8
+        downs = [key for key in list(file.keys()) if key.endswith("lora_down.weight")]
+        assert {file.get_slice(key).get_shape()[0] for key in downs} == {12}
+
+
+def merge_before_sampling(host, result):
+    assert "SVD" in result.text("report")
+    alone, merged = pictures(host, result, "save_base"), pictures(host, result, "save_merged")
+    assert changed(alone, merged) > 0.02
+    assert edge(merged).mean(0) - edge(alone).mean(0) == pytest.approx([0.7, 0.6, 0.1], abs=0.3), "a golden frame"
+
+
+CHECKS = {f.__name__: f for f in (load_and_apply, similarity, transfer_before_sampling, transfer_and_save, lego_merge,
+                                  merge_before_sampling)}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [f.stem for f in FILES])

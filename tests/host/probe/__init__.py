@@ -230,9 +230,26 @@ class PackModules(io.ComfyNode):
         return io.NodeOutput(ui={"text": (json.dumps(sorted(m for m in sys.modules if "." not in m)),)})
 
 
+class Stack(io.ComfyNode):
+    """A LORA_STACK as other packs make it."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Probe_Stack",
+            category=CATEGORY,
+            inputs=[io.String.Input("text")],
+            outputs=[io.Custom("LORA_STACK").Output()],
+        )
+
+    @classmethod
+    def execute(cls, text):
+        return io.NodeOutput([tuple(entry) for entry in json.loads(text)])
+
+
 class Probes(ComfyExtension):
     async def get_node_list(self):
-        return [Digest, Compare, Conditioning, LatentDigest, Value, Plain, Base, NoPlots, PackModules]
+        return [Digest, Compare, Conditioning, LatentDigest, Value, Plain, Base, NoPlots, PackModules, Stack]
 
 
 async def comfy_entrypoint():

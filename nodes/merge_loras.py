@@ -1,0 +1,51 @@
+"""Merge LoRAs: several LoRAs into one by any of the methods."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from . import merging
+from .common import CATEGORY
+
+
+class MergeLoRAs(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        from ..kernels.merge import METHODS
+
+        return io.Schema(
+            node_id="LoraGraft_MergeLoRAs",
+            display_name="Merge LoRAs",
+            category=CATEGORY,
+            description="Merges LoRAs of any ranks, formats and trainers into one: the exact sum, its SVD cut, LEGO, "
+            "TIES and the other published ways, all on the true updates.",
+            search_aliases=["merge lora", "combine lora", "ties", "dare", "svd merge", "concat lora", "lora stack"],
+            is_output_node=True,
+            inputs=[
+                *merging.lora_inputs(),
+                io.Combo.Input(
+                    "method", options=list(METHODS), default="svd",
+                    tooltip=" ".join(f"{m.name}: {m.display} ({m.paper})." for m in METHODS.values()),
+                ),
+                *merging.rank_inputs(),
+                io.Float.Input(
+                    "density", default=0.5, min=0.01, max=1.0, step=0.01,
+                    tooltip="Share of entries kept. Used by the methods that drop entries, such as ties and dare.",
+                ),
+                *merging.unit_inputs(),
+                merging.seed_input("of clustering and of random masks"),
+                *merging.optional_inputs(),
+            ],
+            outputs=merging.outputs(),
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, strengths, method, rank, k, energy, density, units, parameter_reweighting, output_reweighting, seed,
+        loras=None, lora_stack=None, model=None, clip=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        return merging.run(
+            cls, loras, strengths, lora_stack, model, clip, method=method, rank=rank, k=k, energy=energy,
+            density=density, units=units, parameter_reweighting=parameter_reweighting,
+            output_reweighting=output_reweighting, seed=seed,
+        )  # fmt: skip

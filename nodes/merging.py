@@ -1,0 +1,173 @@
+"""What the merging nodes share: their inputs, the LoRAs and strengths they bring, the run and its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from comfy_api.latest import io
+
+from . import host
+from .common import picture, shown, to_adapter, to_state
+
+MOST = 50  # LoRAs per node
+RANKS = ["auto", "max", "sum", "fixed"]
+
+
+def lora_inputs() -> list[io.Input]:
+    """The LoRAs and their strengths."""
+    return [
+        io.Autogrow.Input(
+            "loras",
+            template=io.Autogrow.TemplatePrefix(io.LoraModel.Input("lora"), prefix="lora_", min=0, max=MOST),
+            tooltip="The LoRAs to merge: connect as many as you like. Ranks, formats and trainers may differ.",
+        ),
+        io.String.Input(
+            "strengths", default="1",
+            tooltip="A strength for each LoRA in order, as in a loader: '0.8, 1, -0.3'. A single number counts for "
+            "all. '0.8:0.5' is 0.8 on the model and 0.5 on the text encoder.",
+        ),
+    ]  # fmt: skip
+
+
+def rank_inputs() -> list[io.Input]:
+    """The rank of the result, as a rule or a number."""
+    return [
+        io.Combo.Input(
+            "rank", options=RANKS, default="auto",
+            tooltip="Rank of the merged LoRA. auto: for each module the smallest that keeps 'energy' of the sum; max: "
+            "that of the largest LoRA; sum: all ranks together, nothing lost; fixed: k.",
+        ),
+        io.Int.Input("k", default=16, min=1, max=4096, tooltip="The rank. Used when rank is 'fixed'."),
+        io.Float.Input(
+            "energy", default=0.95, min=0.01, max=1.0, step=0.01, advanced=True,
+            tooltip="Share of the sum's energy to keep. Used when rank is 'auto'.",
+        ),
+    ]  # fmt: skip
+
+
+def unit_inputs() -> list[io.Input]:
+    """What only LEGO reads."""
+    from ..kernels.merge import UNITS
+
+    return [
+        io.Combo.Input(
+            "units", options=list(UNITS), default="canonical", advanced=True,
+            tooltip="Form of LEGO's units. canonical: singular pairs, free of signs and scales, each cluster its best "
+            "rank-one; balanced: signs and scales evened out; paper: as LoRA-LEGO prints it.",
+        ),
+        io.Boolean.Input(
+            "parameter_reweighting", default=True, advanced=True,
+            tooltip="LEGO: give clusters' means the size of their members. Canonical units need none.",
+        ),
+        io.Boolean.Input(
+            "output_reweighting", default=True, advanced=True,
+            tooltip="LEGO: multiply by √(r/k), so that k units weigh as much as the r of one LoRA.",
+        ),
+    ]  # fmt: skip
+
+
+def seed_input(what: str) -> io.Input:
+    return io.Int.Input(
+        "seed", default=0, min=0, max=2**32 - 1, advanced=True, tooltip=f"Seed {what}. The same seed, the same LoRA."
+    )
+
+
+def optional_inputs() -> list[io.Input]:
+    return [
+        io.Custom("LORA_STACK").Input(
+            "lora_stack", optional=True,
+            tooltip="A stack of LoRA files from another pack's stacker, merged after those connected above.",
+        ),
+        io.Model.Input(
+            "model", optional=True,
+            tooltip="The model the LoRAs are for. Needed only for DoRA, OFT and the like, and for LoRAs whose files "
+            "name the same weights differently. It is not changed.",
+        ),
+        io.Clip.Input("clip", optional=True, tooltip="Its text encoder, for such LoRAs that change it."),
+    ]  # fmt: skip
+
+
+def outputs() -> list[io.Output]:
+    return [
+        io.LoraModel.Output("lora", display_name="lora", tooltip="The merged LoRA, in the first one's layout."),
+        io.String.Output("report", display_name="report", tooltip="Sentences, then tables, in Markdown."),
+        io.Image.Output(
+            "cluster_plot", display_name="cluster plot",
+            tooltip="LEGO: by block, how many clusters mix several LoRAs. Other methods: cosine with the exact sum.",
+        ),
+    ]  # fmt: skip
+
+
+def run(cls, loras, strengths, lora_stack, model, clip, *, rank: str, k: int, **settings) -> io.NodeOutput:
+    """Merge and hand out the LoRA, the report and the picture."""
+    from ..jobs.merge import MergeSettings, merge
+
+    chosen = MergeSettings(rank=k if rank == "fixed" else rank, **settings)
+    base = None if model is None else host.HostBase(model, clip)
+    return finish(cls, merge(gather(loras, strengths, lora_stack), chosen, base=base, progress=host.Progress()))
+
+
+def finish(cls, result) -> io.NodeOutput:
+    """The outputs for a MergeResult."""
+    from ..adapters.metadata import written
+
+    metadata = written(result.adapter.metadata, result.provenance, changed=True)
+    text, image = result.report.to_markdown(), picture(result.report, "clusters")
+    return io.NodeOutput(to_state(replace(result.adapter, metadata=metadata)), text, image, ui=shown(text, image, cls))
+
+
+def gather(loras: Mapping | None, strengths: str, stack: Sequence | None) -> list[tuple]:
+    """(adapter, strength on the model, strength on the text encoder) of all connected LoRAs and of the stack.
+
+    Raises:
+        SettingsError: strengths that are no numbers or not as many as LoRAs; a stack of another form.
+        AdapterError: no LoRA in what is connected; a file of the stack is missing.
+    """
+    from ..errors import SettingsError
+
+    states = [state for state in (loras or {}).values() if state is not None]
+    pairs = parse_strengths(strengths)
+    if len(pairs) == 1:
+        pairs *= len(states)
+    if len(pairs) != len(states):
+        raise SettingsError(
+            f"There are {len(states)} LoRAs and {len(pairs)} strengths",
+            hint="Give one strength for each LoRA, separated by commas, or one for all.",
+        )
+    given = [(to_adapter(state), *pair) for state, pair in zip(states, pairs, strict=True)]
+    return given + [_stacked(entry) for entry in stack or ()]
+
+
+def parse_strengths(text: str) -> list[tuple[float, float]]:
+    """[(model, clip), …] from "0.8, 1:0.5, -0.3"."""
+    from ..errors import SettingsError
+
+    found = []
+    for part in (p.strip() for p in text.replace(";", ",").replace("\n", ",").split(",")):
+        if not part:
+            continue
+        try:
+            numbers = [float(number) for number in part.split(":")]
+        except ValueError:
+            numbers = []
+        if not 1 <= len(numbers) <= 2:
+            raise SettingsError(f"{part!r} is not a strength", hint="Write numbers like 0.8 or 0.8:0.5, with commas.")
+        found.append((numbers[0], numbers[-1]))
+    return found or [(1.0, 1.0)]
+
+
+def _stacked(entry) -> tuple:
+    """One entry (name, strength on the model, strength on the text encoder) of a LORA_STACK."""
+    from .. import adapters
+    from ..errors import AdapterError, SettingsError
+
+    try:
+        name, model, clip = entry
+        model, clip = float(model), float(clip)
+    except (TypeError, ValueError):
+        raise SettingsError(f"{entry!r} in lora_stack is not (file name, strength, strength)") from None
+    path = host.lora_path(str(name))
+    if path is None:
+        raise AdapterError("The stack names a file that is not in models/loras", file=name)
+    return adapters.read(path), model, clip
