@@ -130,7 +130,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="A → B only, 40 pictures, one set of seeds")
     parser.add_argument("--pictures", type=int, default=80, help="pictures per set, at best a multiple of 40")
     parser.add_argument("--out", type=Path, help="write the tables to this file, too")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads; the matrices are small")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     pictures = 40 if options.quick else options.pictures
     seeds = [1000] if options.quick else [1000, 2000]
     start, parts = time.monotonic(), []

@@ -7,7 +7,8 @@ same effect transferred, and the source with its LoRA.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,18 @@ def contact_sheet(rows: Sequence[tuple[str, Tensor]], *, zoom: int = 1) -> np.nd
     return pixels
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The matrices are small: more threads gain little, and on a busy machine they spend minutes waiting."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@one_thread()
 def run(out_folder: str | Path, progress: Progress | None = None) -> dict[str, Path | float]:
     """Run the demo; an earlier run's files in the folder are written anew.
 
