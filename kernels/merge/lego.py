@@ -4,7 +4,8 @@ Source: LoRA-LEGO (arXiv 2409.16167), section 3. In the ``paper`` and ``balanced
 which is shorter than its members the less they agree; parameter reweighting restores their size,
 μ ← μ · mean ‖m‖_∞ / ‖μ‖_∞. Output reweighting multiplies ΔW by √(r/k), r the number of units per LoRA, so that k units
 weigh as much as the r of one source. In the ``canonical`` form (:mod:`..units`) a cluster becomes the best rank-one
-approximation of the sum of its members, the top singular pair of Σ b aᵀ.
+approximation of the sum of its members, the top singular pair σ u vᵀ of Σ b aᵀ: LoRAs that agree add up, as in a chain
+of loaders, and nothing needs reweighting. Parameter reweighting, where wanted, sets σ to the members' mean ‖a‖·‖b‖.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import torch
 from torch import Tensor
 
 from .. import lowrank
-from ..kmeans import kmeans
+from ..kmeans import Clusters, kmeans
 from ..lowrank import LowRank
-from ..stacked import zero
+from ..stacked import NEGLIGIBLE, zero
 from ..units import Units, units_of
 from .registry import Merged, MergeOptions, method
 
@@ -32,22 +33,24 @@ def lego(updates: list[LowRank], rank: int | None, options: MergeOptions) -> Mer
     if not len(units.owner):
         return Merged(zero(units.stacked), 0.0, [], [])
     gb, ga = units.grams()
-    found = kmeans(ga * gb if options.units == "canonical" else ga + gb, min(k, len(units.owner)), seed=options.seed,
-                   restarts=options.restarts, signed=options.units != "paper")
+    found = kmeans(
+        ga + gb, min(k, len(units.owner)), seed=options.seed, restarts=options.restarts, signed=options.units != "paper"
+    )
+    parameters, output = options.reweighting
     build = _top_pairs if options.units == "canonical" else _means
-    left, right = build(units, found.labels, found.signs, options.parameter_reweighting)
-    if options.output_reweighting:
-        size = (len(units.owner) / len(updates) / left.shape[1]) ** 0.25
+    left, right = build(units, found, parameters)
+    if output:
+        size = (count / len(updates) / left.shape[1]) ** 0.25
         left, right = left * size, right * size
-    mixed = LowRank((units.stacked.up @ (units.left @ left)).float(), ((right @ units.right) @ units.stacked.down).float())
-    return Merged(mixed, _distance(units, left, right), *_listing(units, found.labels))
+    up, down = units.stacked.up @ (units.left @ left), (right @ units.right) @ units.stacked.down
+    return Merged(LowRank(up.float(), down.float()), _distance(units, left, right), *_listing(units, found.labels))
 
 
-def _means(units: Units, labels: Tensor, signs: Tensor, reweight: bool) -> tuple[Tensor, Tensor]:
+def _means(units: Units, found: Clusters, reweight: bool) -> tuple[Tensor, Tensor]:
     """Coefficients (M, k), (k, M) of the clusters' means over the units; with `reweight` at the members' size."""
-    k = int(labels.max()) + 1
-    member = torch.zeros(len(labels), k, dtype=torch.float64)
-    member[torch.arange(len(labels)), labels] = signs.double()
+    labels = found.labels
+    member = torch.zeros(len(labels), int(labels.max()) + 1, dtype=torch.float64)
+    member[torch.arange(len(labels)), labels] = found.signs.double()
     mean = member / member.abs().sum(0)
     if reweight:
         b, a = units.stacked.up @ units.left, units.right @ units.stacked.down
@@ -57,19 +60,20 @@ def _means(units: Units, labels: Tensor, signs: Tensor, reweight: bool) -> tuple
     return mean, mean.T
 
 
-def _top_pairs(units: Units, labels: Tensor, signs: Tensor, reweight: bool) -> tuple[Tensor, Tensor]:
+def _top_pairs(units: Units, found: Clusters, reweight: bool) -> tuple[Tensor, Tensor]:
     """Coefficients (M, k), (k, M) of each cluster's top singular pair √σ u, √σ vᵀ of Σ b aᵀ.
 
     With Gram matrices g_b, g_a of the members and g_a = R Rᵀ, σ² and y are the top eigenpair of Rᵀ g_b R, and
     u = B R y/σ, v = Aᵀ g_b R y/σ². Clusters of one size are solved together.
     """
     gb, ga = units.grams()
+    labels = found.labels
     sizes = torch.bincount(labels)
     left = torch.zeros(len(labels), len(sizes), dtype=torch.float64)
     right = torch.zeros(len(sizes), len(labels), dtype=torch.float64)
     members = [(labels == cluster).nonzero()[:, 0] for cluster in range(len(sizes))]
-    for size in sorted(set(sizes.tolist())):
-        clusters = (sizes == size).nonzero()[:, 0]
+    for members_each in sorted(set(sizes.tolist())):
+        clusters = (sizes == members_each).nonzero()[:, 0]
         index = torch.stack([members[c] for c in clusters.tolist()])
         b, a = (gram[index[:, :, None], index[:, None, :]] for gram in (gb, ga))
         weights, basis = torch.linalg.eigh(a)
@@ -77,9 +81,13 @@ def _top_pairs(units: Units, labels: Tensor, signs: Tensor, reweight: bool) -> t
         values, vectors = torch.linalg.eigh(half.mT @ b @ half)
         sigma = values[:, -1].clamp_min(0).sqrt()
         x = (half @ vectors[:, :, -1:])[:, :, 0]
-        safe = torch.where(sigma > 0, sigma, 1.0)[:, None]
-        left[index, clusters[:, None]] = x / safe.sqrt()
-        right[clusters[:, None], index] = (b @ x[:, :, None])[:, :, 0] / safe**1.5
+        each = (a.diagonal(dim1=1, dim2=2) * b.diagonal(dim1=1, dim2=2)).sqrt()
+        # A cluster whose members cancel, up to rounding, becomes nothing.
+        lives = sigma > NEGLIGIBLE * each.amax(1)
+        size = torch.where(lives, each.mean(1) if reweight else sigma, 0.0)[:, None].sqrt()
+        sigma = torch.where(lives, sigma, 1.0)[:, None]
+        left[index, clusters[:, None]] = x / sigma * size
+        right[clusters[:, None], index] = (b @ x[:, :, None])[:, :, 0] / sigma**2 * size
     return left, right
 
 

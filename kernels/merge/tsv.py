@@ -1,0 +1,35 @@
+"""TSV-M: the LoRAs' singular vectors, made orthogonal to one another, with their singular values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import lowrank
+from ..lowrank import LowRank
+from .registry import Merged, MergeOptions, method
+from .results import from_factors
+
+
+@method(name="tsv", display="TSV-Merge", paper="Task Singular Vectors (arXiv 2412.00081, CVPR 2025)")
+def tsv(updates: list[LowRank], rank: int | None, options: MergeOptions) -> Merged:
+    """ΔW_i = U_i Σ_i V_iᵀ; U = [U_1 … U_T] and V likewise become their nearest orthonormal U⊥, V⊥; ΔW = U⊥ Σ V⊥ᵀ.
+
+    The paper keeps min(m, n)/T triplets per task, so that all fit; LoRAs mostly fit as they are, and where their
+    ranks add up to more than min(m, n) each is cut to an equal share of it.
+    """
+    share = None if sum(u.rank for u in updates) <= min(updates[0].shape) else min(updates[0].shape) // len(updates)
+    cut = [lowrank.recompress(LowRank(u.up.double(), u.down.double()), max(share, 1) if share is not None else None)[0]
+           for u in updates]
+    up, down = torch.cat([u.up for u in cut], 1), torch.cat([u.down for u in cut], 0)
+    half = torch.linalg.vector_norm(up, dim=0)  # Balanced factors: √σ on either side.
+    safe = torch.where(half > 0, half, 1.0)
+    left, right = orthonormal(up / safe), orthonormal(down.T / safe)
+    return from_factors(left * half, half[:, None] * right.T, rank)
+
+
+def orthonormal(columns: Tensor) -> Tensor:
+    """The nearest matrix with orthonormal columns, X Yᵀ of the SVD X S Yᵀ (Procrustes; equation 8)."""
+    q, r = torch.linalg.qr(columns)
+    x, _, yt = torch.linalg.svd(r)
+    return q @ (x @ yt)
