@@ -30,6 +30,14 @@ _PREFIXES = ("lora_unet_", "lora_transformer_", "lycoris_", "unet.base_model.mod
 # Families whose members a file that leaves blocks out can be mistaken for.
 _FAMILIES = {"SSD-1B": "SDXL", "Segmind Vega": "SDXL", "KOALA": "SDXL", "SD3.5 medium": "SD3",
              "SD3.5 large": "SD3"}  # fmt: skip
+# Beginnings of block names: the family they belong to, where they tell, and whose names they are.
+_BODIES = (
+    (r"(input_blocks|middle_block|output_blocks)_", "UNet", "checkpoint"),
+    (r"(down_blocks|mid_block|up_blocks)_", "UNet", "diffusers"),
+    (r"(double_blocks|single_blocks)_", "Flux", "checkpoint"),
+    (r"joint_blocks_", "SD3", "checkpoint"),
+    (r"(single_)?transformer_blocks_", None, "diffusers"),
+)
 
 
 @dataclass(frozen=True)
@@ -161,8 +169,9 @@ def _places_of(label: str, parts: list[Part], writer: _Writer) -> list[Place]:
     targets = _targets(label, parts, writer) if mixed else slots
     places = []
     for slot in targets:
-        own = next((part.module.key for part in parts if part.slot == slot), None)
-        key = writer.key(slot, own)
+        own = next((part for part in parts if part.slot == slot), None)
+        first = own is not None and own.index == 0
+        key = own.module.key if first else writer.key(slot, own and own.module.key)
         inside = [part for part in parts if _overlap(part.slot, slot) or part.slot == slot]
         if inside:
             mixed = any(part.slot != slot for part in inside)
@@ -228,14 +237,23 @@ def _same_architecture(adapters: Sequence[Adapter]) -> None:
 
 
 def _names_match(adapters: Sequence[Adapter], places: list[Place]) -> None:
-    """AdapterError when an adapter shares no module with the others because its names are of another kind."""
+    """AdapterError when an adapter shares no module with another because of its architecture or its kind of names."""
     for index, adapter in enumerate(adapters):
         if any(len(place.sources) > 1 and index in place.sources for place in places):
             continue
-        mine = {_scheme(key) for key in adapter.modules if not is_text(key)} - {None}
+        mine = _bodies(adapter)
         for other in adapters[:index]:
-            theirs = {_scheme(key) for key in other.modules if not is_text(key)} - {None}
-            if mine and theirs and not mine & theirs and any(p.slot is None for p in places):
+            theirs = _bodies(other)
+            families = [{family for family, _ in bodies} - {None} for bodies in (mine, theirs)]
+            if all(families) and not families[0] & families[1]:
+                raise AdapterError(
+                    f"The LoRAs are for different architectures: {_name(other)} and {_name(adapter)} have no module in "
+                    "common and name other kinds of blocks",
+                    file=adapter.file, key=next(iter(adapter.modules)),
+                    hint="Only LoRAs for one architecture can be merged.",
+                )  # fmt: skip
+            schemes = [{scheme for _, scheme in bodies} for bodies in (mine, theirs)]
+            if all(schemes) and not schemes[0] & schemes[1] and any(place.slot is None for place in places):
                 raise AdapterError(
                     f"{_name(adapter)} and {_name(other)} name the model's blocks in two different ways, and which "
                     "names mean the same weight is not known for this architecture",
@@ -244,14 +262,10 @@ def _names_match(adapters: Sequence[Adapter], places: list[Place]) -> None:
                 )  # fmt: skip
 
 
-def _scheme(key: str) -> str | None:
-    """Whose block names a key uses, for families that have two."""
-    name = flat(key)
-    if re.match(r"(input_blocks|middle_block|output_blocks|joint_blocks|double_blocks|single_blocks|layers)_", name):
-        return "checkpoint"
-    if re.match(r"(down_blocks|mid_block|up_blocks|transformer_blocks|single_transformer_blocks)_", name):
-        return "diffusers"
-    return None
+def _bodies(adapter: Adapter) -> set[tuple[str | None, str]]:
+    """(family, whose names) of the block names that an adapter uses, where they tell."""
+    names = [flat(key) for key in adapter.modules if not is_text(key)]
+    return {(family, whose) for pattern, family, whose in _BODIES if any(re.match(pattern, name) for name in names)}
 
 
 def check_shapes(place: Place, shapes: dict[int, tuple[int, ...]], adapters: Sequence[Adapter]) -> None:
