@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
+# The tests' matrices are small: more threads only wait for one another.
+export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test lint install dev clean
 
