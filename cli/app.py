@@ -11,6 +11,7 @@ from .convert import convert
 from .demo import demo
 from .inspect import inspect
 from .merge import merge
+from .resize import resize
 from .similarity import similarity
 from .transfer import transfer
 
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (inspect, similarity, transfer, merge, convert, demo):
+for command in (inspect, similarity, transfer, merge, resize, convert, demo):
     app.command()(command)
 
 

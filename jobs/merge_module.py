@@ -115,7 +115,7 @@ class Merger:
             module = _summed(place.key, shares, first.shape, like, self.dtype)
         else:
             module = self._factored(place, shares, first.shape, like, line)
-        yield _finite(module), line
+        yield finite(module), line
 
     def _factored(self, place: Place, shares: list[Share], shape, like: Module, line: MergedModule) -> Module:
         carriers = [s for s in shares if s.update is not None]
@@ -135,7 +135,7 @@ class Merger:
             setattr(line, name, value)
         result = LowRank(result.up.cpu(), result.down.cpu())
         same = like if like.key == place.key else None
-        return _dressed(lora_module(place.key, result, shape=shape, dtype=self.dtype, like=same), shares, place)
+        return dressed(lora_module(place.key, result, shape=shape, dtype=self.dtype, like=same), shares, place)
 
     def _combine(
         self, place: Place, updates: list[LowRank], line: MergedModule, alone: bool
@@ -232,7 +232,7 @@ def _summed(key: str, shares: Sequence[Share], shape, like: Module, dtype: torch
     return kind(key, {kind.suffixes[0]: torch.stack(dense).sum(0).to(dtype).contiguous(), **biases}, file=like.file)
 
 
-def _dressed(module: Module, shares: Sequence[Share], place: Place) -> Module:
+def dressed(module: Module, shares: Sequence[Share], place: Place) -> Module:
     """The merged factors with the bias change and the padded shape that the sources brought."""
     bias = _bias(shares)
     tensors = dict(module.tensors)
@@ -249,7 +249,7 @@ def _bias(shares: Sequence[Share]) -> Tensor | None:
     return torch.stack(found).sum(0) if found else None
 
 
-def _finite(module: Module) -> Module:
+def finite(module: Module) -> Module:
     for suffix, tensor in module.tensors.items():
         if tensor.dtype.is_floating_point and not bool(torch.isfinite(tensor).all()):
             raise AdapterError(

@@ -11,7 +11,7 @@ from statistics import fmean, median
 
 from .report import _group, _join, _known, _percent, _plain, _table, _value
 
-WEAK, STRONG = 0.6, 1.6  # norm against the exact sum beyond which a note says so
+WEAK, STRONG = 0.6, 1.3  # norm against the exact sum beyond which a note says so
 
 
 @dataclass
@@ -168,9 +168,12 @@ def _sentences(report: MergeReport) -> Iterable[str]:
         yield f"{len(used)} LoRAs ({names}) became one{ranks} with {report.display or report.method}."
     counts = totals["decisions"]
     merged = totals["modules"] - counts.get("kept", 0) - counts.get("summed", 0)
+    if report.job == "resize":
+        yield f"{merged} modules were cut" + (f", {counts['kept']} left as they are." if counts.get("kept") else ".")
     lone = f", {counts['kept']} kept as the one LoRA that has them gives them" if counts.get("kept") else ""
     plain = f", {counts['summed']} summed exactly (norms, biases, whole differences)" if counts.get("summed") else ""
-    yield f"{merged} modules were {'merged' if report.job == 'merge' else 'resized'}{lone}{plain}."
+    if report.job == "merge":
+        yield f"{merged} modules were merged{lone}{plain}."
     if totals["cosine"] is not None:
         of = "the exact weighted sum" if len(used) > 1 else "the original"
         yield (
@@ -183,10 +186,11 @@ def _sentences(report: MergeReport) -> Iterable[str]:
         share = totals["mixed_clusters"] / totals["clusters"]
         yield f"{_percent(share)} of the {totals['clusters']} clusters mix units of several LoRAs."
     ratio = totals["norm_ratio"]
-    if ratio is not None and ratio > 0 and not WEAK < ratio < STRONG and len(used) > 1:
+    if ratio is not None and ratio > 0 and not WEAK < ratio < STRONG:
+        stack = "the LoRAs stacked in loaders" if len(used) > 1 else "the original"
         yield (
-            f"That is much {'weaker' if ratio < 1 else 'stronger'} than the LoRAs stacked in loaders: a strength of "
-            f"{1 / ratio:.2g} gives it the stack's size."
+            f"It is much {'weaker' if ratio < 1 else 'stronger'} than {stack}: a strength of {1 / ratio:.2g} evens that "
+            "out."
         )
 
 

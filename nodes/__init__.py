@@ -8,6 +8,7 @@ from .apply_lora import ApplyLoRA
 from .lego_merge import LEGOMerge
 from .load_lora import LoadLoRA
 from .merge_loras import MergeLoRAs
+from .resize_lora import ResizeLoRA
 from .save_lora import SaveLoRA
 from .similarity import SubspaceSimilarity
 from .transfer import LoRAXTransfer
@@ -17,4 +18,4 @@ class LoraGraftExtension(ComfyExtension):
     """LoRA Graft's nodes."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoadLoRA, SubspaceSimilarity, LoRAXTransfer, LEGOMerge, MergeLoRAs, ApplyLoRA, SaveLoRA]
+        return [LoadLoRA, SubspaceSimilarity, LoRAXTransfer, LEGOMerge, MergeLoRAs, ResizeLoRA, ApplyLoRA, SaveLoRA]

@@ -117,6 +117,16 @@ def test_the_same_inputs_give_the_same_bytes(shelf):
     assert Path(paths[0]).read_bytes() == Path(paths[1]).read_bytes()
 
 
+@pytest.mark.parametrize(("rule", "amount"), [("rank", 2), ("energy", 0.5)])
+def test_resize(shelf, rule, amount):
+    graph = Graph()
+    node = graph.add(NODE + "ResizeLoRA", lora=graph.lora("sd15"), rule=rule, amount=amount, max_rank=3)
+    result = ok(shelf.run(graph | {"s": saved([node, 0], f"small_{rule}")}))
+    assert "became a LoRA of rank" in result.text(node) and result.outputs[node]["images"]
+    downs = [t.shape[0] for k, t in load_file(result.text("s").removeprefix("Saved ")).items() if "lora_down" in k]
+    assert max(downs) == (2 if rule == "rank" else max(downs)) <= 3
+
+
 def test_a_stack_joins_the_connected_ones(shelf):
     graph = Graph()
     stack = graph.out("Probe_Stack", text='[["sd3_second.safetensors", 0.5, 1.0], ["sd3_third.safetensors", -1, -1]]')

@@ -21,7 +21,7 @@ def ours(host) -> dict:
 
 def test_loads_without_a_word_of_complaint(host):
     log = host.greeting
-    assert len(ours(host)) == 7
+    assert len(ours(host)) == 8
     assert "IMPORT FAILED" not in log
     assert not [line for line in log.splitlines() if PACK_NAME in line and re.search("error|warning|fail", line, re.I)]
     seconds = re.search(rf"([\d.]+) seconds: \S*{PACK_NAME}$", log, re.M)

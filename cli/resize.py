@@ -1,0 +1,74 @@
+"""``lora-graft resize``: one LoRA at a smaller rank."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .guard import cleanly
+from .merge import AsJson, Base, LayoutOption, Output, Report, outputs, publish
+from .options import Debug, DtypeOption, Force, Layout, Lora
+from .progress import progress
+
+RULES = ("rank", "ratio", "cumulative", "energy", "frobenius")
+
+
+@cleanly
+def resize(
+    lora: Lora,
+    output: Output,
+    rank: Annotated[int | None, typer.Option("--rank", min=1, help="This rank for every module.")] = None,
+    ratio: Annotated[
+        float | None, typer.Option("--ratio", help="Singular values above the largest divided by this.")
+    ] = None,
+    cumulative: Annotated[
+        float | None, typer.Option("--cumulative", help="The fewest that add up to this share of all.")
+    ] = None,
+    energy: Annotated[
+        float | None, typer.Option("--energy", help="The fewest whose squares hold this share of the update's.")
+    ] = None,
+    frobenius: Annotated[
+        float | None, typer.Option("--frobenius", help="The fewest that keep this share of the update's norm.")
+    ] = None,
+    most: Annotated[int | None, typer.Option("--max-rank", min=1, help="Largest rank whatever the rule says.")] = None,
+    lego: Annotated[
+        bool, typer.Option("--lego", help="With --rank: prune by LEGO's clusters instead of the SVD.")
+    ] = False,
+    dtype: DtypeOption = None,
+    layout: LayoutOption = Layout.same,
+    base: Base = None,
+    report: Report = None,
+    as_json: AsJson = False,
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    """Cut a LoRA to a smaller rank: a fixed one, or for each module the one that a rule chooses."""
+    given = dict(zip(RULES, (rank, ratio, cumulative, energy, frobenius), strict=True))
+    chosen = [(rule, amount) for rule, amount in given.items() if amount is not None]
+    if len(chosen) != 1:
+        raise typer.BadParameter(f"choose one of {', '.join('--' + rule for rule in RULES)}")
+    if lego and rank is None:
+        raise typer.BadParameter("--lego needs --rank")
+    outputs(output, report, None, force=force, inputs=(lora, base))
+
+    from .. import adapters
+    from ..bases import open_base
+
+    (rule, amount), number = chosen[0], dtype.value if dtype else None
+    if lego:
+        from ..jobs.merge import MergeSettings, merge
+
+        settings = MergeSettings(rank=amount, dtype=number)
+    else:
+        from ..jobs.resize import ResizeSettings
+        from ..jobs.resize import resize as run
+
+        settings = ResizeSettings(rule, amount, most, number)
+    opened, adapter = open_base(base) if base else None, adapters.read(lora)
+    with progress("Resizing") as tell:
+        if lego:
+            result = merge([(adapter, 1.0, 1.0)], settings, base=opened, progress=tell)
+        else:
+            result = run(adapter, settings, base=opened, progress=tell)
+    publish(result, output, layout, opened, report, None, as_json=as_json, force=force)

@@ -1,0 +1,134 @@
+"""One LoRA at smaller ranks, chosen module by module from its singular values."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from ..adapters import Adapter, Module, lora_module
+from ..bases.model import Base
+from ..errors import GraftError, SettingsError
+from ..kernels.merge.resize import RULES, choose_rank
+from ..kernels.merge.resize import resize as cut
+from ..version import __version__
+from .merge import MergeResult
+from .merge_files import DTYPES, merged_metadata, widest
+from .merge_module import dressed, figures, finite
+from .merge_report import Lora, MergedModule, MergeReport
+from .places import Place, find_places
+from .shares import share_of
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class ResizeSettings:
+    """How to choose the ranks.
+
+    rule, amount: a name in ``kernels.merge.resize.RULES`` with its number: ("rank", 8), ("ratio", 10), ("energy", .9),
+        ("frobenius", .9), ("cumulative", .9).
+    most: largest rank whatever the rule says; None for no limit.
+    dtype: of the factors, "fp16", "bf16" or "fp32"; None for the LoRA's own.
+
+    Raises:
+        SettingsError: unknown rule, or a number out of its range.
+    """
+
+    rule: str = "rank"
+    amount: float = 16
+    most: int | None = None
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        choose_rank(torch.ones(1), self.rule, self.amount)
+        if self.rule == "rank" and self.amount != int(self.amount):
+            raise SettingsError(f"the rank must be a whole number, got {self.amount:g}")
+        if self.most is not None and self.most < 1:
+            raise SettingsError(f"the largest rank must be at least 1, got {self.most}")
+        if self.dtype not in DTYPES:
+            raise SettingsError(f"unknown dtype {self.dtype!r}", hint="Choose fp16, bf16 or fp32.")
+
+
+def resize(
+    adapter: Adapter, settings: ResizeSettings | None = None, *, base: Base | None = None,
+    progress: Progress | None = None,
+) -> MergeResult:  # fmt: skip
+    """The best LoRA at the ranks that a rule chooses, in the same layout.
+
+    Modules that have no more than the rank already, and those that are no products of factors (norms, biases, whole
+    differences; DoRA and the like without a base), stay as they are.
+
+    Raises:
+        AdapterError: the adapter does not belong to the base; values do not fit the dtype.
+    """
+    settings, tell = settings or ResizeSettings(), progress or (lambda done, total, label: None)
+    started = time.perf_counter()
+    dtype = DTYPES[settings.dtype] or widest([adapter])
+    places = find_places([adapter], base)
+    modules, lines = {}, []
+    for done, place in enumerate(places):
+        tell(done, len(places), place.label)
+        module, line = _resized(place, settings, base, dtype)
+        modules[module.key] = module
+        lines.append(line)
+    tell(len(places), len(places), "")
+    name = adapter.file.replace("\\", "/").rsplit("/", 1)[-1] if adapter.file else "LoRA"
+    report = MergeReport(
+        job="resize", method=settings.rule, display=f"an SVD cut by {settings.rule} {settings.amount:g}",
+        paper="Eckart and Young (1936)", loras=[Lora(name, modules=len(adapter.modules))], settings=asdict(settings),
+        modules=lines, extras=list(adapter.extras),
+    )  # fmt: skip
+    kept = sum(line.decision == "kept" for line in lines)
+    if kept:
+        report.notes.append(f"{kept} modules are within the rule already, or no products of factors: unchanged.")
+    report.elapsed = time.perf_counter() - started
+    metadata = merged_metadata([adapter], report.totals)
+    result = replace(adapter.with_modules(modules), metadata=metadata, file=None, digest="", aliases={})
+    provenance = {"version": __version__, "job": "resize", "settings": asdict(settings), "lora": name,
+                  "adapter_sha256": adapter.digest, "error": report.totals["error"]}  # fmt: skip
+    return MergeResult(result, report, provenance)
+
+
+def _resized(
+    place: Place, settings: ResizeSettings, base: Base | None, dtype: torch.dtype
+) -> tuple[Module, MergedModule]:
+    module = place.parts[0].module
+    line = MergedModule(place.key, place.slot.name if place.slot else "", *place.where, sources=[0], decision="kept")
+    line.shape, line.ranks_in, line.rank_out = list(module.shape or ()) or None, [module.rank or 0], module.rank
+    if module.needs_base and base is None:
+        line.reason = f"a {module.kind} module without its base"
+        return _cast(module, settings), line
+    share = share_of(place, place.parts, 1.0, base)
+    if share.update is None:
+        line.ranks_in, line.reason = [], "no product of factors"
+        return _cast(module, settings), line
+    try:
+        found = cut(share.update, settings.rule, settings.amount).update
+        if settings.most is not None and found.rank > settings.most:
+            found = cut(share.update, "rank", settings.most).update
+    except GraftError as error:
+        raise type(error)(error.what, key=place.key, hint=error.hint) from None
+    line.ranks_in = [share.update.rank]
+    for name, value in figures([share.update], found).items():
+        setattr(line, name, value)
+    if found.rank >= (module.rank or 0) and module.kind == "lora":
+        line.rank_out, line.error, line.cosine, line.norm = module.rank, 0.0, 1.0, line.sum_norm
+        return _cast(module, settings), line
+    line.rank_out, line.decision = found.rank, settings.rule
+    made = lora_module(place.key, found, shape=share.shape, dtype=dtype, like=module)
+    return finite(dressed(made, [share], place)), line
+
+
+def _cast(module: Module, settings: ResizeSettings) -> Module:
+    """The module as it is, in the dtype that was asked for."""
+    dtype = DTYPES[settings.dtype]
+    if dtype is None:
+        return module
+    tensors = {s: t.to(dtype) if t.dtype.is_floating_point and t.ndim else t for s, t in module.tensors.items()}
+    return finite(replace(module, tensors=tensors))
+
+
+__all__ = ["RULES", "ResizeSettings", "resize"]
