@@ -1,8 +1,13 @@
 """k-means from inner products alone: Lloyd's algorithm on the Gram matrix, all restarts in one batch.
 
-Points enter only through G = X Xᵀ (N x N), so that the cost does not depend on their dimension. With `signed` a point
-and its negative are the same: each joins the nearest line rather than the nearest centre (±x, mean of the signed
-points). Seeding: k-means++ (Arthur and Vassilvitskii, 2007), several candidates per step, from an explicit generator.
+Points enter only through G = X Xᵀ (N x N), so that the cost does not depend on their dimension. Three kinds of centre:
+
+- ``points``: the mean; plain k-means.
+- ``signed``: a point and its negative are the same: x or -x, whichever is nearer, joins, and the mean is of those.
+- ``lines``: points on one line through the origin are the same, whatever their length and sign: the centre is a
+  line, the distance to it ‖x‖² - <x, c>²/‖c‖², and each round turns c by one power step towards the best line.
+
+Seeding: k-means++ (Arthur and Vassilvitskii, 2007), several candidates per step, from an explicit generator.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import torch
 from torch import Tensor
 
 ITERATIONS = 100
+TINY = 1e-300
 
 
 class Clusters(NamedTuple):
@@ -24,14 +30,17 @@ class Clusters(NamedTuple):
     inertia: float
 
 
-def kmeans(gram: Tensor, k: int, *, seed: int = 0, restarts: int = 10, signed: bool = False) -> Clusters:
+KINDS = ("points", "signed", "lines")
+
+
+def kmeans(gram: Tensor, k: int, *, seed: int = 0, restarts: int = 10, kind: str = "points") -> Clusters:
     """Partition N points into k clusters of small inertia; the best of several starts.
 
     Args:
         gram: (N, N) inner products, symmetric.
         k: number of clusters; with k >= N each point is its own.
         seed: same gram, k, seed and restarts: same clusters. Clusters are numbered by their first point.
-        signed: let a point stand for its negative, too.
+        kind: of centre, one of KINDS.
     """
     count = len(gram)
     ones = torch.ones(count, dtype=gram.dtype)
@@ -39,14 +48,18 @@ def kmeans(gram: Tensor, k: int, *, seed: int = 0, restarts: int = 10, signed: b
         return Clusters(torch.arange(count), ones, 0.0)
     gram = gram.cpu()
     generator = torch.Generator().manual_seed(seed)
-    labels, signs = _seed(gram, k, restarts, generator, signed)
+    labels, weights = _seed(gram, k, restarts, generator, kind)
     power = gram.diagonal()
     for _ in range(ITERATIONS):
-        cross, norms, _ = _centres(gram, labels, signs, k)
-        gain = (cross.abs() if signed else cross).mul_(2).sub_(norms[:, None])
+        cross, norms = _centres(gram, labels, weights, k, kind)
+        if kind == "lines":
+            gain = cross.square() / norms[:, None]
+        else:
+            gain = 2 * (cross.abs() if kind == "signed" else cross) - norms[:, None]
         following = gain.argmax(2)
-        if signed:
-            signs = torch.where(cross.gather(2, following[:, :, None])[:, :, 0] < 0, -1.0, 1.0).to(gram.dtype)
+        if kind != "points":
+            own = cross.gather(2, following[:, :, None])[:, :, 0]
+            weights = own if kind == "lines" else torch.where(own < 0, -1.0, 1.0).to(gram.dtype)
         if torch.equal(following, labels):
             break
         labels = following
@@ -54,15 +67,19 @@ def kmeans(gram: Tensor, k: int, *, seed: int = 0, restarts: int = 10, signed: b
     inertia = (power - gain).sum(1)
     best = int(inertia.argmin())
     labels = _fill(labels[best], power - gain[best], k)
-    return Clusters(_renumber(labels), signs[best], float(inertia[best].clamp_min(0)))
+    signs = torch.where(weights[best] < 0, -1.0, 1.0).to(gram.dtype)
+    return Clusters(_renumber(labels), signs, float(inertia[best].clamp_min(0)))
 
 
-def _seed(gram: Tensor, k: int, restarts: int, generator: torch.Generator, signed: bool) -> tuple[Tensor, Tensor]:
-    """First labels and signs (restarts, N): each point goes to the nearest of k points drawn by k-means++."""
+def _seed(gram: Tensor, k: int, restarts: int, generator: torch.Generator, kind: str) -> tuple[Tensor, Tensor]:
+    """First labels and weights (restarts, N): each point goes to the nearest of k points drawn by k-means++."""
     count, trials = len(gram), 2 + int(math.log(k))
     power = gram.diagonal()
-    between = gram.abs() if signed else gram
-    distance = (power[:, None] + power[None] - 2 * between).clamp_min_(0)
+    if kind == "lines":  # Row c: distances to the line through c.
+        distance = (power[None] - gram.square() / power.clamp_min(TINY)[:, None]).clamp_min_(0)
+    else:
+        between = gram.abs() if kind == "signed" else gram
+        distance = (power[:, None] + power[None] - 2 * between).clamp_min_(0)
     draws = torch.rand(k, restarts, trials, generator=generator, dtype=gram.dtype)
     chosen = torch.empty(restarts, k, dtype=torch.long)
     chosen[:, 0] = (draws[0, :, 0] * count).long().clamp_max_(count - 1)
@@ -76,22 +93,27 @@ def _seed(gram: Tensor, k: int, restarts: int, generator: torch.Generator, signe
         chosen[:, step] = candidates[rows, pick]
         nearest = closer[rows, pick]
     labels = distance[chosen].argmin(1)
-    signs = torch.ones(restarts, count, dtype=gram.dtype)
-    if signed:
-        signs[gram[chosen.gather(1, labels), torch.arange(count)] < 0] = -1
-    return labels, signs
+    weights = torch.ones(restarts, count, dtype=gram.dtype)
+    if kind != "points":
+        own = gram[chosen.gather(1, labels), torch.arange(count)]
+        weights = own if kind == "lines" else torch.where(own < 0, -1.0, 1.0).to(gram.dtype)
+    return labels, weights
 
 
-def _centres(gram: Tensor, labels: Tensor, signs: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Inner products (R, N, k) of points with centres, squared norms (R, k) of centres, sizes (R, k)."""
+def _centres(gram: Tensor, labels: Tensor, weights: Tensor, k: int, kind: str) -> tuple[Tensor, Tensor]:
+    """Inner products (R, N, k) of points with centres and squared norms (R, k) of centres, inf for an empty cluster.
+
+    A centre is the sum of its points times their weights, divided by their number (``lines``: in any size).
+    """
     restarts, count = labels.shape
-    member = torch.zeros(restarts, count, k, dtype=gram.dtype).scatter_(2, labels[:, :, None], signs[:, :, None])
-    sizes = torch.zeros(restarts, k, dtype=gram.dtype).scatter_add_(1, labels, torch.ones_like(signs))
-    member /= sizes.clamp_min(1)[:, None]
+    member = torch.zeros(restarts, count, k, dtype=gram.dtype).scatter_(2, labels[:, :, None], weights[:, :, None])
+    sizes = torch.zeros(restarts, k, dtype=gram.dtype).scatter_add_(1, labels, torch.ones_like(weights))
+    if kind != "lines":
+        member /= sizes.clamp_min(1)[:, None]
     cross = (gram @ member.permute(1, 0, 2).reshape(count, -1)).view(count, restarts, k).permute(1, 0, 2)
     norms = (cross * member).sum(1)
-    norms[sizes == 0] = math.inf
-    return cross, norms, sizes
+    norms[(sizes == 0) | (norms <= 0)] = math.inf
+    return cross, norms
 
 
 def _fill(labels: Tensor, distance: Tensor, k: int) -> Tensor:

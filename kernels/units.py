@@ -88,7 +88,7 @@ def auto_rank(updates: list[LowRank], options: MergeOptions) -> tuple[int, str]:
     values = spectrum(stack(updates)).square()
     total = float(values.sum())
     count = sum(update.rank for update in updates)
-    if not total > 0:
+    if not total > 1e-12 * sum(lowrank.norm(update) ** 2 for update in updates):
         return 1, "the updates cancel: nothing to keep"
     share = values.cumsum(0) / total
     k = min(int((share < options.energy * (1 - 1e-12)).sum()) + 1, len(values))

@@ -5,7 +5,8 @@ which is shorter than its members the less they agree; parameter reweighting res
 μ ← μ · mean ‖m‖_∞ / ‖μ‖_∞. Output reweighting multiplies ΔW by √(r/k), r the number of units per LoRA, so that k units
 weigh as much as the r of one source. In the ``canonical`` form (:mod:`..units`) a cluster becomes the best rank-one
 approximation of the sum of its members, the top singular pair σ u vᵀ of Σ b aᵀ: LoRAs that agree add up, as in a chain
-of loaders, and nothing needs reweighting. Parameter reweighting, where wanted, sets σ to the members' mean ‖a‖·‖b‖.
+of loaders, and nothing needs reweighting. Where wanted, parameter reweighting sets σ to the members' mean ‖a‖·‖b‖, and
+output reweighting gives ΔW the root mean square of the sources' norms, which √(r/k) estimates for units of one size.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from ..stacked import NEGLIGIBLE, zero
 from ..units import Units, units_of
 from .registry import Merged, MergeOptions, method
 
+# Kind of centre (:mod:`..kmeans`) by form of units.
+CENTRES = {"paper": "points", "balanced": "signed", "canonical": "lines"}
+
 
 @method(name="lego", display="LEGO", paper="LoRA-LEGO (arXiv 2409.16167, ICLR 2025)")
 def lego(updates: list[LowRank], rank: int | None, options: MergeOptions) -> Merged:
@@ -33,15 +37,16 @@ def lego(updates: list[LowRank], rank: int | None, options: MergeOptions) -> Mer
     if not len(units.owner):
         return Merged(zero(units.stacked), 0.0, [], [])
     gb, ga = units.grams()
-    found = kmeans(
-        ga + gb, min(k, len(units.owner)), seed=options.seed, restarts=options.restarts, signed=options.units != "paper"
-    )
+    likeness = ga * gb if options.units == "canonical" else ga + gb
+    found = kmeans(likeness, min(k, len(units.owner)), seed=options.seed, restarts=options.restarts,
+                   kind=CENTRES[options.units])
     parameters, output = options.reweighting
     build = _top_pairs if options.units == "canonical" else _means
     left, right = build(units, found, parameters)
     if output:
-        size = (count / len(updates) / left.shape[1]) ** 0.25
-        left, right = left * size, right * size
+        estimate = count / len(updates) / left.shape[1]
+        ratio = _one_source(units, left, right) if options.units == "canonical" else estimate
+        left, right = left * ratio**0.25, right * ratio**0.25
     up, down = units.stacked.up @ (units.left @ left), (right @ units.right) @ units.stacked.down
     return Merged(LowRank(up.float(), down.float()), _distance(units, left, right), *_listing(units, found.labels))
 
@@ -89,6 +94,14 @@ def _top_pairs(units: Units, found: Clusters, reweight: bool) -> tuple[Tensor, T
         left[index, clusters[:, None]] = x / sigma * size
         right[clusters[:, None], index] = (b @ x[:, :, None])[:, :, 0] / sigma**2 * size
     return left, right
+
+
+def _one_source(units: Units, left: Tensor, right: Tensor) -> float:
+    """Mean ‖ΔW_i‖² of the LoRAs over that of the merged update: what r/k estimates for units of one size."""
+    gb, ga = units.grams()
+    mine = units.owner[:, None] == units.owner
+    merged = float(((left.T @ gb @ left) * (right @ ga @ right.T)).sum())
+    return float((gb * ga)[mine].sum()) / len(units.owner.unique()) / merged if merged > 0 else 1.0
 
 
 def _distance(units: Units, left: Tensor, right: Tensor) -> float:
