@@ -45,10 +45,10 @@ def merge(
         str,
         typer.Option(
             "--rank", metavar="N|auto|max|sum",
-            help="Rank of the result: a number; auto, per module what keeps --energy of the sum; max, the largest "
-            "of the LoRAs; sum, all together.",
+            help="Rank of the result: a number; max, the largest of the LoRAs; sum, all together; auto, per module "
+            "what keeps --energy of the sum. concat and linear are cut by a number only.",
         ),
-    ] = "auto",
+    ] = "max",
     units: Annotated[
         Units, typer.Option("--units", help="lego: form of the units; paper is LoRA-LEGO as printed.")
     ] = Units.canonical,

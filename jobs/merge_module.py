@@ -23,7 +23,7 @@ from .shares import BASE_HINT, Share, share_of
 
 Weighted = tuple[Adapter, float, float]
 RANKS = ("auto", "max", "sum")
-# Methods that lose nothing unless they are told a rank; with rank "auto" they are not cut.
+# Methods that lose nothing by themselves: only a number cuts them.
 UNCUT = ("concat", "linear")
 EXACT = 5e-3  # relative errors under this are measured again in float64
 
@@ -34,7 +34,7 @@ class MergeSettings:
 
     method: a name in ``kernels.merge.METHODS``.
     rank: of the result: a number; "max", the largest of a module's sources; "sum", all their ranks together; "auto",
-        chosen for each module by its updates (concat and linear then stay uncut).
+        for each module the smallest that keeps ``energy`` of the sum. concat and linear are cut by a number only.
     units, seed, density, energy, parameter_reweighting, output_reweighting: see ``kernels.merge.MergeOptions``.
     dtype: of the factors, "fp16", "bf16" or "fp32"; None for the widest that came in.
 
@@ -43,7 +43,7 @@ class MergeSettings:
     """
 
     method: str = "lego"
-    rank: int | str = "auto"
+    rank: int | str = "max"
     units: str = "canonical"
     seed: int = 0
     density: float = 0.5
@@ -180,7 +180,7 @@ class Merger:
 def _rank(updates: list[LowRank], settings: MergeSettings, options: MergeOptions) -> tuple[int, str]:
     """The rank to ask of the method for one module and, for "auto", why."""
     total = sum(u.rank for u in updates)
-    if settings.rank == "sum" or (settings.rank == "auto" and settings.method in UNCUT):
+    if settings.rank == "sum" or (isinstance(settings.rank, str) and settings.method in UNCUT):
         return total, ""
     if settings.rank == "max":
         return max(u.rank for u in updates), ""

@@ -188,10 +188,8 @@ def _sentences(report: MergeReport) -> Iterable[str]:
     ratio = totals["norm_ratio"]
     if ratio is not None and ratio > 0 and not WEAK < ratio < STRONG:
         stack = "the LoRAs stacked in loaders" if len(used) > 1 else "the original"
-        yield (
-            f"It is much {'weaker' if ratio < 1 else 'stronger'} than {stack}: a strength of {1 / ratio:.2g} evens that "
-            "out."
-        )
+        change = "weaker" if ratio < 1 else "stronger"
+        yield f"It is much {change} than {stack}: a strength of {1 / ratio:.2g} evens that out."
 
 
 def _strengths(lora: Lora) -> str:

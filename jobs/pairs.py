@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..bases.model import Base, load_slot
 from ..bases.names import Slot
-from ..kernels.similarity import chance, corrected, phi
+from ..kernels.similarity import chance, corrected, phi_of
 from ..kernels.spectral import Subspace, SubspaceSize, flatten, spectrum, subspace
 from .cache import SubspaceCache, subspace_key
 from .plan import shape_of
 
 
-class Pair(NamedTuple):
+@dataclass(frozen=True)
+class Pair:
     """The subspaces of one weight (or slice) in the source and in the target, on the computing device."""
 
     source: Subspace
     target: Subspace
+
+    @cached_property
+    def overlaps(self) -> dict[str, Tensor | None]:
+        """U_sᵀU_t and V_sᵀV_t, (k_s, k_t); None for a side of different width."""
+        sides = {side: (getattr(self.source, side), getattr(self.target, side)) for side in ("left", "right")}
+        return {side: a.T @ b if a.shape[0] == b.shape[0] else None for side, (a, b) in sides.items()}
 
     def likeness(self) -> dict[str, float | int | None]:
         """k, Φ_l, Φ_r and both corrected for chance (LoRA-X, arXiv 2501.16559).
@@ -30,9 +38,9 @@ class Pair(NamedTuple):
         k = max(self.source.k, self.target.k)
         figures: dict[str, float | int | None] = {"k": min(self.source.k, self.target.k)}
         for side in ("left", "right"):
-            ours, theirs = getattr(self.source, side), getattr(self.target, side)
-            alike = phi(ours, theirs) if ours.shape[0] == theirs.shape[0] else None
-            expected = chance(k, ours.shape[0])
+            overlap = self.overlaps[side]
+            alike = None if overlap is None else phi_of(overlap)
+            expected = chance(k, getattr(self.source, side).shape[0])
             figures[f"phi_{side}"] = alike
             figures[f"phi_{side}_corrected"] = None if alike is None or expected >= 1 else corrected(alike, expected)
         return figures
@@ -42,8 +50,7 @@ class Pair(NamedTuple):
         if self.source.shape != self.target.shape:
             return None
         ours, theirs = self.source.values.double(), self.target.values.double()
-        left = (self.source.left.T @ self.target.left).double()
-        right = (self.source.right.T @ self.target.right).double()
+        left, right = (self.overlaps[side].double() for side in ("left", "right"))
         before, after = float(ours.square().sum()), float(theirs.square().sum())
         overlap = float((ours[:, None] * theirs * left * right).sum())
         away = max(before + after - 2 * overlap, 0.0)

@@ -11,7 +11,7 @@ from . import host
 from .common import picture, shown, to_adapter, to_state
 
 MOST = 50  # LoRAs per node
-RANKS = ["auto", "max", "sum", "fixed"]
+RANKS = ["max", "auto", "sum", "fixed"]
 
 
 def lora_inputs() -> list[io.Input]:
@@ -34,9 +34,9 @@ def rank_inputs() -> list[io.Input]:
     """The rank of the result, as a rule or a number."""
     return [
         io.Combo.Input(
-            "rank", options=RANKS, default="auto",
-            tooltip="Rank of the merged LoRA. auto: for each module the smallest that keeps 'energy' of the sum; max: "
-            "that of the largest LoRA; sum: all ranks together, nothing lost; fixed: k.",
+            "rank", options=RANKS, default="max",
+            tooltip="Rank of the merged LoRA. max: that of the largest LoRA; auto: for each module the smallest that "
+            "keeps 'energy' of the sum; sum: all ranks together; fixed: k. concat and linear are cut by k only.",
         ),
         io.Int.Input("k", default=16, min=1, max=4096, tooltip="The rank. Used when rank is 'fixed'."),
         io.Float.Input(

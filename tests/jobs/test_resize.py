@@ -94,10 +94,10 @@ def test_from_the_command_line(lora, tmp_path):
     from typer.testing import CliRunner
 
     adapters.write(lora, tmp_path / "x.safetensors")
+    files = [str(tmp_path / "x.safetensors"), "-o", str(tmp_path / "y.safetensors"), "--force"]
 
     def run(*options):
-        return CliRunner().invoke(app, ["resize", str(tmp_path / "x.safetensors"), "-o", str(tmp_path / "y.safetensors"),
-                                        "--force", *options])  # fmt: skip
+        return CliRunner().invoke(app, ["resize", *files, *options])
 
     for options in (["--rank", "2"], ["--rank", "2", "--lego"], ["--ratio", "5"], ["--frobenius", "0.9", "--json"]):
         assert run(*options).exit_code == 0, options
