@@ -192,7 +192,8 @@ def _sentences(report: Report) -> Iterable[str]:
             f"(median {_percent(middle)}, lowest {_percent(low)})."
         )
     if totals["median_drift"] is not None:
-        yield f"The weights themselves differ by {_percent(totals['median_drift'])} (median)."
+        where = "The weights" if totals["mean_similarity"] is None else "Along these the weights"
+        yield f"{where} differ by {_percent(totals['median_drift'])} (median)."
     if report.job == "transfer" and totals["kept_energy"] is not None:
         kept, norm = totals["kept_energy"], totals["norm_ratio"]
         yield f"The update keeps {_percent(kept)} of its energy, {norm:.2f} of its norm."
