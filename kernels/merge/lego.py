@@ -4,9 +4,8 @@ Source: LoRA-LEGO (arXiv 2409.16167), section 3. In the ``paper`` and ``balanced
 which is shorter than its members the less they agree; parameter reweighting restores their size,
 μ ← μ · mean ‖m‖_∞ / ‖μ‖_∞. Output reweighting multiplies ΔW by √(r/k), r the number of units per LoRA, so that k units
 weigh as much as the r of one source. In the ``canonical`` form (:mod:`..units`) a cluster becomes the best rank-one
-approximation of the sum of its members, the top singular pair σ u vᵀ of Σ b aᵀ: LoRAs that agree add up, as in a chain
-of loaders, and nothing needs reweighting. Where wanted, parameter reweighting sets σ to the members' mean ‖a‖·‖b‖, and
-output reweighting gives ΔW the root mean square of the sources' norms, which √(r/k) estimates for units of one size.
+approximation of the sum of its members, the top singular pair of Σ b aᵀ: LoRAs that agree add up, as in a chain of
+loaders. Nothing shrinks, so that neither reweighting applies.
 """
 
 from __future__ import annotations
@@ -37,18 +36,28 @@ def lego(updates: list[LowRank], rank: int | None, options: MergeOptions) -> Mer
     if not len(units.owner):
         return Merged(zero(units.stacked), 0.0, [], [])
     gb, ga = units.grams()
-    likeness = ga * gb if options.units == "canonical" else ga + gb
+    likeness = _as_matrices(gb, ga) if options.units == "canonical" else ga + gb
     found = kmeans(likeness, min(k, len(units.owner)), seed=options.seed, restarts=options.restarts,
                    kind=CENTRES[options.units])
-    parameters, output = options.reweighting
-    build = _top_pairs if options.units == "canonical" else _means
-    left, right = build(units, found, parameters)
-    if output:
-        estimate = count / len(updates) / left.shape[1]
-        ratio = _one_source(units, left, right) if options.units == "canonical" else estimate
-        left, right = left * ratio**0.25, right * ratio**0.25
+    if options.units == "canonical":
+        left, right = _top_pairs(units, found)
+    else:
+        left, right = _means(units, found, options.parameter_reweighting)
+        if options.output_reweighting:
+            half = (count / len(updates) / left.shape[1]) ** 0.25
+            left, right = left * half, right * half
     up, down = units.stacked.up @ (units.left @ left), (right @ units.right) @ units.stacked.down
     return Merged(LowRank(up.float(), down.float()), _distance(units, left, right), *_listing(units, found.labels))
+
+
+def _as_matrices(gb: Tensor, ga: Tensor) -> Tensor:
+    """Inner products (a_i·a_j)(b_i·b_j) of the units as rank-one matrices, each at norm √(‖a‖·‖b‖), the size of its a.
+
+    At their full norm σ the strongest units would claim nearly all clusters.
+    """
+    inner = gb * ga
+    size = inner.diagonal().clamp_min(1e-300).sqrt().sqrt()
+    return inner / torch.outer(size, size)
 
 
 def _means(units: Units, found: Clusters, reweight: bool) -> tuple[Tensor, Tensor]:
@@ -65,7 +74,7 @@ def _means(units: Units, found: Clusters, reweight: bool) -> tuple[Tensor, Tenso
     return mean, mean.T
 
 
-def _top_pairs(units: Units, found: Clusters, reweight: bool) -> tuple[Tensor, Tensor]:
+def _top_pairs(units: Units, found: Clusters) -> tuple[Tensor, Tensor]:
     """Coefficients (M, k), (k, M) of each cluster's top singular pair √σ u, √σ vᵀ of Σ b aᵀ.
 
     With Gram matrices g_b, g_a of the members and g_a = R Rᵀ, σ² and y are the top eigenpair of Rᵀ g_b R, and
@@ -89,19 +98,11 @@ def _top_pairs(units: Units, found: Clusters, reweight: bool) -> tuple[Tensor, T
         each = (a.diagonal(dim1=1, dim2=2) * b.diagonal(dim1=1, dim2=2)).sqrt()
         # A cluster whose members cancel, up to rounding, becomes nothing.
         lives = sigma > NEGLIGIBLE * each.amax(1)
-        size = torch.where(lives, each.mean(1) if reweight else sigma, 0.0)[:, None].sqrt()
+        size = torch.where(lives, sigma, 0.0)[:, None].sqrt()
         sigma = torch.where(lives, sigma, 1.0)[:, None]
         left[index, clusters[:, None]] = x / sigma * size
         right[clusters[:, None], index] = (b @ x[:, :, None])[:, :, 0] / sigma**2 * size
     return left, right
-
-
-def _one_source(units: Units, left: Tensor, right: Tensor) -> float:
-    """Mean ‖ΔW_i‖² of the LoRAs over that of the merged update: what r/k estimates for units of one size."""
-    gb, ga = units.grams()
-    mine = units.owner[:, None] == units.owner
-    merged = float(((left.T @ gb @ left) * (right @ ga @ right.T)).sum())
-    return float((gb * ga)[mine].sum()) / len(units.owner.unique()) / merged if merged > 0 else 1.0
 
 
 def _distance(units: Units, left: Tensor, right: Tensor) -> float:

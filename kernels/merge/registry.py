@@ -19,8 +19,8 @@ class MergeOptions:
     units: form of LEGO's units (:mod:`..units`): "canonical", "balanced" or "paper".
     seed: of k-means (lego) and of the random masks (dare, della).
     density: share of entries kept, in (0, 1] (ties, dare, della, magnitude, knots, core-ties).
-    parameter_reweighting, output_reweighting: LEGO's two corrections of size; None: on for "paper" and "balanced",
-        whose clusters become means, off for "canonical", whose clusters add up and so keep the size of the sum.
+    parameter_reweighting, output_reweighting: LEGO's two corrections of the size of means (units "paper" and
+        "balanced"). Canonical clusters add up, as LoRAs in a chain of loaders do, and need neither.
     restarts: starts of k-means; the best is taken.
     energy: share of ‖Σ ΔW‖² that rank "auto" keeps, in (0, 1].
 
@@ -31,17 +31,10 @@ class MergeOptions:
     units: str = "canonical"
     seed: int = 0
     density: float = 0.5
-    parameter_reweighting: bool | None = None
-    output_reweighting: bool | None = None
+    parameter_reweighting: bool = True
+    output_reweighting: bool = True
     restarts: int = 10
     energy: float = 0.95
-
-    @property
-    def reweighting(self) -> tuple[bool, bool]:
-        """Whether LEGO does parameter and output reweighting."""
-        means = self.units != "canonical"
-        wanted = (self.parameter_reweighting, self.output_reweighting)
-        return tuple(means if switch is None else switch for switch in wanted)
 
     def __post_init__(self) -> None:
         if self.units not in UNITS:
