@@ -35,6 +35,7 @@ class FileBase:
         self.path = Path(path)
         self.label = self.path.stem if self.path.is_file() else self.path.name
         self._stored = dict(stored)
+        self._shapes = {name: held.shape for name, held in stored.items()}
         self._files = files
         self._digests: dict[str, tuple[tuple, str]] = {}
         if not self._stored:
@@ -70,7 +71,7 @@ class FileBase:
         return f"{self.fingerprint} {files}"
 
     def weights(self) -> dict[str, Shape]:
-        return {name: stored.shape for name, stored in self._stored.items()}
+        return self._shapes
 
     def load(self, name: str, rows: tuple[int, int] | None = None) -> Tensor:
         stored = self._find(name)

@@ -16,10 +16,13 @@ def phi(a: Tensor, b: Tensor) -> float:
         a, b: (d, k_a) and (d, k_b) with orthonormal columns, on any devices.
     """
     a, b = _same_space(a, b)
-    size = min(a.shape[1], b.shape[1])
-    if size == 0:
-        return 0.0
-    return min(float((a.T @ b).square().sum(dtype=torch.float64)) / size, 1.0)
+    return phi_of(a.T @ b)
+
+
+def phi_of(overlap: Tensor) -> float:
+    """Φ from the (k_a, k_b) matrix aᵀb."""
+    size = min(overlap.shape)
+    return min(float(overlap.square().sum(dtype=torch.float64)) / size, 1.0) if size else 0.0
 
 
 def chance(k: int, d: int) -> float:
