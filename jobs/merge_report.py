@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from statistics import fmean, median
 
-from .report import _group, _join, _known, _percent, _plain, _table, _value
+from .text import cell, grouped, joined, percent, plain, rebuilt, table
 
 WEAK, STRONG = 0.6, 1.3  # norm against the exact sum beyond which a note says so
 
@@ -105,7 +105,7 @@ class MergeReport:
 
     def blocks(self) -> dict[str, list[MergedModule]]:
         """Modules by block, in the order in which the blocks appear."""
-        return _group(self.modules, lambda m: m.block or "other")
+        return grouped(self.modules, lambda m: m.block or "other")
 
     def summary(self) -> str:
         """One paragraph a person can read without knowing the words of the trade."""
@@ -113,7 +113,7 @@ class MergeReport:
 
     def to_dict(self) -> dict:
         """Plain values only; numbers that are not finite become None."""
-        return _plain({**asdict(self), "totals": self.totals, "summary": self.summary()})
+        return plain({**asdict(self), "totals": self.totals, "summary": self.summary()})
 
     def to_json(self) -> str:
         """The report as JSON, totals and summary included."""
@@ -123,21 +123,21 @@ class MergeReport:
     def from_json(cls, text: str) -> MergeReport:
         """The report that :meth:`to_json` wrote. Fields this version does not know are passed over."""
         data = json.loads(text)
-        modules = [_known(MergedModule, m) for m in data.get("modules", [])]
-        loras = [_known(Lora, lora) for lora in data.get("loras", [])]
-        return _known(cls, {**data, "modules": modules, "loras": loras})
+        modules = [rebuilt(MergedModule, m) for m in data.get("modules", [])]
+        loras = [rebuilt(Lora, lora) for lora in data.get("loras", [])]
+        return rebuilt(cls, {**data, "modules": modules, "loras": loras})
 
     def to_markdown(self) -> str:
         """Sentences first, then the LoRAs, then one row per block, then one row per module."""
         parts = [f"# {_title(self)}", self.summary(), *(f"- {note}" for note in self.notes)]
-        parts += ["## LoRAs", _table(LORA_COLUMNS, [_lora_row(i, lora) for i, lora in enumerate(self.loras)])]
-        parts += ["## By block", _table(BLOCK_COLUMNS, [block_row(b, ms) for b, ms in self.blocks().items()])]
+        parts += ["## LoRAs", table(LORA_COLUMNS, [_lora_row(i, lora) for i, lora in enumerate(self.loras)])]
+        parts += ["## By block", table(BLOCK_COLUMNS, [block_row(b, ms) for b, ms in self.blocks().items()])]
         if self.extras:
             parts += ["## Keys no format explains (kept as they are)", *(f"- `{key}`" for key in self.extras)]
         if self.settings:
-            parts += ["## Settings", *(f"- {n.replace('_', ' ')}: {_value(v)}" for n, v in self.settings.items())]
-        parts += ["## Every module", _table(MODULE_COLUMNS, [_module_row(m) for m in self.modules])]
-        return _join(parts)
+            parts += ["## Settings", *(f"- {n.replace('_', ' ')}: {cell(v)}" for n, v in self.settings.items())]
+        parts += ["## Every module", table(MODULE_COLUMNS, [_module_row(m) for m in self.modules])]
+        return joined(parts)
 
 
 def ranks_of(totals: dict) -> str:
@@ -178,13 +178,13 @@ def _sentences(report: MergeReport) -> Iterable[str]:
         of = "the exact weighted sum" if len(used) > 1 else "the original"
         yield (
             f"Against {of} the result has cosine {totals['cosine']:.3f}, {totals['norm_ratio']:.2f} of its norm and a "
-            f"relative error of {_percent(totals['error'])}."
+            f"relative error of {percent(totals['error'])}."
         )
     if len(used) > 1 and totals["norm_to_source"] is not None:
         yield f"Its norm is {totals['norm_to_source']:.2f} of one source's."
     if totals["clusters"] and len(used) > 1:
         share = totals["mixed_clusters"] / totals["clusters"]
-        yield f"{_percent(share)} of the {totals['clusters']} clusters mix units of several LoRAs."
+        yield f"{percent(share)} of the {totals['clusters']} clusters mix units of several LoRAs."
     ratio = totals["norm_ratio"]
     if ratio is not None and ratio > 0 and not WEAK < ratio < STRONG:
         stack = "the LoRAs stacked in loaders" if len(used) > 1 else "the original"
@@ -216,7 +216,7 @@ def block_row(block: str, modules: list[MergedModule]) -> list[str]:
 
     def mean(values: Iterable[float | None]) -> str:
         known = [v for v in values if v is not None]
-        return _value(fmean(known) if known else None)
+        return cell(fmean(known) if known else None)
 
     clusters = sum(m.clusters or 0 for m in modules)
     decisions = Counter(m.decision for m in modules).most_common()
@@ -233,7 +233,7 @@ def _module_row(m: MergedModule) -> list[str]:
     figures = (m.cosine, m.norm_ratio, m.norm_to_source, m.error)
     return [
         f"`{m.name or m.key}`", ", ".join(str(i + 1) for i in m.sources), "×".join(map(str, m.shape or ())) or "–",
-        ranks or "–", *map(_value, figures), _value(m.clusters), _value(m.mixed), m.decision, m.reason or "–",
+        ranks or "–", *map(cell, figures), cell(m.clusters), cell(m.mixed), m.decision, m.reason or "–",
     ]  # fmt: skip
 
 

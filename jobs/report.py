@@ -9,8 +9,10 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from statistics import fmean, median
+
+from .text import cell, grouped, joined, mean_of, percent, plain, rebuilt, table, words
 
 ADVICE = ("copy", "transfer", "distil", "none")
 DECISION_DROPPED = "dropped"
@@ -51,7 +53,7 @@ class ModuleReport:
     @property
     def similarity(self) -> float | None:
         """Mean of the corrected Φ_l and Φ_r; None when neither was measured."""
-        return _mean([self.phi_left_corrected, self.phi_right_corrected])
+        return mean_of([self.phi_left_corrected, self.phi_right_corrected])
 
     @property
     def label(self) -> str:
@@ -107,11 +109,11 @@ class Report:
 
     def blocks(self) -> dict[str, list[ModuleReport]]:
         """Modules by block, in the order in which the blocks appear."""
-        return _group(self.modules, lambda m: m.block or "other")
+        return grouped(self.modules, lambda m: m.block or "other")
 
     def roles(self) -> dict[str, list[ModuleReport]]:
         """Modules by role, in the order in which the roles appear."""
-        return _group(self.modules, lambda m: m.role or "other")
+        return grouped(self.modules, lambda m: m.role or "other")
 
     def summary(self) -> str:
         """One paragraph a person can read without knowing the words of the trade."""
@@ -119,7 +121,7 @@ class Report:
 
     def to_dict(self) -> dict:
         """Plain values only; numbers that are not finite become None."""
-        return _plain({**asdict(self), "totals": self.totals, "summary": self.summary()})
+        return plain({**asdict(self), "totals": self.totals, "summary": self.summary()})
 
     def to_json(self) -> str:
         """The report as JSON, totals and summary included."""
@@ -129,16 +131,16 @@ class Report:
     def from_json(cls, text: str) -> Report:
         """The report that :meth:`to_json` wrote. Fields this version does not know are passed over."""
         data = json.loads(text)
-        modules = [_known(ModuleReport, m) for m in data.get("modules", [])]
+        modules = [rebuilt(ModuleReport, m) for m in data.get("modules", [])]
         for module in modules:
             module.rows = tuple(module.rows) if module.rows is not None else None
-        return _known(cls, {**data, "modules": modules})
+        return rebuilt(cls, {**data, "modules": modules})
 
     def to_markdown(self) -> str:
         """Sentences first, then one row per block, then one row per module."""
         parts = [f"# {_title(self)}", self.summary()]
         parts += [f"- {note}" for note in self.notes]
-        parts += ["## By block", _table(BLOCK_COLUMNS, [_block_row(b, ms) for b, ms in self.blocks().items()])]
+        parts += ["## By block", table(BLOCK_COLUMNS, [_block_row(b, ms) for b, ms in self.blocks().items()])]
         if self.unmatched:
             parts += ["## Without a counterpart in the target", *(f"- `{name}`" for name in self.unmatched)]
         if self.extras:
@@ -146,12 +148,12 @@ class Report:
         if self.copy_baseline:
             parts += [
                 "## Plain copy, for comparison",
-                *(f"- {_words(n)}: {_value(v)}" for n, v in self.copy_baseline.items()),
+                *(f"- {words(n)}: {cell(v)}" for n, v in self.copy_baseline.items()),
             ]
         if self.settings:
-            parts += ["## Settings", *(f"- {_words(n)}: {_value(v)}" for n, v in self.settings.items())]
-        parts += ["## Every module", _table(MODULE_COLUMNS, [_module_row(m) for m in self.modules])]
-        return _join(parts)
+            parts += ["## Settings", *(f"- {words(n)}: {cell(v)}" for n, v in self.settings.items())]
+        parts += ["## Every module", table(MODULE_COLUMNS, [_module_row(m) for m in self.modules])]
+        return joined(parts)
 
 
 def kept_energy(modules: Iterable[ModuleReport]) -> float | None:
@@ -161,7 +163,7 @@ def kept_energy(modules: Iterable[ModuleReport]) -> float | None:
     total = math.fsum(weight for _, weight in weighed)
     if total > 0:
         return math.fsum(share * weight for share, weight in weighed) / total
-    return _mean([share for share, _ in shares])
+    return mean_of([share for share, _ in shares])
 
 
 # Sentences
@@ -188,17 +190,17 @@ def _sentences(report: Report) -> Iterable[str]:
     if totals["mean_similarity"] is not None:
         mean, middle, low = (max(totals[f"{n}_similarity"], 0.0) for n in ("mean", "median", "lowest"))
         yield (
-            f"The two bases share {_percent(mean)} of their leading directions beyond chance "
-            f"(median {_percent(middle)}, lowest {_percent(low)})."
+            f"The two bases share {percent(mean)} of their leading directions beyond chance "
+            f"(median {percent(middle)}, lowest {percent(low)})."
         )
     if totals["median_drift"] is not None:
         where = "The weights" if totals["mean_similarity"] is None else "Along these the weights"
-        yield f"{where} differ by {_percent(totals['median_drift'])} (median)."
+        yield f"{where} differ by {percent(totals['median_drift'])} (median)."
     if report.job == "transfer" and totals["kept_energy"] is not None:
         kept, norm = totals["kept_energy"], totals["norm_ratio"]
-        yield f"The update keeps {_percent(kept)} of its energy, {norm:.2f} of its norm."
+        yield f"The update keeps {percent(kept)} of its energy, {norm:.2f} of its norm."
     if (totals["worst_truncation_error"] or 0) > 1e-6:
-        yield f"Cutting the rank cost at most {_percent(totals['worst_truncation_error'])} of a module's norm."
+        yield f"Cutting the rank cost at most {percent(totals['worst_truncation_error'])} of a module's norm."
     if report.unmatched:
         yield f"{len(report.unmatched)} had no counterpart in the target."
     if report.advice_reason and report.advice != "distil":
@@ -220,82 +222,22 @@ def _block_row(block: str, modules: list[ModuleReport]) -> list[str]:
     return [
         block,
         str(len(modules)),
-        _value(_mean([m.similarity for m in modules])),
-        _value(_mean([m.phi_left for m in modules])),
-        _value(_mean([m.phi_right for m in modules])),
-        _value(kept),
-        _value(None if kept is None else math.sqrt(kept)),
+        cell(mean_of([m.similarity for m in modules])),
+        cell(mean_of([m.phi_left for m in modules])),
+        cell(mean_of([m.phi_right for m in modules])),
+        cell(kept),
+        cell(None if kept is None else math.sqrt(kept)),
         ", ".join(f"{count} {decision}" for decision, count in decisions),
     ]
 
 
 def _module_row(m: ModuleReport) -> list[str]:
     feeds = "–" if m.matched is None else "same name" if m.matched == m.name else f"`{m.matched}`"
-    ranks = _value(m.rank_in) if m.rank_in == m.rank_out else f"{_value(m.rank_in)} → {_value(m.rank_out)}"
+    ranks = cell(m.rank_in) if m.rank_in == m.rank_out else f"{cell(m.rank_in)} → {cell(m.rank_out)}"
     shape = "×".join(map(str, m.shape)) if m.shape else "–"
     figures = [m.phi_left, m.phi_right, m.phi_left_corrected, m.phi_right_corrected]
     figures += [m.drift, m.kept_energy, m.norm_ratio, m.cosine_with_copy]
     return [
-        f"`{m.label}`", feeds, shape, _value(m.k), *map(_value, figures),
-        ranks, _value(m.truncation_error), m.decision or "–", m.reason or "–",
+        f"`{m.label}`", feeds, shape, cell(m.k), *map(cell, figures),
+        ranks, cell(m.truncation_error), m.decision or "–", m.reason or "–",
     ]  # fmt: skip
-
-
-def _table(columns: tuple[str, ...], rows: list[list[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def _join(parts: list[str]) -> str:
-    """Paragraphs apart, items of one list together."""
-    text = ""
-    for before, part in zip(["", *parts], parts, strict=False):
-        joint = "" if not before else "\n" if before.startswith("- ") and part.startswith("- ") else "\n\n"
-        text += joint + part
-    return text + "\n"
-
-
-# Small helpers
-
-
-def _value(value: object) -> str:
-    if value is None or value != value:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.3f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
-    return str(value)
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %" if value >= 0.095 or value < 1e-4 else f"{100 * value:.2g} %"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return fmean(known) if known else None
-
-
-def _group(modules: list[ModuleReport], key) -> dict[str, list[ModuleReport]]:
-    groups: dict[str, list[ModuleReport]] = {}
-    for module in modules:
-        groups.setdefault(key(module), []).append(module)
-    return groups
-
-
-def _known(cls, data: dict):
-    names = {f.name for f in fields(cls)}
-    return cls(**{name: value for name, value in data.items() if name in names})
-
-
-def _plain(value):
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value if value is None or isinstance(value, str | int | bool) else str(value)

@@ -1,0 +1,73 @@
+"""How reports turn figures into Markdown and JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from statistics import fmean
+
+
+def table(columns: tuple[str, ...], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+
+
+def joined(parts: list[str]) -> str:
+    """Paragraphs apart, items of one list together."""
+    text = ""
+    for before, part in zip(["", *parts], parts, strict=False):
+        joint = "" if not before else "\n" if before.startswith("- ") and part.startswith("- ") else "\n\n"
+        text += joint + part
+    return text + "\n"
+
+
+def cell(value: object) -> str:
+    """A figure as a table shows it."""
+    if value is None or value != value:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.3f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
+    return str(value)
+
+
+def percent(value: float) -> str:
+    """A share as a sentence says it."""
+    return f"{100 * value:.0f} %" if value >= 0.095 or value < 1e-4 else f"{100 * value:.2g} %"
+
+
+def words(name: str) -> str:
+    """A field's name in words."""
+    return name.replace("_", " ")
+
+
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Mean of the known values; None when there are none."""
+    known = [v for v in values if v is not None]
+    return fmean(known) if known else None
+
+
+def grouped(modules: list, key: Callable) -> dict[str, list]:
+    """Modules by key, in the order in which the keys appear."""
+    groups: dict[str, list] = {}
+    for module in modules:
+        groups.setdefault(key(module), []).append(module)
+    return groups
+
+
+def rebuilt(cls, data: dict):
+    """A dataclass from a dict; fields it does not know are passed over."""
+    names = {f.name for f in fields(cls)}
+    return cls(**{name: value for name, value in data.items() if name in names})
+
+
+def plain(value):
+    """Values JSON can hold; numbers that are not finite become None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
