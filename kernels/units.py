@@ -30,19 +30,18 @@ class Units(NamedTuple):
     """M units as combinations of the N stacked raw ones, by falling size.
 
     stacked: raw factors and Gram matrices; left: (N, M), column j of B·left is unit j's b; right: (M, N), row j of
-    right·A is its a; owner: (M,) index of its LoRA in the list given; place: (M,) its position among the units of all
-    LoRAs in the order given. B·left·right·A is the sum of the updates.
+    right·A is its a; gb, ga: (M, M) inner products of the b and of the a; owner: (M,) index of its LoRA in the list
+    given; place: (M,) its position among the units of all LoRAs in the order given. B·left·right·A is the sum of the
+    updates.
     """
 
     stacked: Stack
     left: Tensor
     right: Tensor
+    gb: Tensor
+    ga: Tensor
     owner: Tensor
     place: Tensor
-
-    def grams(self) -> tuple[Tensor, Tensor]:
-        """(M, M) inner products of the b and of the a."""
-        return self.left.T @ self.stacked.left @ self.left, self.right @ self.stacked.right @ self.right.T
 
 
 def fold(update: LowRank, strength: float) -> LowRank:
@@ -58,8 +57,6 @@ def units_of(updates: list[LowRank], form: str = "canonical") -> Units:
         updates: of one shape (m, n), any ranks.
         form: "paper", "balanced" or "canonical".
     """
-    if form == "canonical":
-        updates = [_independent(update) for update in updates]
     orders = [_by_content(update) for update in updates]
     heads = [update.down[order[0]].cpu().numpy().tobytes() for update, order in zip(updates, orders, strict=True)]
     loras = sorted(range(len(updates)), key=heads.__getitem__)
@@ -68,19 +65,23 @@ def units_of(updates: list[LowRank], form: str = "canonical") -> Units:
     offsets = [0]
     for update in updates:
         offsets.append(offsets[-1] + update.rank)
-    left, right = {"paper": _paper, "balanced": _balanced, "canonical": _canonical}[form](pooled)
+    found = {"paper": _paper, "balanced": _balanced, "canonical": _canonical}[form](pooled)
+    if found is None:
+        return units_of([_independent(update) for update in updates], form)
+    left, right = found
     if form == "canonical":
         within = torch.cat([torch.arange(updates[i].rank) for i in loras])
     else:
         within = torch.tensor([j for i in loras for j in orders[i]])
     place = torch.tensor(offsets)[owner] + within
-    units = Units(pooled, left, right, owner, place)
-    gb, ga = (gram.diagonal() for gram in units.grams())
-    size = ga + gb if form == "paper" else (ga * gb).clamp_min(0).sqrt()
+    gb, ga = left.T @ pooled.left @ left, right @ pooled.right @ right.T
+    b, a = gb.diagonal(), ga.diagonal()
+    size = a + b if form == "paper" else (a * b).clamp_min(0).sqrt()
     order = torch.argsort(size, descending=True, stable=True)
     if form != "paper":
         order = order[size[order] > NEGLIGIBLE * size.max()]
-    return Units(pooled, left[:, order], right[order], owner[order], place[order])
+    pairs = (order[:, None], order)
+    return Units(pooled, left[:, order], right[order], gb[pairs], ga[pairs], owner[order], place[order])
 
 
 def auto_rank(updates: list[LowRank], options: MergeOptions) -> tuple[int, str]:
@@ -107,9 +108,15 @@ def _by_content(update: LowRank) -> list[int]:
 
 
 def _independent(update: LowRank) -> LowRank:
-    """The update itself, or the same with fewer, independent rows of A where they depend on one another."""
+    """The update itself, or the same with fewer, independent rows of A where they depend on one another.
+
+    Rows that are all zero, as of an update that does nothing, are left alone.
+    """
     rows = update.down.double()
-    return update if root(rows @ rows.T) is not None else lowrank.recompress(update)[0]
+    if root(rows @ rows.T) is not None:
+        return update
+    small, _ = lowrank.recompress(update)
+    return small if lowrank.norm(small) > 0 else LowRank(small.up * 0, small.down * 0)
 
 
 def _paper(pooled: Stack) -> tuple[Tensor, Tensor]:
@@ -123,12 +130,18 @@ def _balanced(pooled: Stack) -> tuple[Tensor, Tensor]:
     return torch.diag(1 / ratio), torch.diag(ratio)
 
 
-def _canonical(pooled: Stack) -> tuple[Tensor, Tensor]:
-    """Per LoRA the SVD of B·A: with A = L Q it is that of B·L, from the eigenvectors of Lᵀ BᵀB L."""
+def _canonical(pooled: Stack) -> tuple[Tensor, Tensor] | None:
+    """Per LoRA the SVD of B·A: with A = L Q it is that of B·L, from the eigenvectors of Lᵀ BᵀB L.
+
+    None when the rows of some A depend on one another.
+    """
     left, right = torch.zeros_like(pooled.left), torch.zeros_like(pooled.left)
     for lora in pooled.owner.unique().tolist():
         part = slice(*(int(i) for i in (pooled.owner == lora).nonzero()[[0, -1], 0] + torch.tensor([0, 1])))
-        lower, inverse = root(pooled.right[part, part]) or (torch.eye(part.stop - part.start).to(left),) * 2
+        found = root(pooled.right[part, part])
+        if found is None and bool(pooled.right[part, part].any()):
+            return None
+        lower, inverse = found or (torch.eye(part.stop - part.start).to(left),) * 2
         values, vectors = torch.linalg.eigh(lower.T @ pooled.left[part, part] @ lower)
         values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
         half = values.sqrt().sqrt().clamp_min(NEGLIGIBLE * values[0].sqrt().sqrt()).clamp_min(1e-150)

@@ -35,7 +35,7 @@ def lego(updates: list[LowRank], rank: int | None, options: MergeOptions) -> Mer
     units = units_of(updates, options.units)
     if not len(units.owner):
         return Merged(zero(units.stacked), 0.0, [], [])
-    gb, ga = units.grams()
+    gb, ga = units.gb, units.ga
     likeness = _as_matrices(gb, ga) if options.units == "canonical" else ga + gb
     found = kmeans(likeness, min(k, len(units.owner)), seed=options.seed, restarts=options.restarts,
                    kind=CENTRES[options.units])
@@ -80,7 +80,7 @@ def _top_pairs(units: Units, found: Clusters) -> tuple[Tensor, Tensor]:
     With Gram matrices g_b, g_a of the members and g_a = R Rᵀ, σ² and y are the top eigenpair of Rᵀ g_b R, and
     u = B R y/σ, v = Aᵀ g_b R y/σ². Clusters of one size are solved together.
     """
-    gb, ga = units.grams()
+    gb, ga = units.gb, units.ga
     labels = found.labels
     sizes = torch.bincount(labels)
     left = torch.zeros(len(labels), len(sizes), dtype=torch.float64)
@@ -107,7 +107,7 @@ def _top_pairs(units: Units, found: Clusters) -> tuple[Tensor, Tensor]:
 
 def _distance(units: Units, left: Tensor, right: Tensor) -> float:
     """Relative Frobenius distance of the merged update from the sum of the units."""
-    gb, ga = units.grams()
+    gb, ga = units.gb, units.ga
     total = float((gb * ga).sum())
     mixed = left @ right
     rest = torch.eye(len(mixed), dtype=mixed.dtype) - mixed

@@ -106,5 +106,7 @@ def check(updates: list[LowRank], rank: int | None = None) -> None:
         raise SettingsError(f"updates of different shapes cannot be merged: {', '.join(map(str, shapes))}")
     if rank is not None and rank < 1:
         raise SettingsError(f"rank must be at least 1, got {rank}")
-    if not all(bool(factor.isfinite().all()) for update in updates for factor in update):
+    # A sum is finite only where all its terms are; an overflow of the sum is looked at again.
+    factors = [factor for update in updates for factor in update]
+    if not all(bool(f.sum().isfinite()) or bool(f.isfinite().all()) for f in factors):
         raise SettingsError("an update contains NaN or Inf", hint="The file is damaged or was trained to divergence.")

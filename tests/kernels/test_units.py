@@ -43,7 +43,7 @@ def test_canonical_units_are_singular_pairs_and_balanced_ones_have_one_size():
         assert torch.allclose(up[:, mine].T @ up[:, mine], torch.diag(values), atol=1e-6)
         assert torch.allclose(down[mine] @ down[mine].T, torch.diag(values), atol=1e-6)
     units = units_of(updates, "balanced")
-    gb, ga = units.grams()
+    gb, ga = units.gb, units.ga
     assert torch.allclose(ga.diagonal(), gb.diagonal(), rtol=1e-9)
 
 
@@ -85,7 +85,7 @@ def test_kmeans_is_as_good_as_scikit_learn():
     for seed in range(8):
         units = units_of([lora(96, 64, 8, 10 * seed + i, 0.7) for i in range(4)], "paper")
         points = torch.cat([(units.stacked.up @ units.left).T, units.right @ units.stacked.down], 1)
-        gb, ga = units.grams()
+        gb, ga = units.gb, units.ga
         ours.append(kmeans(ga + gb, 8, seed=seed).inertia)
         theirs.append(KMeans(8, n_init=10, random_state=seed).fit(points.numpy()).inertia_)
         assert ours[-1] == pytest.approx(inertia(points, kmeans(ga + gb, 8, seed=seed).labels), rel=1e-9)
