@@ -38,11 +38,14 @@ class Stack(NamedTuple):
     owner: Tensor
 
 
-def stack(updates: list[LowRank]) -> Stack:
-    """Put the LoRAs' factors side by side."""
-    up = torch.cat([u.up.double() for u in updates], 1)
-    down = torch.cat([u.down.double() for u in updates], 0)
+def stack(updates: list[LowRank], order: Tensor | None = None) -> Stack:
+    """Put the LoRAs' factors side by side; `order`: (N,) another order of the units."""
+    up, down = lowrank.concatenate(updates)
     owner = torch.repeat_interleave(torch.arange(len(updates)), torch.tensor([u.rank for u in updates]))
+    if order is not None:
+        where = order.to(up.device)
+        up, down, owner = up.index_select(1, where), down.index_select(0, where), owner[order]
+    up, down = up.double(), down.double()
     return Stack(up, down, gram(up.T), gram(down), owner)
 
 

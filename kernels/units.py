@@ -60,11 +60,9 @@ def units_of(updates: list[LowRank], form: str = "canonical") -> Units:
     orders = [_by_content(update) for update in updates]
     heads = [update.down[order[0]].cpu().numpy().tobytes() for update, order in zip(updates, orders, strict=True)]
     loras = sorted(range(len(updates)), key=heads.__getitem__)
-    pooled = stack([LowRank(updates[i].up[:, orders[i]], updates[i].down[orders[i]]) for i in loras])
-    owner = torch.tensor(loras)[pooled.owner]
-    offsets = [0]
-    for update in updates:
-        offsets.append(offsets[-1] + update.rank)
+    offsets = [sum(update.rank for update in updates[:i]) for i in range(len(updates))]
+    pooled = stack(updates, torch.tensor([offsets[i] + j for i in loras for j in orders[i]]))
+    owner = pooled.owner
     found = {"paper": _paper, "balanced": _balanced, "canonical": _canonical}[form](pooled)
     if found is None:
         return units_of([_independent(update) for update in updates], form)

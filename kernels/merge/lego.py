@@ -116,10 +116,10 @@ def _distance(units: Units, left: Tensor, right: Tensor) -> float:
 
 def _listing(units: Units, labels: Tensor) -> tuple[list[list[int]], list[int]]:
     """Clusters as lists of LoRAs and labels of the units in the order given, clusters numbered by their first unit."""
-    order = units.place.argsort().tolist()
+    order = units.place.argsort()
     names: dict[int, int] = {}
-    listed = [names.setdefault(int(labels[i]), len(names)) for i in order]
+    listed = [names.setdefault(label, len(names)) for label in labels[order].tolist()]
     clusters: list[list[int]] = [[] for _ in names]
-    for i, label in zip(order, listed, strict=True):
-        clusters[label].append(int(units.owner[i]))
+    for owner, label in zip(units.owner[order].tolist(), listed, strict=True):
+        clusters[label].append(owner)
     return [sorted(cluster) for cluster in clusters], listed
