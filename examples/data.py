@@ -7,6 +7,7 @@ amount between 0 and 1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -123,9 +124,9 @@ def render(
     return Batch(paint(ink, colours, look, amounts), digits()[1][picked], colours, amounts)
 
 
-def only(effect: str | None, count: int, amount: float = 1.0) -> Tensor:
-    """Amounts (count, 3) with one effect switched on."""
+def only(effect: str | Sequence[str] | None, count: int, amount: float = 1.0) -> Tensor:
+    """Amounts (count, 3) with one effect, or several, switched on."""
     amounts = torch.zeros(count, len(EFFECTS))
-    if effect is not None:
-        amounts[:, EFFECTS.index(effect)] = amount
+    for name in [effect] if isinstance(effect, str) else effect or ():
+        amounts[:, EFFECTS.index(name)] = amount
     return amounts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +58,8 @@ def any_picture(count: int, generator: torch.Generator) -> data.Batch:
 class Pool:
     """Latents of many pictures, made once: what a stage learns from."""
 
-    def __init__(self, autoencoder: Weights, count: int, seed: int, *, look: str = "night", effect: str | None = None):
+    def __init__(self, autoencoder: Weights, count: int, seed: int, *, look: str = "night",
+                 effect: str | Sequence[str] | None = None):
         generator = torch.Generator().manual_seed(seed)
         latents, digits, colours = [], [], []
         with torch.no_grad():
