@@ -68,7 +68,8 @@ class Studio:
 def adapter_of(model: Model) -> Adapter:
     tensors = {}
     for key, update in model.items():
-        tensors |= {f"{key}.lora_up.weight": update.up.contiguous(), f"{key}.lora_down.weight": update.down.contiguous(),
+        up, down = (factor.contiguous() for factor in update)
+        tensors |= {f"{key}.lora_up.weight": up, f"{key}.lora_down.weight": down,
                     f"{key}.alpha": torch.tensor(float(update.rank))}
     return adapters.from_state_dict(tensors)
 
@@ -121,8 +122,9 @@ def cell(values: torch.Tensor, form: str) -> str:
 def table(title: str, rows: list[Row]) -> str:
     lines = [f"### {title}", "", "| method | norm | strength | accuracy | Fréchet | strength at the sum's norm "
              "| accuracy | Fréchet |", "|---|---|---|---|---|---|---|---|"]
+    forms = (".2f", ".2f", ".1f")
     for row in rows:
-        cells = [cell(part[:, i], form) for part in (row.own, row.scaled) for i, form in enumerate((".2f", ".2f", ".1f"))]
+        cells = [cell(part[:, i], form) for part in (row.own, row.scaled) for i, form in enumerate(forms)]
         lines.append(f"| {row.title} | {row.norm:.2f} | {' | '.join(cells)} |")
     best = {row.title: float(row.own[:, 0].mean()) for row in rows}
     gap = best["LEGO"] - best[METHODS["svd"].display]
@@ -133,7 +135,7 @@ def table(title: str, rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="all three LoRAs at one rank, 40 pictures, one set of seeds")
+    parser.add_argument("--quick", action="store_true", help="three LoRAs, one rank, 40 pictures, one set of seeds")
     parser.add_argument("--pictures", type=int, default=80, help="pictures per set, at best a multiple of 40")
     parser.add_argument("--joint", type=Path, help="a LoRA trained on all three effects at once, for base A")
     parser.add_argument("--out", type=Path, help="write the tables to this file, too")
