@@ -62,7 +62,7 @@ def unit_inputs() -> list[io.Input]:
         ),
         io.Boolean.Input(
             "output_reweighting", default=True, advanced=True,
-            tooltip="LEGO: multiply by √(r/k), so that k units weigh as much as the r of one LoRA.",
+            tooltip="LEGO: multiply means by √(r/k), so that k weigh as much as the r units of one LoRA. Not for canonical.",
         ),
     ]  # fmt: skip
 

@@ -149,9 +149,7 @@ def test_reweighted_means_have_the_size_of_one_source(form, count):
 @pytest.mark.parametrize("count", [2, 4, 7])
 def test_canonical_clusters_of_random_loras_at_the_rank_of_one_weigh_about_as_much(count):
     updates = [lora(640, 512, 4, j) for j in range(count)]
-    one = norm(updates[0])
-    for k in (1, 2, 4, 7):
-        assert 0.9 < norm(lego(updates, k, MergeOptions()).update) / (k / 4) ** 0.5 / one < 1.15, k
+    assert 0.9 < norm(lego(updates, 4, MergeOptions()).update) / norm(updates[0]) < 1.15
 
 
 def test_the_default_keeps_the_strength_of_a_chain_of_loaders():
