@@ -60,7 +60,7 @@ def merge(
     parameter_reweighting: Annotated[
         bool, typer.Option(help="lego: restore the size of clusters' means.")
     ] = True,
-    output_reweighting: Annotated[bool, typer.Option(help="lego: scale balanced and paper units to one LoRA's size.")] = True,
+    output_reweighting: Annotated[bool, typer.Option(help="lego: scale means to one LoRA's size.")] = True,
     dtype: DtypeOption = None,
     layout: LayoutOption = Layout.same,
     base: Base = None,

@@ -62,7 +62,7 @@ def unit_inputs() -> list[io.Input]:
         ),
         io.Boolean.Input(
             "output_reweighting", default=True, advanced=True,
-            tooltip="LEGO: multiply means by √(r/k), so that k weigh as much as the r units of one LoRA. Not for canonical.",
+            tooltip="LEGO: multiply means by √(r/k): k weigh as much as the r of one LoRA. Canonical units need none.",
         ),
     ]  # fmt: skip
 
