@@ -17,6 +17,8 @@ try:
     from scipy.linalg import eigh as _partial_eigh
 except ImportError:
     _partial_eigh = None
+# Whether the eigen-solver can stop at the top k.
+PARTIAL = _partial_eigh is not None
 
 # Largest share of the k directions that may be lost: |ΔΦ| stays below twice that, and in practice far below.
 LOSS = 5e-4

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BaseModelError, SettingsError
-from .gram import Triplets, gram, gram_matrix
+from .gram import PARTIAL, Triplets, gram, gram_matrix
 from .lanczos import first_basis, lanczos
 
 # Part of every cache key: raise it whenever the numbers a route returns may change.
@@ -156,7 +156,7 @@ def choose(shape: tuple[int, ...], k: int, device: str = "cpu") -> str:
     """The route expected to be fastest for an (m, n) weight.
 
     On a CPU a count of operations, weighed by the speeds measured on one core (a large product = 1): thin products run
-    at 1/1.6, the reduction to tridiagonal form inside the eigen-solver at about 1/3. On a GPU products cost next to
+    at 1/2, the reduction to tridiagonal form at about 1/3, all of a full eigen-solver's work at 1/7 of that count. On a GPU products cost next to
     nothing and Lanczos waits for its many small steps, so that it pays on wide weights only.
     """
     short, long = min(shape), max(shape)
@@ -165,8 +165,8 @@ def choose(shape: tuple[int, ...], k: int, device: str = "cpu") -> str:
     basis = 1.4 * first_basis(k)
     if device != "cpu":
         return "lanczos" if short > 2048 and 4 * basis < short else "gram"
-    by_lanczos = 1.6 * 4 * short * long * basis + 4 * short * basis**2 + 20 * basis**3
-    by_gram = 1.25 * short**2 * long + 2.8 * (4 / 3) * short**3 + 2 * short**2 * k
+    by_lanczos = 2 * 4 * short * long * basis + 4 * short * basis**2 + 20 * basis**3
+    by_gram = 1.1 * short**2 * long + (2.8 if PARTIAL else 7) * (4 / 3) * short**3 + 2 * short**2 * k
     return "lanczos" if by_lanczos < by_gram and basis < short / 2 else "gram"
 
 
