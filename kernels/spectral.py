@@ -156,8 +156,9 @@ def choose(shape: tuple[int, ...], k: int, device: str = "cpu") -> str:
     """The route expected to be fastest for an (m, n) weight.
 
     On a CPU a count of operations, weighed by the speeds measured on one core (a large product = 1): thin products run
-    at 1/2, the reduction to tridiagonal form at about 1/3, all of a full eigen-solver's work at 1/7 of that count. On a GPU products cost next to
-    nothing and Lanczos waits for its many small steps, so that it pays on wide weights only.
+    at 1/2, the reduction to tridiagonal form at about 1/3; a full eigen-solver costs as much as seven reductions at
+    full speed. On a GPU products cost next to nothing and Lanczos waits for its many small steps, so that it pays on
+    wide weights only.
     """
     short, long = min(shape), max(shape)
     if short <= 128 or 2 * k > short:
