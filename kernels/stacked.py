@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import lowrank
-from .gram import gram_matrix, top_eigh
+from .gram import gram_matrix
 from .lowrank import LowRank
 
 # Smallest diagonal entry of the Cholesky factor of unit vectors' Gram matrix that is still trusted. Its square bounds
@@ -92,7 +92,8 @@ def cut(stacked: Stack, rank: int | None = None, mix: Tensor | None = None) -> t
     size = len(square)
     if not total > 0:
         return zero(stacked), 0.0
-    values, vectors = top_eigh(square, size if rank is None else min(rank, size))
+    # A full decomposition: at these sizes it takes less time than a partial one outside torch.
+    values, vectors = (found.flip(-1)[..., :rank] for found in torch.linalg.eigh(square))
     keep = values > NEGLIGIBLE**2 * values[0]
     values, vectors = values[keep], vectors[:, keep]
     half = values.sqrt().sqrt()
