@@ -57,6 +57,15 @@ def gram_matrix(weight: Tensor, blocks: int = 8) -> Tensor:
     return product
 
 
+def gram_times(x: Tensor, rows: Tensor) -> Tensor:
+    """x R Rᵀ for x (b, s) and R (s, l) without the s x s product; R is read once, in pieces that fit the cache."""
+    piece = rows.shape[1] if rows.device.type != "cpu" or rows.numel() < 1 << 23 else 256
+    total = x.new_zeros(x.shape)
+    for part in rows.split(piece, 1):
+        total.addmm_(x @ part, part.T)
+    return total
+
+
 def top_eigh(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` largest eigenvalues, falling, and their eigenvectors (d, count); reads the lower triangle."""
     size = matrix.shape[0]
@@ -108,11 +117,15 @@ def trusted(weight: Tensor, found: Triplets) -> bool:
     edge, others = min(PROBES, k), min(PROBES, k - min(PROBES, k))
     sample = [(k - edge) * i // others for i in range(others)] + list(range(k - edge, k))
     x, y, sigma = short[sample].double(), long[sample].double(), found.values[sample].double()[:, None]
-    exact = rows.double()
-    image = x @ exact
-    if bool((torch.linalg.vector_norm(image - sigma * y, dim=1) > 1e-3 * sigma[:, 0]).any()):
+    square, missed = torch.zeros_like(x), x.new_zeros(len(x))
+    for part, image in zip(rows.split(1024, 1), y.split(1024, 1), strict=True):
+        part = part.double()
+        found_image = x @ part
+        square.addmm_(found_image, part.T)
+        missed += (found_image - sigma * image).square().sum(1)
+    if bool((missed.sqrt() > 1e-3 * sigma[:, 0]).any()):
         return False
-    residual = (image @ exact.T - sigma.square() * x).float()
+    residual = (square - sigma.square() * x).float()
     residual -= (residual @ short.T) @ short
     size = torch.linalg.vector_norm(residual, dim=1)
     # Rayleigh quotient of the residual's direction: tells the gap that holds the tilt back.

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from .gram import LOSS, Triplets, finish, top_eigh, trusted
+from .gram import LOSS, Triplets, finish, gram_times, top_eigh, trusted
 
 SEED = 20250116
 
@@ -35,7 +35,7 @@ def lanczos(weight: Tensor, k: int) -> Triplets | None:
     check, done, enough = first_basis(k), 0, LOSS * k / 8
     while done < limit:
         end = done + block
-        fresh = (basis[done:end] @ rows) @ rows.T
+        fresh = gram_times(basis[done:end], rows)
         # Three-term recurrence, then one pass over the whole basis for what rounding left.
         near = basis[max(done - block, 0) : end]
         overlap = fresh @ near.T

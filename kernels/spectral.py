@@ -173,7 +173,10 @@ def choose(shape: tuple[int, ...], k: int, device: str = "cpu") -> str:
 
 def _power(weight: Tensor) -> float:
     """‖W‖²_F in float64, which is finite exactly when all float32 entries are."""
-    power = float(torch.linalg.vector_norm(weight, dtype=torch.float64)) ** 2
+    # Row by row in single precision is fast; what leaves its range is done again in double.
+    power = float(torch.linalg.vector_norm(weight, dim=1).double().square().sum())
+    if not 1e-30 < power < 1e30:
+        power = float(torch.linalg.vector_norm(weight, dtype=torch.float64)) ** 2
     if not power < float("inf"):
         raise BaseModelError("the weight contains NaN or Inf")
     return power
