@@ -6,10 +6,10 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from statistics import fmean, median
 
-from .text import cell, grouped, joined, percent, plain, rebuilt, table
+from .text import Written, cell, grouped, joined, percent, rebuilt, table
 
 WEAK, STRONG = 0.6, 1.3  # norm against the exact sum beyond which a note says so
 
@@ -64,7 +64,7 @@ class MergedModule:
 
 
 @dataclass
-class MergeReport:
+class MergeReport(Written):
     """Everything one merge or resize has to say."""
 
     job: str = "merge"  # or "resize"
@@ -110,14 +110,6 @@ class MergeReport:
     def summary(self) -> str:
         """One paragraph a person can read without knowing the words of the trade."""
         return " ".join(_sentences(self))
-
-    def to_dict(self) -> dict:
-        """Plain values only; numbers that are not finite become None."""
-        return plain({**asdict(self), "totals": self.totals, "summary": self.summary()})
-
-    def to_json(self) -> str:
-        """The report as JSON, totals and summary included."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> MergeReport:

@@ -9,10 +9,10 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from statistics import fmean, median
 
-from .text import cell, grouped, joined, mean_of, percent, plain, rebuilt, table, words
+from .text import Written, cell, grouped, joined, mean_of, percent, rebuilt, table, words
 
 ADVICE = ("copy", "transfer", "distil", "none")
 DECISION_DROPPED = "dropped"
@@ -62,7 +62,7 @@ class ModuleReport:
 
 
 @dataclass
-class Report:
+class Report(Written):
     """Everything one transfer or comparison has to say."""
 
     job: str  # "transfer" or "compare"
@@ -118,14 +118,6 @@ class Report:
     def summary(self) -> str:
         """One paragraph a person can read without knowing the words of the trade."""
         return " ".join(_sentences(self))
-
-    def to_dict(self) -> dict:
-        """Plain values only; numbers that are not finite become None."""
-        return plain({**asdict(self), "totals": self.totals, "summary": self.summary()})
-
-    def to_json(self) -> str:
-        """The report as JSON, totals and summary included."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Report:

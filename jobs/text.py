@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from statistics import fmean
+
+
+class Written:
+    """A report (a dataclass with ``totals`` and ``summary()``) as plain values and as JSON."""
+
+    def to_dict(self) -> dict:
+        """Plain values only; numbers that are not finite become None."""
+        return plain({**asdict(self), "totals": self.totals, "summary": self.summary()})
+
+    def to_json(self) -> str:
+        """The report as JSON, totals and summary included."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def table(columns: tuple[str, ...], rows: list[list[str]]) -> str:
