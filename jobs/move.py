@@ -84,7 +84,8 @@ def _rebuild(moved: Moved, step: Step, report: ModuleReport, methods, pairs: Pai
     if not any(bool(pair.target.values.any()) for pair in found):
         moved.results = _pruned(report, [*moved.results, *methods]).results
         return
-    report = replace(report, **likeness(found), rank_in=update.rank, source_norm=lowrank.norm(update))
+    seen = {**likeness(found), "source_norm": lowrank.norm(update)}
+    report = replace(report, **seen, rank_in=update.rank)
     moved.energy = report.source_norm**2
     moved.inside = share * moved.energy
     alike = [x for x in (report.phi_left, report.phi_right) if x is not None]
@@ -107,7 +108,7 @@ def _rebuild(moved: Moved, step: Step, report: ModuleReport, methods, pairs: Pai
     for method, (kept, line) in list(moved.results.items()):
         # The copy's line gets the similarity too, so that one table shows both.
         if line.decision == "copy" and line.phi_left is None and line.phi_right is None:
-            moved.results[method] = (kept, replace(line, **likeness(found), source_norm=report.source_norm))
+            moved.results[method] = (kept, replace(line, **seen))
 
 
 def _slices(update: LowRank, step: Step, pairs: Pairs) -> tuple[list[Pair], list[LowRank], float]:
