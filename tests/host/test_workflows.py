@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 
 pytestmark = pytest.mark.host
-FOLDER = Path(__file__).parents[2] / "workflows" / "api"
+FOLDER = Path(__file__).parents[2] / "example_workflows" / "api"
 FILES = sorted(FOLDER.glob("*.json"))
 
 
