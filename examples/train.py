@@ -236,6 +236,8 @@ def main() -> None:
             family.pack(materialize.HERE)
         elif what == "base":
             family.trained(which)
+        elif what == "judge":
+            print(judge_report(family.judge()))
         elif what in data.EFFECTS:
             family.lorax(what) if which == "x" else family.lora(what, which)
         else:

@@ -1,4 +1,4 @@
-"""How much of one subspace lies inside another: Φ, its chance level, principal angles.
+"""How much of one subspace lies inside another: Φ and its chance level.
 
 Source: LoRA-X (arXiv 2501.16559), its similarity Φ(A, B) = ‖Uᴬᵀ Uᴮ‖²_F / k. The correction for chance is ours.
 """
@@ -39,20 +39,6 @@ def corrected(value: float, expected: float) -> float:
     At full rank (chance = 1) Φ says nothing, and the result is 0.
     """
     return (value - expected) / (1 - expected) if expected < 1 else 0.0
-
-
-def principal_angles(a: Tensor, b: Tensor) -> Tensor:
-    """Principal angles between two spans in radians, ascending, (min(k_a, k_b),) float64.
-
-    Small angles come from the sine (Björck and Golub 1973, algorithm 2), so equal spans give 0 up to rounding.
-    """
-    a, b = (x.double() for x in _same_space(a, b))
-    if a.shape[1] > b.shape[1]:
-        a, b = b, a
-    overlap = b.T @ a
-    _, cosines, vt = torch.linalg.svd(overlap, full_matrices=False)
-    sines = torch.linalg.vector_norm((a - b @ overlap) @ vt.T, dim=0)
-    return torch.atan2(sines.clamp(0, 1), cosines.clamp(0, 1))
 
 
 def _same_space(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

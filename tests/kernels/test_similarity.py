@@ -1,10 +1,8 @@
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lora_graft.kernels.similarity import chance, corrected, phi, principal_angles
+from lora_graft.kernels.similarity import chance, corrected, phi
 
 from .weights import orthonormal
 
@@ -16,7 +14,6 @@ def test_a_subspace_is_wholly_similar_to_itself_in_any_basis(d, share, seed):
     a = orthonormal(d, k, seed)
     other = a @ orthonormal(k, k, seed + 1)
     assert phi(a, other) == pytest.approx(1, abs=1e-9)
-    assert float(principal_angles(a, other).max()) < 1e-7
 
 
 @settings(max_examples=30, deadline=None)
@@ -24,25 +21,18 @@ def test_a_subspace_is_wholly_similar_to_itself_in_any_basis(d, share, seed):
 def test_phi_is_the_mean_squared_cosine_and_symmetric(d, seed):
     k = d // 2
     a, b = orthonormal(d, k, seed), orthonormal(d, k, seed + 1)
-    assert phi(a, b) == pytest.approx(float(principal_angles(a, b).cos().square().mean()), abs=1e-9)
+    assert phi(a, b) == pytest.approx(float(torch.linalg.svdvals(a.T @ b).square().mean()), abs=1e-9)
     assert phi(a, b) == pytest.approx(phi(b, a), abs=1e-12)
 
 
 def test_orthogonal_subspaces():
     basis = orthonormal(10, 6)
     assert phi(basis[:, :3], basis[:, 3:]) == pytest.approx(0, abs=1e-12)
-    assert torch.allclose(principal_angles(basis[:, :3], basis[:, 3:]), torch.full((3,), math.pi / 2).double())
 
 
 def test_a_contained_subspace_counts_as_similar():
     basis = orthonormal(20, 8)
     assert phi(basis[:, :3], basis) == pytest.approx(1)
-
-
-def test_tiny_angles_are_not_lost_to_rounding():
-    angle = 1e-10
-    a, b = torch.tensor([[1.0], [0]]).double(), torch.tensor([[math.cos(angle)], [math.sin(angle)]]).double()
-    assert float(principal_angles(a, b)) == pytest.approx(angle, rel=1e-6)
 
 
 def test_random_subspaces_lie_at_chance_level():
