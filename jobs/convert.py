@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..adapters import Adapter, from_state_dict, to_state_dict
+from ..adapters.metadata import written
 from ..bases import KNOWN, Names, guess_adapter_architecture, known_names, names_of_adapters, told_architecture
 from ..bases.model import Base
 from ..errors import AdapterError
@@ -28,7 +29,8 @@ def convert(adapter: Adapter, layout: str, base: Base | None = None) -> Adapter:
                 raise
             layout = "same"
     state = to_state_dict(adapter, layout=layout, names=names)
-    return from_state_dict(dict(state), metadata=state.metadata, file=adapter.file)
+    metadata = written(state.metadata, None, changed=layout != "same")
+    return from_state_dict(dict(state), metadata=metadata, file=adapter.file)
 
 
 def names_of(adapter: Adapter) -> Names:

@@ -42,11 +42,13 @@ class SaveLoRA(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "layout", options=LAYOUTS, default="same", advanced=True,
-                    tooltip="Whose key names to write. Anything but same needs the model whose names they are.",
+                    tooltip="Whose key names to write; same: as they came in. Others need the model input where the "
+                    "LoRA alone does not tell which model it is for.",
                 ),
                 io.Model.Input(
                     "model", optional=True, lazy=True,
-                    tooltip="The model the LoRA is for. Evaluated only when layout is not same.",
+                    tooltip="The model the LoRA is for; known ones are recognised without it. Evaluated only when "
+                    "layout is not same.",
                 ),
                 io.Clip.Input(
                     "clip", optional=True, lazy=True,
@@ -63,17 +65,15 @@ class SaveLoRA(io.ComfyNode):
     @classmethod
     def execute(cls, lora, filename_prefix, folder, dtype, layout, model=None, clip=None) -> io.NodeOutput:
         from .. import adapters
-        from ..errors import AdapterError, SettingsError
+        from ..errors import AdapterError
+        from ..jobs.convert import convert
 
-        names = None
-        if layout != "same":
-            if model is None:
-                raise SettingsError(f"Layout {layout} needs the names of a model", hint="Connect the model input.")
-            names = host.HostBase(model, clip).names
         adapter = to_adapter(lora)
+        if layout != "same":
+            adapter = convert(adapter, layout, None if model is None else host.HostBase(model, clip))
         for path in _free_paths(host.save_folder(PLACES[folder]), filename_prefix):
             try:
-                adapters.write(adapter, path, dtype=DTYPES[dtype], layout=layout, names=names)
+                adapters.write(adapter, path, dtype=DTYPES[dtype])
                 break
             except AdapterError:
                 if not path.exists():

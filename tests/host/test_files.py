@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from graphs import NODE, Graph
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.host
 ARCHITECTURES = ["sd15", "vega", "sd3", "flux"]
@@ -140,6 +141,23 @@ def test_other_layouts_mean_the_same(host, arch, layout):
         new = graph.out(NODE + "ApplyLoRA", model=model, lora=lora, strength_model=1.0, strength_clip=1.0)
     node = graph.add("Probe_Compare", a=new, b=core)
     assert json.loads(ok(host.run(graph)).text(node))["worst"] < 1e-5
+
+
+@pytest.mark.parametrize("arch", ["sd15", "vega", "sd3"])
+def test_another_layout_needs_no_model_where_the_lora_tells_it(host, arch):
+    file = host.models / "loras" / f"{arch}_told.safetensors"
+    save_file(load_file(host.models / "loras" / f"{arch}.safetensors"), file,
+              metadata=metadata(host.models / "loras" / f"{arch}.safetensors") | {"sshs_model_hash": "1"})  # fmt: skip
+    graph, paths = Graph(), []
+    lora, model = graph.lora(f"{arch}_told"), graph.unet(f"{arch}_a")
+    for given in ({}, {"model": model, "clip": graph.clip()}):
+        paths.append(graph.save(lora, f"told_{arch}", layout="diffusers", **given))
+    result = ok(host.run(graph))
+    alone, told = [result.text(path).removeprefix("Saved ") for path in paths]
+    assert "sshs_model_hash" not in metadata(alone), "the hash of other keys"
+    alone, told = load_file(alone), load_file(told)
+    assert alone.keys() == told.keys() and not any(key.startswith("lora_unet_") for key in alone)
+    assert all(torch.equal(alone[key], told[key]) for key in alone)
 
 
 def test_a_lora_at_strength_zero_is_not_even_read(host):

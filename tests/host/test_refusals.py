@@ -111,8 +111,9 @@ def test_saving_outside_the_folder(host, prefix):
     assert not list(host.base.glob("output/outside*"))
 
 
-def test_another_layout_without_a_model(host):
+def test_another_layout_of_a_lora_that_does_not_tell_its_model(host):
     graph = Graph()
-    graph.save(graph.lora("sd3"), "never", layout="diffusers")
+    graph.save(graph.lora("flux"), "never", layout="diffusers")
     result = host.run(graph)
-    assert result.status == "error" and "Connect the model input" in result.message
+    assert result.status == "error" and "looks like one for Flux" in result.message
+    assert "the model input of the node" in result.message
