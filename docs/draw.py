@@ -1,0 +1,170 @@
+"""Draws the icon, the banner and the pictures of the help pages: ``python docs/draw.py [NAME …]``.
+
+The help pages' pictures are real outputs of the example family, the same bytes on the same machine. Colours are
+Okabe and Ito's, which every kind of colour sight tells apart.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from lora_graft import adapters
+from lora_graft.adapters import Adapter
+from lora_graft.bases import open_base
+from lora_graft.examples.family import materialize
+from lora_graft.examples.family.demo import PROMPTS, contact_sheet, one_thread
+from lora_graft.examples.family.sample import sample
+from lora_graft.jobs.compare import compare
+from lora_graft.jobs.convert import convert
+from lora_graft.jobs.merge import MergeSettings, merge
+from lora_graft.jobs.resize import ResizeSettings, resize
+from lora_graft.jobs.transfer import TransferSettings, transfer
+from lora_graft.kernels.spectral import SubspaceSize
+from lora_graft.plots import canvas, clusters, heatmap
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path as Curve
+from PIL import Image
+
+HERE = Path(__file__).resolve().parent
+HELP = HERE.parent / "web" / "docs" / "images"
+BLUE, ORANGE, GREEN, NIGHT = "#0072B2", "#E69F00", "#009E73", "#12161c"
+COUNT, WIDTH = 5, 640  # pictures in a row, pixels
+
+
+def tree(axes) -> None:
+    """A scion (orange) set into the cleft of a stock (blue) and in leaf (green), in a square of side 1."""
+    def leaf(x: float, y: float, dx: float, dy: float) -> None:
+        curve = [(x, y), (x + dx * 0.1 - dy * 0.6, y + dy * 0.1 + dx * 0.6), (x + dx * 0.8 - dy * 0.3,
+                 y + dy * 0.8 + dx * 0.3), (x + dx, y + dy), (x + dx * 0.9 + dy * 0.5, y + dy * 0.9 - dx * 0.5),
+                 (x + dx * 0.3 + dy * 0.5, y + dy * 0.3 - dx * 0.5), (x, y)]  # fmt: skip
+        axes.add_patch(PathPatch(Curve(curve, [1, 4, 4, 4, 4, 4, 4]), facecolor=GREEN, linewidth=0))
+
+    stock = [(0.36, 0.08), (0.36, 0.52), (0.5, 0.3), (0.64, 0.52), (0.64, 0.08)]
+    scion = [(0.5, 0.36), (0.38, 0.55), (0.44, 0.84), (0.56, 0.84), (0.62, 0.55)]
+    for points, colour in ((stock, BLUE), (scion, ORANGE)):
+        axes.add_patch(PathPatch(Curve([*points, points[0]]), facecolor=colour, edgecolor=colour, linewidth=0))
+    leaf(0.54, 0.66, 0.3, 0.1)
+    leaf(0.46, 0.74, -0.26, 0.16)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set_axis_off()
+
+
+def icon() -> np.ndarray:
+    sheet = canvas.figure(400, 400)
+    sheet.set_facecolor(NIGHT)
+    tree(sheet.add_axes((-0.04, -0.03, 1.06, 1.06)))
+    return canvas.pixels(sheet)
+
+
+def banner() -> np.ndarray:
+    """21 : 9; the pictures at the right are drawn by the family."""
+    sheet = canvas.figure(1050, 450)
+    sheet.set_facecolor(NIGHT)
+    tree(sheet.add_axes((0.015, 0.43, 0.14, 0.327)))
+    style = canvas.text_style(40) | {"color": "white", "fontweight": "bold"}
+    sheet.text(0.165, 0.58, "LoRA Graft", va="center", **style)
+    quiet = canvas.text_style(15) | {"color": "#c8d0d8"}
+    sheet.text(0.033, 0.29, "Move, merge and re-teach LoRAs\nacross base models", va="center", linespacing=1.5, **quiet)
+    pixels, size, left = canvas.pixels(sheet), 192, 610
+    frame, moved = lora("frame_a"), moved_to_b("frame_a")
+    rows = [("a", None), ("a", frame)], [("b", None), ("b", moved)]
+    for i, row in enumerate(rows):
+        for j, (base, adapter) in enumerate(row):
+            tile = (drawn(base, adapter, PROMPTS[2:3])[0].permute(1, 2, 0) * 255).round().byte().numpy()
+            top, start = 24 + i * (size + 18), left + j * (size + 18)
+            pixels[top : top + size, start : start + size] = tile.repeat(3, 0).repeat(3, 1)
+    return pixels
+
+
+def drawn(base: str, adapter: Adapter | None = None, prompts=PROMPTS[:COUNT], strength: float = 1.0):
+    return sample(materialize.base(base), materialize.autoencoder(), prompts, range(len(prompts)),
+                  adapters=[(adapter, strength)] if adapter else [])  # fmt: skip
+
+
+def lora(name: str) -> Adapter:
+    return adapters.read(FILES[f"family_{name}"])
+
+
+def base(name: str):
+    return open_base(FILES[f"family_{name}"])
+
+
+def moved_to_b(name: str) -> Adapter:
+    return transfer(lora(name), base("a"), base("b"), TransferSettings()).adapter
+
+
+def three(method: str, rank: int | str = 12):
+    loras = [(lora(f"{effect}_a"), 1.0, 1.0) for effect in materialize.EFFECTS]
+    return merge(loras, MergeSettings(method=method, rank=rank))
+
+
+def load_lora() -> np.ndarray:
+    rows = [(f"{effect}", drawn("a", lora(f"{effect}_a"))) for effect in materialize.EFFECTS]
+    return contact_sheet([("the base alone", drawn("a")), *rows])
+
+
+def apply_lora() -> np.ndarray:
+    slant = lora("slant_a")
+    return contact_sheet([(f"strength {s:g}", drawn("a", slant, strength=s)) for s in (-1, 0, 0.5, 1)])
+
+
+def save_lora() -> np.ndarray:
+    stripes, folder = lora("stripes_a"), Path(tempfile.mkdtemp())
+    rows = [("in the graph", drawn("a", stripes))]
+    for layout in ("kohya", "diffusers"):
+        path = adapters.write(convert(stripes, layout, base("a")), folder / f"{layout}.safetensors")
+        again = convert(adapters.read(path), "kohya", base("a"))
+        rows.append((f"saved as {layout}\nand loaded again", drawn("a", again)))
+    return contact_sheet(rows)
+
+
+def similarity() -> np.ndarray:
+    return heatmap(compare(base("a"), base("b"), SubspaceSize(share=0.25)), WIDTH)
+
+
+def transferred() -> np.ndarray:
+    return contact_sheet([
+        ("target alone", drawn("b")),
+        ("target with the\ntransferred LoRA", drawn("b", moved_to_b("frame_a"))),
+        ("source with its LoRA", drawn("a", lora("frame_a"))),
+    ])  # fmt: skip
+
+
+def lego() -> np.ndarray:
+    return clusters(three("lego").report, WIDTH)
+
+
+def merges() -> np.ndarray:
+    rows = [("base alone", drawn("a")), ("concat, rank 24", drawn("a", three("concat", "sum").adapter))]
+    rows += [(f"{name}, rank 12", drawn("a", three(name).adapter)) for name in ("svd", "lego", "dare", "ties")]
+    return contact_sheet(rows)
+
+
+def resized() -> np.ndarray:
+    stripes = lora("stripes_a")
+    cut = {rank: resize(stripes, ResizeSettings("rank", rank)).adapter for rank in (4, 2, 1)}
+    return contact_sheet([("rank 8, as trained", drawn("a", stripes)),
+                          *((f"rank {rank}", drawn("a", small)) for rank, small in cut.items())])  # fmt: skip
+
+
+PICTURES = {
+    "icon.png": icon, "banner.png": banner, "load_lora.jpg": load_lora, "apply_lora.jpg": apply_lora,
+    "save_lora.jpg": save_lora, "similarity.png": similarity, "transfer.jpg": transferred, "lego_merge.png": lego,
+    "merge_loras.jpg": merges, "resize_lora.jpg": resized,
+}  # fmt: skip
+
+
+if __name__ == "__main__":
+    with one_thread(), tempfile.TemporaryDirectory() as folder:
+        FILES = materialize.materialize(folder, text_encoder=False)
+        for name in sys.argv[1:] or PICTURES:
+            path = (HERE if name in ("icon.png", "banner.png") else HELP) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture = Image.fromarray(PICTURES[name]())
+            if path.suffix == ".png":
+                picture = picture.quantize(256, dither=Image.Dither.NONE) if path.parent == HELP else picture
+            picture.save(path, optimize=True, quality=88)
+            print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
