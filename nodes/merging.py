@@ -19,7 +19,9 @@ def lora_inputs() -> list[io.Input]:
     return [
         io.Autogrow.Input(
             "loras",
-            template=io.Autogrow.TemplatePrefix(io.LoraModel.Input("lora"), prefix="lora_", min=0, max=MOST),
+            template=io.Autogrow.TemplatePrefix(
+                io.LoraModel.Input("lora", tooltip="One of the LoRAs to merge."), prefix="lora_", min=0, max=MOST
+            ),
             tooltip="The LoRAs to merge: connect as many as you like. Ranks, formats and trainers may differ.",
         ),
         io.String.Input(

@@ -44,7 +44,7 @@ def _conftest(request):
 
 
 def _modules(host) -> list[str]:
-    """Top-level modules the process has imported so far."""
+    """Names of the modules the process has imported so far."""
     from graphs import Graph
 
     graph = Graph()

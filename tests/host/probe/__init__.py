@@ -128,7 +128,7 @@ class Value(io.ComfyNode):
                      "spread": float(value.std())}  # fmt: skip
         elif isinstance(value, dict):
             value = {"keys": sorted(value), "metadata": getattr(value, "metadata", None), "type": type(value).__name__}
-        return io.NodeOutput(ui={"text": (value if isinstance(value, str) else json.dumps(value),)})
+        return io.NodeOutput(ui={"text": (value if isinstance(value, str) else json.dumps(value, default=repr),)})
 
 
 class Plain(io.ComfyNode):
@@ -213,7 +213,7 @@ class NoPlots(io.ComfyNode):
 
 
 class PackModules(io.ComfyNode):
-    """Which heavy modules the process has imported so far."""
+    """Every module the process has imported so far."""
 
     @classmethod
     def define_schema(cls):
@@ -227,7 +227,7 @@ class PackModules(io.ComfyNode):
     def execute(cls):
         import sys
 
-        return io.NodeOutput(ui={"text": (json.dumps(sorted(m for m in sys.modules if "." not in m)),)})
+        return io.NodeOutput(ui={"text": (json.dumps(sorted(sys.modules)),)})
 
 
 class Stack(io.ComfyNode):
