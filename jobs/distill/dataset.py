@@ -1,0 +1,114 @@
+"""Synthetic data: what the teacher drew with and without its LoRAs, what the target draws, and the prompts.
+
+A dataset is one safetensors file, so that drawing is done once. Its latents are in the scale a VAE gives and takes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...adapters import container
+from ...errors import AdapterError, SettingsError
+
+KIND = "lora_graft.dataset"
+
+
+@dataclass
+class Dataset:
+    """n samples of the teacher and m of the target.
+
+    prompts: n; sample i of every part was drawn from prompts[i].
+    taught: (n, C, h, w) source with its LoRAs. plain: (n, C, h, w) source alone, the same seeds.
+    target: (m, C, h, w) target alone, other seeds, m ≤ n; None when no target was given.
+    acts: (n,) how strongly the LoRAs act on each sample, 1 = as far as between two unrelated seeds.
+    likeness: (n,) probability that a sample looks like the references; None without references.
+    kept: (n,) bool, the samples that passed the filter.
+    info: seeds, sampler, labels, spaces; plain values.
+    """
+
+    prompts: list[str]
+    taught: Tensor
+    plain: Tensor
+    target: Tensor | None
+    acts: Tensor
+    kept: Tensor
+    likeness: Tensor | None = None
+    info: dict = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything inside."""
+        return container.digest(self._tensors() | {"said": _as_bytes(self._said())})
+
+    def kept_indices(self) -> list[int]:
+        return self.kept.nonzero().flatten().tolist()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        parts = {"taught": self.taught, "plain": self.plain, "target": self.target, "acts": self.acts,
+                 "likeness": self.likeness, "kept": self.kept}  # fmt: skip
+        return {name: tensor.contiguous() for name, tensor in parts.items() if tensor is not None}
+
+    def _said(self) -> str:
+        return json.dumps({"prompts": self.prompts, "info": self.info}, sort_keys=True, ensure_ascii=False)
+
+
+def save(dataset: Dataset, path: str | os.PathLike, *, overwrite: bool = False) -> Path:
+    """Write a dataset whole or not at all.
+
+    Raises:
+        AdapterError: the file exists, its folder does not, or the disk is full.
+    """
+    blocks = container.chunks(dataset._tensors(), {KIND: dataset._said()})
+    return container.publish(path, blocks, overwrite=overwrite)
+
+
+def load(path: str | os.PathLike) -> Dataset:
+    """Read a dataset.
+
+    Raises:
+        AdapterError: no such file, or not a dataset.
+    """
+    tensors, metadata, _ = container.load(path)
+    try:
+        said = json.loads(metadata[KIND])
+        return Dataset(
+            said["prompts"], tensors["taught"], tensors["plain"], tensors.get("target"), tensors["acts"],
+            tensors["kept"], tensors.get("likeness"), said["info"],
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError) as problem:
+        raise AdapterError("This file is not a dataset of the Synthetic Dataset node", file=path) from problem
+
+
+def as_info(settings) -> dict:
+    """A dataclass of settings as plain values."""
+    return json.loads(json.dumps(asdict(settings)))
+
+
+def require_samples(dataset: Dataset) -> list[int]:
+    """The indices of the kept samples.
+
+    Raises:
+        SettingsError: none was kept; the scores and what to change are in the message.
+    """
+    kept = dataset.kept_indices()
+    if kept:
+        return kept
+    acts = dataset.acts
+    scores = f"the LoRAs act on them at {acts.min():.3f} to {acts.max():.3f}, median {acts.median():.3f}"
+    if dataset.likeness is not None:
+        scores += f"; likeness to the references {dataset.likeness.min():.2f} to {dataset.likeness.max():.2f}"
+    raise SettingsError(
+        f"All {len(dataset.prompts)} samples were rejected: {scores}",
+        hint="Lower the thresholds of the Synthetic Dataset node, raise the LoRA's strength, or give prompts (trigger "
+        "words) that set it off.",
+    )
+
+
+def _as_bytes(text: str) -> Tensor:
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)

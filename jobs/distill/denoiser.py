@@ -1,0 +1,90 @@
+"""What a diffusion model is to distillation: something that names its weights, reads prompts, predicts, draws, learns.
+
+``nodes`` gives a host's MODEL this face; the example family has its own, so that everything here runs without a host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ...bases.model import Base
+from ...kernels.distill.students import Student
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How pictures are drawn: what a sampler node says. Width and height in pixels."""
+
+    width: int = 512
+    height: int = 512
+    steps: int = 20
+    cfg: float = 7.0
+    sampler: str = "euler"
+    scheduler: str = "normal"
+    negative: str = ""
+
+
+class Denoiser(Protocol):
+    """A diffusion model with its text encoder.
+
+    label: short name for reports.
+    base: its weights and their names, as transfer knows them.
+    space: names the latent space; two models with the same one understand each other's latents.
+    """
+
+    label: str
+    base: Base
+    space: str
+
+    def encode(self, prompts: Sequence[str]) -> list[Any]:
+        """Conditioning of each prompt, to be handed to :meth:`predict`.
+
+        Raises:
+            SettingsError: there is no text encoder.
+        """
+        ...
+
+    def ratios(self, shares: Tensor) -> Tensor:
+        """Noise-to-signal ratios ρ at shares in (0, 1) of the model's schedule, 1 being pure noise; its own limits
+        are kept."""
+        ...
+
+    def inward(self, latents: Tensor) -> Tensor:
+        """Latents (n, …) as a VAE gives them, in the scale of :meth:`predict`."""
+        ...
+
+    def predict(self, clean: Tensor, noise: Tensor, ratio: Tensor, conditions: Sequence[Any]) -> Tensor:
+        """x̂₀ (n, …) from clean latents and unit noise (n, …) mixed at ratios ρ (n,); float32.
+
+        Gradients flow to students inside :meth:`training`; the caller decides whether they are recorded. The answer
+        lies where the model works.
+        """
+        ...
+
+    def loaded(self, shape: Sequence[int]) -> AbstractContextManager[None]:
+        """Where predictions on batches of this shape happen: the model in place on the compute device."""
+        ...
+
+    def learnable(self) -> dict[str, tuple[int, ...]]:
+        """Canonical name → shape of every weight of a linear layer or a two-dimensional convolution."""
+        ...
+
+    def training(
+        self, students: Mapping[str, Student], *, checkpointing: bool
+    ) -> AbstractContextManager[None]:
+        """Within it, predictions include the students' changes, by canonical name of their weight.
+
+        checkpointing: keep only the inputs of blocks for the backward pass and compute the rest again.
+        """
+        ...
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int], how: Drawing, progress: Progress) -> Tensor:
+        """Latents (n, …) in a VAE's scale, one per prompt and seed; progress counts pictures."""
+        ...

@@ -1,0 +1,217 @@
+"""Teach a base what LoRAs do on another: choose the lessons, make them, learn, and write the adapter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ...adapters import Adapter, from_state_dict
+from ...bases import Slot
+from ...errors import SettingsError
+from ...kernels.distill.students import STUDENTS, Student
+from ...version import __version__
+from .bank import Bank, Teacher, fill, lessons
+from .dataset import Dataset
+from .denoiser import Denoiser, Progress
+from .pace import Training
+from .places import places, starts
+from .report import DistillReport
+from .train import Keeper, Trained, train
+
+OBJECTIVES = ("auto", "difference", "output", "samples")
+KEPT_WORDS = ("ss_tag_frequency", "ss_dataset_dirs", "ss_base_model_version", "modelspec.trigger_phrase",
+              "modelspec.architecture", "modelspec.title")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What to teach, and into what.
+
+    objective: one of OBJECTIVES; see bank.py.
+    kind: of the student, a name in ``kernels.distill.students.STUDENTS``.
+    alpha: None for alpha = rank.
+    where: which weights, see places.py.
+    effect: λ, the factor on what the LoRAs do.
+    lessons: noisy latents to learn from; None for as many as the steps can use, at most 1024.
+
+    Raises:
+        SettingsError: unknown objective or kind, or a value out of range.
+    """
+
+    objective: str = "auto"
+    kind: str = "lora"
+    rank: int = 16
+    alpha: float | None = None
+    where: str = "auto"
+    effect: float = 1.0
+    lessons: int | None = None
+    training: Training = field(default_factory=Training)
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise SettingsError(f"unknown objective {self.objective!r}", hint=f"Choose {', '.join(OBJECTIVES)}.")
+        if self.kind not in STUDENTS:
+            raise SettingsError(f"unknown kind of adapter {self.kind!r}", hint=f"Choose {', '.join(STUDENTS)}.")
+        if self.rank < 1:
+            raise SettingsError(f"the rank must be at least 1, got {self.rank}")
+        if self.lessons is not None and self.lessons < 1:
+            raise SettingsError(f"at least one lesson is needed, got {self.lessons}")
+
+
+@dataclass
+class Distilled:
+    """adapter: for the target; report; provenance: for the file's metadata."""
+
+    adapter: Adapter
+    report: DistillReport
+    provenance: dict[str, object]
+
+
+def distill(
+    dataset: Dataset,
+    teacher: Teacher,
+    target: Denoiser,
+    adapters: Sequence[Adapter],
+    settings: Distillation,
+    *,
+    start: Adapter | None = None,
+    translate: Callable[[Tensor], Tensor] | None = None,
+    keeper: Keeper | None = None,
+    progress: Progress | None = None,
+    device: torch.device | str = "cpu",
+) -> Distilled:
+    """Distil adapters of the teacher into one of the target.
+
+    Args:
+        dataset: what to learn on.
+        adapters: those on the teacher, for names, tags and provenance.
+        start: an adapter of the target to begin with.
+        translate: latents of the teacher's space → of the target's; needed for ``samples`` between two spaces.
+        keeper: see train.
+        device: where the students' parameters live.
+
+    Raises:
+        SettingsError: settings that do not fit the models; no sample was kept; a model answers NaN.
+        AdapterError: `start` does not fit the target.
+    """
+    started, tell = time.perf_counter(), progress or (lambda done, total, label: None)
+    objective, reason = choose(settings.objective, teacher.base, target)
+    if objective == "samples" and teacher.base.space != target.space:
+        dataset = translated(dataset, translate)
+    names, where = places(target, settings.where, adapters, [d.base for d in teacher.adapted])
+    begin = starts(start, target, names)
+    training = settings.training
+    count = settings.lessons or min(1024, training.steps * training.batch * training.accumulation)
+    bank = lessons(dataset, target, objective, count, training.seed, [] if objective == "samples" else [teacher.base])
+    if objective != "samples":
+        fill(bank, teacher, target, objective, settings.effect, training.batch, tell)
+    students = build(target, names, settings, begin, device)
+    controls = build(target, names, replace(settings, kind="lora"), {}, device) if objective == "samples" else None
+    told = time.perf_counter()
+    result = train(target, students, bank, training, controls=controls, keeper=keeper, progress=tell)
+    adapter = export(students, target, adapters, training.seed)
+    report = DistillReport(
+        source=teacher.base.label, target=target.label, adapters=[_name(a) for a in adapters],
+        objective=objective, reason=reason, kind=STUDENTS[settings.kind].display, rank=settings.rank, where=where,
+        modules=len(students), steps=len(result.losses), asked=training.steps, best=result.step,
+        losses=result.losses, checks=result.checks, measured=bank.own is not None, effect=bank.effect(),
+        learning_rate=result.learning_rate, resumed=result.resumed, trouble=result.trouble,
+        start=_began(start, students), evaluations={**bank.evaluations, "student": result.evaluations,
+                                                    "data": int(dataset.info.get("evaluations", 0))},
+        samples=len(dataset.kept_indices()), notes=_notes(adapters, teacher, settings, begin),
+        seconds={"lessons": told - started, "learning": time.perf_counter() - told},
+    )  # fmt: skip
+    provenance = {
+        "version": __version__, "job": "distill", "method": objective,
+        "settings": {**asdict(settings), "objective": objective}, "source": teacher.base.label,
+        "source_fingerprint": teacher.base.base.fingerprint, "target": target.label,
+        "target_fingerprint": target.base.fingerprint, "adapters_sha256": [a.digest for a in adapters],
+        "dataset_sha256": dataset.digest, "steps": result.step,
+    }  # fmt: skip
+    return Distilled(adapter, report, provenance)
+
+
+def choose(asked: str, source: Denoiser, target: Denoiser) -> tuple[str, str]:
+    """(objective, why).
+
+    Raises:
+        SettingsError: the asked one needs a common latent space and there is none.
+    """
+    shared = source.space == target.space
+    if asked == "auto" and shared:
+        return "difference", "Both bases share one latent space, so the student learns the effect itself."
+    if asked == "auto":
+        return "samples", (
+            f"The bases have different latent spaces ({source.space}; {target.space}), so the student learns from the "
+            "teacher's pictures."
+        )
+    if asked != "samples" and not shared:
+        raise SettingsError(
+            f"The objective '{asked}' compares answers in one latent space, but {source.label} has {source.space} and "
+            f"{target.label} has {target.space}",
+            hint="Choose 'samples' or 'auto'.",
+        )
+    return asked, "As asked."
+
+
+def translated(dataset: Dataset, translate: Callable[[Tensor], Tensor] | None) -> Dataset:
+    """The dataset in the target's latent space.
+
+    Raises:
+        SettingsError: there is nothing to translate with.
+    """
+    if translate is None:
+        raise SettingsError("The teacher's pictures must be decoded and encoded again, and a VAE is missing",
+                            hint="Connect the source's VAE and the target's VAE.")
+    return replace(dataset, taught=translate(dataset.taught), plain=translate(dataset.plain), target=None)
+
+
+def build(target: Denoiser, names: Sequence[str], settings: Distillation, begin: dict, device) -> dict[str, Student]:
+    """A student for each weight, from the seed."""
+    kind, shapes = STUDENTS[settings.kind], target.learnable()
+    dice = torch.Generator().manual_seed(settings.training.seed)
+    return {
+        name: kind.create(
+            shapes[name], settings.rank, settings.alpha, dice, start=begin.get(name), device=device,
+            weight=target.base.load(name).cpu() if kind.needs_base else None,
+        )
+        for name in names
+    }  # fmt: skip
+
+
+def export(students: dict[str, Student], target: Denoiser, adapters: Sequence[Adapter], seed: int = 0) -> Adapter:
+    """The students as an adapter, in the first teacher's layout where that can say it (kohya), else ComfyUI's."""
+    layout = "kohya" if adapters and adapters[0].layout == "kohya" else "comfy"
+    tensors, names = {}, target.base.names
+    for name, student in students.items():
+        slot = Slot(name)
+        key = names.layout_key(slot, layout) or names.layout_key(slot, "comfy") or name.removesuffix(".weight")
+        tensors |= {key + suffix: tensor for suffix, tensor in student.tensors().items()}
+    metadata = {word: text for adapter in reversed(adapters) for word, text in adapter.metadata.items()
+                if word in KEPT_WORDS}  # fmt: skip
+    return from_state_dict(tensors, metadata=metadata)
+
+
+def _name(adapter: Adapter) -> str:
+    return str(adapter.file).replace("\\", "/").rsplit("/", 1)[-1] if adapter.file else "an adapter"
+
+
+def _began(start: Adapter | None, students: dict[str, Student]) -> str:
+    if start is None:
+        return "nothing"
+    worst = max(student.start_error for student in students.values())
+    return _name(start) + (f" (cut to the student's form with an error of up to {worst:.1%})" if worst > 1e-3 else "")
+
+
+def _notes(adapters: Sequence[Adapter], teacher: Teacher, settings: Distillation, begin: dict) -> list[str]:
+    notes = []
+    words = [a for a, d in zip(adapters, teacher.adapted, strict=False)
+             if any((slot := d.base.names.resolve(key)) is not None and not slot.name.startswith("diffusion_model.")
+                    for key in a.modules)]  # fmt: skip
+    if words:
+        notes.append("The adapter also changes the text encoder; its effect there is taught to the new base's denoiser.")
+    return notes

@@ -1,0 +1,134 @@
+"""Synthetic data drawn by teacher and target, and the filter that keeps what the LoRAs act on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor
+
+from ...errors import SettingsError
+from ...kernels.distill.filter import action, likeness
+from .bank import Teacher
+from .dataset import Dataset
+from .denoiser import Denoiser, Drawing, Progress
+
+TARGET_SEEDS = 1_000_000  # the target draws from other seeds than the teacher
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What to draw and what to keep.
+
+    count: samples in all; half from the source with its LoRAs, half from the target where there is one.
+    least_action: samples on which the LoRAs act less are rejected, as a share of the distance between two
+        unrelated seeds.
+    least_likeness: with references, samples less likely to be of their kind are rejected.
+
+    Raises:
+        SettingsError: a value out of range.
+    """
+
+    count: int = 64
+    seed: int = 0
+    drawing: Drawing = field(default_factory=Drawing)
+    least_action: float = 0.05
+    least_likeness: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.count < 2:
+            raise SettingsError(f"at least 2 samples are needed, got {self.count}")
+        if not 0 <= self.least_likeness <= 1:
+            raise SettingsError(f"the likeness must lie between 0 and 1, got {self.least_likeness}")
+        if not self.least_action >= 0:
+            raise SettingsError(f"the action must not be negative, got {self.least_action}")
+
+
+Embed = Callable[[Tensor], Tensor]
+
+
+def generate(
+    teacher: Teacher,
+    target: Denoiser | None,
+    prompts: Sequence[str],
+    settings: Generation,
+    *,
+    references: Tensor | None = None,
+    embed: Embed | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Draw a dataset.
+
+    Args:
+        teacher: the source, and the source with all LoRAs on it as its one adapted model.
+        target: draws the other half; None, or a model of another latent space, leaves that half to the teacher.
+        prompts: used in turn.
+        references: embeddings (n, d) of pictures of the real thing.
+        embed: latents (n, …) of the teacher → embeddings (n, d); needed with references.
+
+    Raises:
+        SettingsError: no prompts, or the pictures come out as NaN.
+    """
+    lines = [line.strip() for line in prompts if line.strip()]
+    if not lines:
+        raise SettingsError("There are no prompts to draw from",
+                            hint="Write some, one a line, or connect Synthetic Prompts.")
+    started, tell = time.perf_counter(), progress or (lambda done, total, label: None)
+    shared = target is not None and target.space == teacher.base.space
+    most = settings.count - settings.count // 2 if shared else settings.count
+    asked = [lines[i % len(lines)] for i in range(most)]
+    seeds = [settings.seed + i for i in range(most)]
+    total = most * 2 + (settings.count - most if shared else 0)
+
+    def part(denoiser: Denoiser, first: int, count: int, offset: int = 0) -> Tensor:
+        latents = denoiser.draw(asked[:count], [seed + offset for seed in seeds[:count]], settings.drawing,
+                                lambda done, _, label: tell(first + done, total, label))
+        if not torch.isfinite(latents).all():
+            raise SettingsError(f"{denoiser.label} draws NaN or Inf", hint="Load it in bf16 or fp32.")
+        return latents
+
+    taught = part(teacher.adapted[0], 0, most)
+    plain = part(teacher.base, most, most)
+    mine = part(target, 2 * most, settings.count - most, TARGET_SEEDS) if shared else None
+    tell(total, total, "filtering")
+    acts = action(taught, plain)
+    kept, like = acts >= settings.least_action, None
+    if references is not None:
+        like = likeness(references, embed(plain), embed(taught))
+        kept &= like >= settings.least_likeness
+    passes = settings.drawing.steps * (2 if settings.drawing.cfg != 1 else 1)
+    info = {
+        **asdict(settings), "source": teacher.base.label, "space": teacher.base.space,
+        "target": target.label if shared else "", "evaluations": passes * (2 * most + (settings.count - most)),
+        "distinct_prompts": len(set(asked)), "seconds": 0.0,
+    }  # fmt: skip
+    info["seconds"] = round(time.perf_counter() - started, 2)
+    return Dataset(asked, taught.cpu(), plain.cpu(), None if mine is None else mine.cpu(), acts, kept, like, info)
+
+
+def account(dataset: Dataset) -> str:
+    """What was drawn and kept, in sentences and a table."""
+    info, count, kept = dataset.info, len(dataset.prompts), int(dataset.kept.sum())
+    lines = [f"{count} samples of {info['source']} with its LoRA, {count} without from the same seeds"
+             + (f", {len(dataset.target)} of {info['target']}" if dataset.target is not None else "")
+             + f"; {info['distinct_prompts']} different prompts, {info['evaluations']} network evaluations."]  # fmt: skip
+    acts = dataset.acts
+    lines.append(
+        f"{kept} of {count} samples were kept. The LoRA acts on them at {acts.min():.3f} to {acts.max():.3f} (median "
+        f"{acts.median():.3f}); 1 is the distance between two unrelated seeds, and the threshold was "
+        f"{info['least_action']:g}."
+    )
+    weak = int((acts < info["least_action"]).sum())
+    if weak:
+        lines.append(f"{weak} were rejected because the LoRA hardly changes them: use its trigger words.")
+    if dataset.likeness is not None:
+        unlike = int((dataset.likeness < info["least_likeness"]).sum())
+        lines.append(f"{unlike} look less like the references than like the source alone (threshold "
+                     f"{info['least_likeness']:g}).")
+    rows = [f"| {i + 1} | {prompt.replace('|', '/')[:60]} | {acts[i]:.3f} | "
+            + (f"{dataset.likeness[i]:.2f} | " if dataset.likeness is not None else "")
+            + f"{'yes' if dataset.kept[i] else 'no'} |" for i, prompt in enumerate(dataset.prompts)]
+    head = "| sample | prompt | action | " + ("likeness | " if dataset.likeness is not None else "") + "kept |"
+    return "\n\n".join(lines) + f"\n\n{head}\n" + "|---" * (head.count("|") - 1) + "|\n" + "\n".join(rows) + "\n"

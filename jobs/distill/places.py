@@ -1,0 +1,100 @@
+"""Which weights of the target get a student, and what each starts from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ...adapters import Adapter
+from ...bases import describe
+from ...bases.describe import OUTSIDE
+from ...bases.model import Base, load_slot
+from ...errors import AdapterError, SettingsError
+from ...kernels import lowrank
+from ...kernels.lowrank import LowRank
+from .denoiser import Denoiser
+
+WHERE = ("auto", "attention", "attention + feed-forward", "linear", "linear + convolution")
+_ATTENTION = re.compile(r"attn|attention|to_[qkv]|to_out|qkv|linear1|linear2")
+_FEED_FORWARD = re.compile(r"\bff\b|ff_|mlp|feed_forward|ffn|\bw[123]\b|proj_(in|out)$")
+MOST_LIKE = 0.5  # share of the adapters' weights that the target must have for `auto` to follow them
+
+
+def places(student: Denoiser, where: str, adapters: Sequence[Adapter], bases: Sequence[Base]) -> tuple[list[str], str]:
+    """(names of the weights to learn on, a sentence on the choice).
+
+    where: one of WHERE. ``auto`` takes the weights that the adapters change, where the target has them (for a target
+    of another architecture: attention and feed-forward).
+    bases: of the adapters, one for each.
+
+    Raises:
+        SettingsError: unknown choice, or no weight answers to it.
+    """
+    if where not in WHERE:
+        raise SettingsError(f"unknown choice of modules {where!r}", hint=f"Choose {', '.join(WHERE)}.")
+    there = student.learnable()
+    if where == "auto":
+        wanted = list(dict.fromkeys(name for adapter, base in zip(adapters, bases, strict=True)
+                                    for name in touched(adapter, base)))  # fmt: skip
+        found = [name for name in wanted if name in there]
+        if found and len(found) >= MOST_LIKE * len(wanted):
+            return found, f"The {len(found)} weights that the adapter changes."
+        where = "attention + feed-forward"
+    found = [name for name, shape in there.items() if _chosen(name, shape, where)]
+    if not found:
+        raise SettingsError(f"{student.label} has no weights of the kind {where!r}", hint="Choose 'linear'.")
+    return found, f"{len(found)} weights: {where}."
+
+
+def touched(adapter: Adapter, base: Base) -> list[str]:
+    """Canonical names of the matrices and kernels of a denoiser that an adapter changes."""
+    weights, names = base.weights(), []
+    for key in adapter.modules:
+        slot = base.names.resolve(key)
+        if slot is not None and len(weights.get(slot.name, ())) >= 2:
+            names.append(slot.name)
+    return list(dict.fromkeys(names))
+
+
+def starts(adapter: Adapter | None, student: Denoiser, names: Sequence[str]) -> dict[str, LowRank]:
+    """The update of each weight in an adapter to start from; slices of fused weights put together.
+
+    Raises:
+        AdapterError: the adapter changes none of these weights, or a shape does not fit.
+    """
+    if adapter is None:
+        return {}
+    base, found = student.base, {}
+    weights = base.weights()
+    for key, module in adapter.modules.items():
+        slot = base.names.resolve(key)
+        if slot is None or slot.name not in names:
+            continue
+        shape = weights[slot.name]
+        rows = slot.rows or (0, shape[0])
+        weight = load_slot(base, slot) if module.needs_base else None
+        if module.shape is not None and not module.fits((rows[1], *shape[1:])):
+            raise AdapterError(f"An update of {module.shape} does not fit the weight {tuple(shape)}", file=adapter.file,
+                               key=key, hint="Start from an adapter of this base, a transferred one for example.")
+        update = module.low_rank(weight)
+        if slot.swap:
+            half = update.up.shape[0] // 2
+            update = LowRank(update.up.roll(half, 0), update.down)
+        if slot.rows is not None:
+            up = update.up.new_zeros(shape[0], update.rank)
+            up[rows[0]:rows[0] + rows[1]] = update.up
+            update = LowRank(up, update.down)
+        found[slot.name] = lowrank.concatenate([found[slot.name], update]) if slot.name in found else update
+    if not found:
+        raise AdapterError("The adapter to start from changes none of the weights that are to be learnt",
+                           file=adapter.file, hint="Start from an adapter of the target, or from nothing.")
+    return found
+
+
+def _chosen(name: str, shape: tuple[int, ...], where: str) -> bool:
+    block, role = describe(name, shape)
+    if block == OUTSIDE or (len(shape) != 2 and where != "linear + convolution"):
+        return False
+    if where.startswith("linear"):
+        return True
+    return bool(_ATTENTION.search(role)) or ("feed" in where and bool(_FEED_FORWARD.search(role)))

@@ -1,0 +1,96 @@
+"""What came of a distillation: sentences first, tables second."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..text import Written, cell, joined, percent, table
+
+GOOD, FAIR = 0.8, 0.5  # shares of the effect on held-out lessons
+
+
+@dataclass
+class DistillReport(Written):
+    """effect: RMS of what was taught, relative to the target's own answers. measured: whether `checks` are shares of
+    the effect (with ``samples`` they are shares of the loss without an adapter). seconds, evaluations: by phase.
+    """
+
+    source: str
+    target: str
+    adapters: list[str]
+    objective: str
+    reason: str
+    kind: str
+    rank: int
+    where: str
+    modules: int
+    steps: int
+    asked: int
+    best: int
+    losses: list[float]
+    checks: list[tuple[int, float]]
+    measured: bool
+    effect: float
+    learning_rate: float
+    resumed: int
+    trouble: str
+    start: str
+    evaluations: dict[str, int]
+    samples: int
+    notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def totals(self) -> dict:
+        return {"explained": self.explained, "evaluations": sum(self.evaluations.values()),
+                "seconds": sum(self.seconds.values())}
+
+    @property
+    def explained(self) -> float:
+        """Share of the effect that the adapter reproduces on lessons it did not learn from."""
+        return max((share for _, share in self.checks), default=0.0)
+
+    def summary(self) -> str:
+        """One sentence."""
+        what = " and ".join(self.adapters)
+        done = f"{what} of {self.source} was taught to {self.target} in {self.steps} steps"
+        if self.measured:
+            return f"{done}; the new {self.kind} reproduces {percent(max(0.0, self.explained))} of the effect on noisy "\
+                   "latents it did not learn from."
+        return f"{done} from pictures; its error on held-out pictures fell by {percent(max(0.0, self.explained))}."
+
+    def advice(self) -> str:
+        """What to do next, in plain words."""
+        if self.trouble:
+            return self.trouble
+        if not self.measured:
+            return "Compare the pictures before and after; more steps and more samples make the effect surer."
+        if self.explained >= GOOD:
+            return "That is as good as training. Look at the pictures, and set the strength to taste."
+        if self.explained >= FAIR:
+            return "The effect is there and not complete: twice the steps, or a higher rank, will bring it closer."
+        return (
+            "Little was learnt. Give more steps, start from a transferred adapter if the bases are related, and check "
+            "that the LoRA acts on the samples (the dataset's report says how strongly)."
+        )
+
+    def to_markdown(self) -> str:
+        lines = [self.summary(), self.advice()]
+        lines.append(f"Objective: {self.objective}. {self.reason} Weights: {self.where} Started from {self.start}.")
+        spent = ", ".join(f"{name} {count}" for name, count in self.evaluations.items())
+        times = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items())
+        lines.append(f"Network evaluations (forward passes of one sample): {sum(self.evaluations.values())} ({spent}). "
+                     f"Time: {times}.")
+        if self.resumed:
+            lines.append(f"An earlier run was broken off; this one went on from its step {self.resumed}.")
+        if self.best < self.steps:
+            lines.append(f"The result is that of step {self.best}, which did best on the held-out lessons.")
+        lines += self.notes
+        rows = [[str(step), cell(share), cell(self.losses[step - 1] if 0 < step <= len(self.losses) else None)]
+                for step, share in self.checks]  # fmt: skip
+        head = "share of the effect" if self.measured else "share of the error removed"
+        lines.append(table(("step", head, "loss"), rows))
+        facts = {"rank": self.rank, "weights": self.modules, "samples": self.samples,
+                 "learning rate": self.learning_rate, "size of the effect": self.effect}  # fmt: skip
+        lines.append(table(("setting", "value"), [[name, cell(value)] for name, value in facts.items()]))
+        return joined(lines)

@@ -1,0 +1,265 @@
+"""The learning loop: students fitted to a bank of lessons, resumable at any step.
+
+Everything random comes from (seed, step) and a checkpoint holds the rest, so that a run that was broken off and went
+on ends with the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ...errors import SettingsError
+from ...kernels.distill.levels import squared_error
+from ...kernels.distill.students import Change, Student
+from .bank import HELD_OUT, Bank
+from .denoiser import Denoiser, Progress
+from .pace import Training, drawn, groups, learning_rate, share_of_peak
+
+BETAS, CLIP = (0.9, 0.98), 1.0
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass
+class State:
+    """Where a run is: what a checkpoint holds.
+
+    params, moments: by name. best: the params that did best on the held-out lessons.
+    losses: by step. checks: (step, share of the effect explained on the held-out lessons).
+    reference: error on the held-out lessons that counts as nothing explained.
+    """
+
+    step: int = 0
+    params: dict[str, Tensor] = field(default_factory=dict)
+    moments: dict[str, Tensor] = field(default_factory=dict)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    checks: list[tuple[int, float]] = field(default_factory=list)
+    reference: float | None = None
+
+
+class Keeper(Protocol):
+    """Where checkpoints live. every: steps between two of them; 0 for none but the one at a break."""
+
+    every: int
+
+    def load(self) -> State | None: ...
+
+    def save(self, state: State) -> None: ...
+
+
+@dataclass
+class Trained:
+    """losses, checks: as in State. step: of the result. resumed: the step a checkpoint went on from.
+
+    trouble: why it stopped early, or empty. evaluations: forward passes per sample, of learning and of checking.
+    """
+
+    losses: list[float]
+    checks: list[tuple[int, float]]
+    step: int
+    learning_rate: float
+    resumed: int
+    trouble: str
+    evaluations: int
+
+    @property
+    def explained(self) -> float:
+        """Share of the effect that the result reproduces on held-out lessons; at most 1, and 0 for no effect."""
+        return max(value for _, value in self.checks)
+
+
+class Together:
+    """A student with a second one beside it that learns the source's look; `both` says whether the first takes part."""
+
+    def __init__(self, main: Student, control: Student):
+        self.main, self.control, self.both = main, control, True
+
+    def change(self) -> Change:
+        look = self.control.change()
+        if not self.both:
+            return look
+        own = self.main.change()
+        return Change(torch.cat([own.up, look.up], 1), torch.cat([own.down, look.down]), own.gain)
+
+
+def train(
+    denoiser: Denoiser,
+    students: Mapping[str, Student],
+    bank: Bank,
+    settings: Training,
+    *,
+    controls: Mapping[str, Student] | None = None,
+    keeper: Keeper | None = None,
+    progress: Progress | None = None,
+) -> Trained:
+    """Fit the students in place; at the end they hold the values that did best on the held-out lessons.
+
+    Args:
+        controls: students of the source's look, for banks with control lessons; not part of the result.
+        keeper: resumes a broken run, saves now and then, and when anything ends the run early.
+        progress: called before each step; may raise to stop. The students then hold the best values so far.
+
+    Raises:
+        SettingsError: the loss is NaN or Inf before anything was learnt.
+    """
+    run = _Run(denoiser, students, bank, settings, controls or {})
+    tell = progress or (lambda done, total, label: None)
+    with run.ready():
+        resumed = run.resume(keeper.load() if keeper else None)
+        trouble = ""
+        try:
+            while run.state.step < settings.steps and not trouble:
+                tell(run.state.step, settings.steps, run.label())
+                trouble = run.step()
+                done = run.state.step
+                if keeper and keeper.every and not trouble and done % keeper.every == 0 and done < settings.steps:
+                    keeper.save(run.snapshot())
+            tell(run.state.step, settings.steps, run.label())
+        except BaseException:
+            if keeper and run.state.step:
+                keeper.save(run.snapshot())
+            raise
+        finally:
+            run.settle()
+    state = run.state
+    best = max(state.checks, key=lambda check: (check[1], check[0]))[0]
+    return Trained(state.losses, state.checks, best, run.rate, resumed, trouble, run.evaluations)
+
+
+class _Run:
+    def __init__(self, denoiser: Denoiser, students: Mapping[str, Student], bank: Bank, settings: Training,
+                 controls: Mapping[str, Student]):  # fmt: skip
+        self.denoiser, self.bank, self.settings = denoiser, bank, settings
+        named = {f"{name}|{part}": t for name, student in students.items() for part, t in student.params.items()}
+        named |= {f"{name}|control|{part}": t for name, student in controls.items()
+                  for part, t in student.params.items()}  # fmt: skip
+        self.pairs = [Together(students[name], controls[name]) for name in students] if controls else []
+        self.shown = dict(zip(students, self.pairs, strict=True)) if controls else students
+        self.rate = settings.learning_rate or learning_rate(len(students))
+        self.optimizer = torch.optim.AdamW(groups(named.values(), self.rate), lr=self.rate, betas=BETAS,
+                                           weight_decay=0.0)  # fmt: skip
+        self.state = State(params=named)
+        self.conditions = denoiser.encode(bank.prompts)
+        self.learnt = len(bank) - HELD_OUT
+        self.every = max(1, min(10, settings.steps // 5))
+        self.evaluations = 0
+
+    @contextmanager
+    def ready(self):
+        """The model in place with the students on it."""
+        shape = (self.settings.batch, *self.bank.latents.shape[1:])
+        with self.denoiser.loaded(shape), self.denoiser.training(
+            self.shown, checkpointing=self.settings.checkpointing
+        ):
+            yield
+
+    def resume(self, found: State | None) -> int:
+        """Take over a checkpoint, or make the first check; the step it goes on from."""
+        state, bank = self.state, self.bank
+        if found is None:
+            held = torch.arange(self.learnt, len(bank))
+            if bank.own is not None:
+                state.reference = float(squared_error(bank.own[held], bank.goal[held], bank.ratio[held]).mean())
+            self.check()
+            return 0
+        with torch.no_grad():
+            for name, value in state.params.items():
+                value.copy_(found.params[name])
+                kept = {part: found.moments[f"{name}|{part}"] for part in MOMENTS if f"{name}|{part}" in found.moments}
+                if kept:
+                    self.optimizer.state[value] = {p: t if p == "step" else t.to(value) for p, t in kept.items()}
+        state.step, state.losses, state.checks = found.step, list(found.losses), list(found.checks)
+        state.best = {name: value.to(state.params[name].device) for name, value in found.best.items()}
+        state.reference = found.reference
+        return found.step
+
+    def step(self) -> str:
+        """One step; words on what broke, or nothing."""
+        state, settings = self.state, self.settings
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * share_of_peak(state.step, settings)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = 0.0
+        for part in range(settings.accumulation):
+            which = drawn(self.learnt, state.step * settings.accumulation + part, settings)
+            error = self.errors(which).mean() / settings.accumulation
+            error.backward()
+            loss += float(error.detach())
+        size = float(torch.nn.utils.clip_grad_norm_(state.params.values(), CLIP))
+        if not (math.isfinite(loss) and math.isfinite(size)):
+            return self.broken(loss)
+        self.optimizer.step()
+        state.losses.append(loss)
+        state.step += 1
+        if state.step % self.every == 0 or state.step == settings.steps:
+            self.check()
+        return ""
+
+    def check(self) -> None:
+        """Measure on the held-out lessons and keep the values that do best."""
+        state = self.state
+        with torch.no_grad():
+            held = torch.arange(self.learnt, len(self.bank)).split(self.settings.batch)
+            error = float(torch.cat([self.errors(which) for which in held]).mean())
+        if state.reference is None:
+            state.reference = error
+        explained = 1 - error / state.reference if state.reference > 0 else 0.0
+        if state.checks and not explained >= max(value for _, value in state.checks):
+            explained = explained if math.isfinite(explained) else -math.inf
+        else:
+            state.best = {name: value.detach().clone() for name, value in state.params.items()}
+        state.checks.append((state.step, explained))
+
+    def errors(self, which: Tensor) -> Tensor:
+        """(n,) squared errors of some lessons; those on the source's look without the main students."""
+        if not self.pairs:
+            return self._errors(which)
+        found = []
+        for both in (True, False):
+            part = which[self.bank.control[which] != both]
+            for pair in self.pairs:
+                pair.both = both
+            found += [self._errors(part)] if len(part) else []
+        return torch.cat(found)
+
+    def _errors(self, which: Tensor) -> Tensor:
+        bank = self.bank
+        given = [self.conditions[i] for i in bank.asked[which]]
+        answer = self.denoiser.predict(bank.clean(which), bank.noise(which), bank.ratio[which], given)
+        self.evaluations += len(which)
+        return squared_error(answer, bank.goal[which].to(answer.device), bank.ratio[which].to(answer.device))
+
+    def settle(self) -> None:
+        """Leave the students with the best values."""
+        with torch.no_grad():
+            for name, value in self.state.best.items():
+                self.state.params[name].copy_(value)
+
+    def snapshot(self) -> State:
+        state, moments = self.state, {}
+        for name, value in state.params.items():
+            for part in MOMENTS:
+                if part in self.optimizer.state.get(value, {}):
+                    moments[f"{name}|{part}"] = self.optimizer.state[value][part].detach().clone()
+        params = {name: value.detach().clone() for name, value in state.params.items()}
+        return State(state.step, params, moments, state.best, list(state.losses), list(state.checks), state.reference)
+
+    def label(self) -> str:
+        state = self.state
+        loss = f", loss {state.losses[-1]:.4f}" if state.losses else ""
+        return f"step {state.step}{loss}, {max(0.0, state.checks[-1][1]):.0%} of the effect"
+
+    def broken(self, loss: float) -> str:
+        hint = "Lower the learning rate, or train in bf16 or fp32."
+        if self.state.step == 0:
+            raise SettingsError(f"The loss is {loss} in the first step", hint=hint)
+        return (f"The loss became {loss} or its gradient infinite in step {self.state.step + 1}; "
+                f"the best values before it are kept. {hint}")  # fmt: skip
+
