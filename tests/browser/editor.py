@@ -1,0 +1,148 @@
+"""ComfyUI's graph editor in a real Chromium, driven as a user would."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+TITLE = 30  # height of a node's title bar, which lies above its position
+
+NODES = """() => app.graph.nodes.map(n => ({
+  id: n.id, type: n.type, title: n.title, box: [n.pos[0], n.pos[1] - 30, n.size[0], n.size[1] + 30],
+  known: !!LiteGraph.registered_node_types[n.type], errors: !!n.has_errors,
+  smallest: [...n.computeSize()],
+  pictures: (n.imgs ?? []).length,
+  widgets: (n.widgets ?? []).map(w => ({
+    name: w.name, value: w.value, advanced: !!w.options?.advanced,
+    choices: w.type === 'combo' && Array.isArray(w.options?.values) ? w.options.values : null,
+    min: w.options?.min ?? null, max: w.options?.max ?? null})),
+}))"""
+GROUPS = "() => app.graph.groups.map(g => ({title: g.title, box: [g.pos[0], g.pos[1], g.size[0], g.size[1]]}))"
+WATCH = """() => { window.ended = new Promise(done => {
+  for (const type of ['execution_success', 'execution_error', 'execution_interrupted'])
+    app.api.addEventListener(type, e => done({type, ...e.detail}), {once: true});
+}); }"""
+SHOWN = """() => app.graph.nodes.every(n => !(app.nodeOutputs[n.id]?.images?.length) || n.imgs?.length
+  || document.querySelector(`[data-node-id="${n.id}"] img`))"""
+
+
+def find_chromium() -> str | None:
+    """CHROMIUM, else the first usual name on the PATH."""
+    named = os.environ.get("CHROMIUM")
+    return shutil.which(named) if named else next(filter(None, map(shutil.which, NAMES)), None)
+
+
+class Editor:
+    """One page with the editor in it.
+
+    Args:
+        page: a playwright page.
+        url: the server's address.
+    """
+
+    def __init__(self, page, url: str):
+        self.page, self.url = page, url
+        self.said: list[tuple[str, str]] = []  # (kind, text) of the console and of uncaught errors
+        page.on("console", lambda m: self.said.append((m.type, f"{m.text} {m.location.get('url', '')}")))
+        page.on("pageerror", lambda error: self.said.append(("error", str(error))))
+
+    def open(self, *, newcomer: bool = False) -> None:
+        """Load the page. A newcomer is greeted by the template browser; otherwise the canvas is free."""
+        if not newcomer:
+            self.page.request.post(f"{self.url}/settings/Comfy.TutorialCompleted", data="true")
+        self.page.goto(self.url)
+        self.page.wait_for_function("window.app?.vueAppReady && app.canvas && app.extensionManager", timeout=60_000)
+
+    def complaints(self) -> list[str]:
+        """Errors in the console, but for files the editor looks for and a fresh user does not have."""
+        fresh = ("404 (Not Found)", "graph accessed before initialization")
+        return [text for kind, text in self.said if kind == "error" and not any(word in text for word in fresh)]
+
+    def load(self, graph: dict) -> None:
+        """Open a workflow in graph form, as dropping its file on the canvas does."""
+        self.page.evaluate("g => app.loadGraphData(g)", graph)
+        self.settle()
+
+    def load_api(self, graph: dict) -> None:
+        """Open a workflow in API form."""
+        self.page.evaluate("g => app.loadApiJson(g, 'workflow')", graph)
+        self.settle()
+
+    def settle(self) -> None:
+        """Two frames, after which sizes are final."""
+        self.page.evaluate("() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")
+
+    def nodes(self) -> list[dict]:
+        """id, type, title, box (x, y, width, height with the title bar), widgets, … of each node."""
+        return self.page.evaluate(NODES)
+
+    def groups(self) -> list[dict]:
+        return self.page.evaluate(GROUPS)
+
+    def export(self) -> dict:
+        """The graph in API form, as the editor sends it."""
+        return self.page.evaluate("async () => (await app.graphToPrompt()).output")
+
+    def run(self, *, button: bool = False) -> dict:
+        """Queue the graph, wait for its end and for the pictures; the last message of the server."""
+        self.fit()  # nodes load their pictures when they are in view
+        self.page.evaluate(WATCH)
+        if button:
+            self.page.get_by_test_id("queue-button").click()
+        else:
+            self.page.evaluate("() => app.queuePrompt(0)")
+        end = self.page.evaluate(
+            "() => Promise.race([window.ended, new Promise(r => setTimeout(() => r({type: 'nothing'}), 120000))])"
+        )
+        if end["type"] == "execution_success":
+            self.page.wait_for_function(SHOWN)
+        self.settle()
+        return end
+
+    def fit(self) -> None:
+        """Bring the whole graph into view."""
+        self.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+        time.sleep(0.7)  # the view glides there
+
+    def picture(self, node: str | int) -> list[bytes]:
+        """The files a node shows, as the editor loads them."""
+        addresses = self.page.evaluate("id => app.graph.getNodeById(id).imgs.map(i => i.src)", node)
+        return [self.page.request.get(address).body() for address in addresses]
+
+
+@contextlib.contextmanager
+def browser(url: str, *, width: int = 1600, height: int = 900) -> Iterator[Editor]:
+    """An editor in a browser of its own, as a new user finds it.
+
+    Raises:
+        FileNotFoundError: no Chromium.
+    """
+    from playwright.sync_api import sync_playwright
+
+    program = find_chromium()
+    if program is None:
+        raise FileNotFoundError("no Chromium on the PATH; set CHROMIUM")
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=program, args=FLAGS)
+        try:
+            yield Editor(chromium.new_page(viewport={"width": width, "height": height}), url)
+        finally:
+            chromium.close()
+
+
+def overlaps(boxes: list[tuple[str, list[float]]]) -> list[str]:
+    """Pairs of named boxes (x, y, width, height) that share an area."""
+    found = []
+    for i, (one, (x, y, w, h)) in enumerate(boxes):
+        for other, (x2, y2, w2, h2) in boxes[i + 1 :]:
+            if x < x2 + w2 and x2 < x + w and y < y2 + h2 and y2 < y + h:
+                found.append(f"{one} and {other}")
+    return found

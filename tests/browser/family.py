@@ -1,0 +1,39 @@
+"""A ComfyUI with this pack and the example family's models, for the browser."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from lora_graft.examples.family.materialize import materialize
+
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "host")]
+
+
+@contextlib.contextmanager
+def running(base: Path, *, pack: Path = TESTS.parent) -> Iterator:
+    """A started :class:`server.Host` in the folder ``base``.
+
+    Raises:
+        FileNotFoundError: no ComfyUI.
+    """
+    from server import PACK_NAME, Host
+
+    found = sys.modules["conftest"].find_host()
+    if isinstance(found, str):
+        raise FileNotFoundError(found)
+    host = Host(*found, base, {PACK_NAME: pack})
+    threads = torch.get_num_threads()
+    try:
+        host.start()
+        torch.set_num_threads(1)  # threads that wait for each other crawl on a busy machine
+        materialize(host.models)
+        host.wait()
+        yield host
+    finally:
+        torch.set_num_threads(threads)
+        host.stop()

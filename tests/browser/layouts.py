@@ -1,0 +1,160 @@
+"""Where the nodes of each workflow stand and what the notes on the canvas say.
+
+A layout is columns from left to right; a column is groups from top to bottom; a group is rows; a row is node ids of
+``example_workflows/api/NAME.json`` side by side, or a :class:`Note`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Note:
+    """Markdown on the canvas."""
+
+    text: str
+    width: int = 380
+
+
+@dataclass(frozen=True)
+class Layout:
+    """``thumbnail``: ids of nodes whose pictures make the .jpg, one row each."""
+
+    columns: list[dict[str, list[str | Note]]]
+    thumbnail: str
+
+
+SHOWN_AT = {  # node type → least width and height on the canvas
+    "PreviewAny": (420, 420), "PreviewImage": (460, 330), "SaveImage": (520, 290), "CLIPTextEncode": (300, 110),
+    "ImageGrid": (270, 130),
+}  # fmt: skip
+SIZES = {  # NAME.id → another size
+    "load_and_apply.info": (420, 300), "similarity.number": (420, 110), "similarity.heat_map": (620, 330), "transfer_before_sampling.heat_map": (620, 330),
+    "transfer_and_save.path": (420, 110), "lego_merge.path": (420, 110), "compare_transfer.save": (620, 680),
+    "compare_merges.save": (620, 960),
+}  # fmt: skip
+
+_EXAMPLES = """
+
+This runs as it is on the example models. Write them into ComfyUI's models folder once, from the folder of ComfyUI, then press **R** here:
+
+`python custom_nodes/LoRA-Graft examples`"""
+_DRAWING = {"Prompt and size": ["clip", "vae", "prompt", "nothing", "latent"]}
+_DRAWING_NOTE = Note("""### For your own models
+- Text encoder and autoencoder: those of your base, or one **Load Checkpoint** node instead of the three loaders.
+- Size, steps, cfg, sampler: what your base likes. The example models draw 64 × 64 digits: a word for a digit and a \
+colour.""")
+
+
+def _about(text: str) -> Note:
+    return Note(text + _EXAMPLES)
+
+
+LAYOUTS = {
+    "load_and_apply": Layout([
+        {"Read me": [_about("""## Load and apply
+Reads a LoRA of any format, says what it is and draws with it, beside the same pictures without it.
+
+**Replace:** the base model and the LoRA. The LoRA must have been trained on this base; to use it on another one, open \
+the workflow *transfer_before_sampling*."""), _DRAWING_NOTE]},
+        {"Models: choose yours": ["base_a", "lora"], **_DRAWING},
+        {"The LoRA": ["apply", "info"]},
+        {"Without the LoRA": ["sample_without decode_without save_without"],
+         "With the LoRA": ["sample_with decode_with save_with"]},
+    ], "save_without save_with"),
+    "similarity": Layout([
+        {"Read me": [_about("""## Similarity of two bases
+Compares two base models weight by weight: how much of their leading singular subspaces they share. 0 is chance, 1 is \
+the same.
+
+**Replace:** the two bases. The LoRA is optional: with it only the weights it changes are measured. High similarity: \
+its LoRAs move well. Near 0: nothing training-free will help.""")]},
+        {"Models: choose yours": ["base_a", "base_b", "lora"]},
+        {"Similarity": ["similarity"]},
+        {"Result": ["number", "report"]},
+        {"By block and role": ["heat_map"]},
+    ], "heat_map"),
+    "transfer_before_sampling": Layout([
+        {"Read me": [_about("""## Transfer before sampling
+Makes a LoRA of base A work on base B without training, and draws with it at once.
+
+**Replace:** *Source* with the base your LoRA was trained on, *Target* with the base you want it on, and the LoRA. \
+`auto` chooses the method and the report says why.
+
+A LoRA that also changes the text encoder: connect source_clip and target_clip, and take the prompts' CLIP from the \
+transfer's clip output."""), _DRAWING_NOTE]},
+        {"Models: choose yours": ["base_a", "base_b", "lora"], **_DRAWING},
+        {"Transfer": ["transfer", "report"]},
+        {"The target alone": ["sample_target decode_target save_target"],
+         "With the transferred LoRA": ["sample_transferred decode_transferred save_transferred"],
+         "What arrived": ["heat_map"]},
+    ], "save_target save_transferred"),
+    "transfer_and_save": Layout([
+        {"Read me": [_about("""## Transfer and save
+Makes a LoRA for base B from a LoRA of base A and writes it to `output/loras`, with the settings and the hashes of \
+both bases in its metadata. No file is ever overwritten.
+
+**Replace:** *Source* with the base your LoRA was trained on, *Target* with the base you want it on, the LoRA, and \
+the file name in *Save LoRA*. Choose `models/loras` there to find it in every LoRA loader.""")]},
+        {"Models: choose yours": ["base_a", "base_b", "lora"]},
+        {"Transfer": ["transfer"]},
+        {"Save": ["save", "path"], "What arrived": ["heat_map"]},
+        {"Report": ["report"]},
+    ], "heat_map"),
+    "compare_transfer": Layout([
+        {"Read me": [_about("""## Copy, transfer and source side by side
+Draws the same seeds four times: the target alone, with the LoRA plainly copied, with the transferred LoRA, and the \
+source with its own LoRA.
+
+**Replace:** source, target and LoRA. Try other methods in *Transfer: rotation*: `lora-x` for LoRA-X adapters, \
+`prolora` for comparison. Between relatives the copy is hard to beat."""), _DRAWING_NOTE]},
+        {"Models: choose yours": ["base_a", "base_b", "lora"], **_DRAWING},
+        {"Transfer": ["copy rotate", "report"], "The source's own": ["apply"]},
+        {"The same seeds": ["sample_alone decode_alone", "sample_copied decode_copied",
+                            "sample_rotated decode_rotated", "sample_source decode_source"]},
+        {"Side by side": ["together grid", "save", Note("""Rows from the top: **target alone**, **copied**, \
+**rotated**, **source with its LoRA**.
+
+Set the grid's columns to the number of pictures, its cells to their size.""", 620)]},
+    ], "save"),
+    "lego_merge": Layout([
+        {"Read me": [_about("""## LEGO merge of three
+Takes three LoRAs of one base apart into rank-one units, clusters these and builds one LoRA of rank 12 from the \
+clusters (LoRA-LEGO).
+
+**Replace:** the LoRAs; connect as many as you like, a new input appears for each. Ranks, formats and trainers may \
+differ. `strengths`: one number for each, in order. `k`: the rank of the result.""")]},
+        {"LoRAs: choose yours": ["frame", "slant", "stripes"]},
+        {"Merge": ["merge"]},
+        {"Save": ["save", "path"], "Which ranks they share": ["cluster_plot"]},
+        {"Report": ["report"]},
+    ], "cluster_plot"),
+    "merge_before_sampling": Layout([
+        {"Read me": [_about("""## Merge before sampling
+Makes one LoRA of two and draws with it at once, beside the base alone.
+
+**Replace:** the base and the LoRAs, which must have been trained on it or a relative; connect as many as you like. \
+Other methods stand in `method`; the workflow *compare_merges* draws several side by side."""), _DRAWING_NOTE]},
+        {"Models: choose yours": ["base_a", "frame", "stripes"], **_DRAWING},
+        {"Merge": ["merge", "apply"]},
+        {"The base alone": ["sample_base decode_base save_base"],
+         "With the merged LoRA": ["sample_merged decode_merged save_merged"]},
+        {"Report": ["report", "plot"]},
+    ], "save_base save_merged"),
+    "compare_merges": Layout([
+        {"Read me": [_about("""## Merge methods compared
+Merges the same three LoRAs in five ways and draws the same seeds with each: the exact sum (rank 24), and SVD cut, \
+LEGO, DARE and TIES at half that rank.
+
+**Replace:** the base, the LoRAs, and `method` in the merging nodes. `k` is the rank of the result."""), _DRAWING_NOTE]},
+        {"Models: choose yours": ["base_a", "frame", "slant", "stripes"], **_DRAWING},
+        {"Merge": ["concat svd lego dare ties", "apply_concat apply_svd apply_lego apply_dare apply_ties"],
+         "The same seeds": ["sample_concat sample_svd sample_lego sample_dare sample_ties",
+                            "sample_base"]},
+        {"Side by side": ["together decode", "grid", "save", Note("""Rows from the top: **base alone**, **exact sum**, \
+**SVD cut**, **LEGO**, **DARE**, **TIES**.
+
+Set the grid's columns to the number of pictures, its cells to their size.""", 620)]},
+    ], "save"),
+}  # fmt: skip
