@@ -44,6 +44,11 @@ def subspace_size(subspace: str, k_share: float, k: int, energy: float):
     return SubspaceSize(**chosen[subspace])
 
 
+def menu(methods: Mapping) -> str:
+    """A registry's methods for a tooltip: what each name stands for and its paper."""
+    return " ".join(f"{m.name}: {m.display}, {m.paper}." for m in methods.values())
+
+
 def to_adapter(state: Mapping[str, torch.Tensor]):
     """The adapter inside a LORA_MODEL, ours or another node's plain state dict.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from . import merging
-from .common import CATEGORY
+from .common import CATEGORY, menu
 
 
 class MergeLoRAs(io.ComfyNode):
@@ -23,10 +23,7 @@ class MergeLoRAs(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 *merging.lora_inputs(),
-                io.Combo.Input(
-                    "method", options=list(METHODS), default="svd",
-                    tooltip=" ".join(f"{m.name}: {m.display} ({m.paper})." for m in METHODS.values()),
-                ),
+                io.Combo.Input("method", options=list(METHODS), default="svd", tooltip=menu(METHODS)),
                 *merging.rank_inputs(),
                 io.Float.Input(
                     "density", default=0.5, min=0.01, max=1.0, step=0.01,

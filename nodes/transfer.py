@@ -11,6 +11,7 @@ from .common import (
     CATEGORY,
     changes_text_encoder,
     fitting,
+    menu,
     picture,
     shown,
     size_inputs,
@@ -40,7 +41,7 @@ class LoRAXTransfer(io.ComfyNode):
                 io.Combo.Input(
                     "method", options=["auto", *METHODS], default="auto",
                     tooltip="auto: lora-x for adapters that lie in their base's subspace, copy between relatives, and "
-                    "plain words when the bases are strangers. " + _methods(METHODS),
+                    "plain words when the bases are strangers. " + menu(METHODS),
                 ),
                 *size_inputs(),
                 io.Float.Input(
@@ -105,7 +106,3 @@ class LoRAXTransfer(io.ComfyNode):
         model, clip = host.apply(target, target_clip, fitting(adapter, theirs), 1.0, 1.0)
         text, image = result.report.to_markdown(), picture(result.report)
         return io.NodeOutput(to_state(adapter), model, clip, text, image, ui=shown(text, image, cls))
-
-
-def _methods(methods) -> str:
-    return " ".join(f"{m.name}: {m.display} ({m.paper})." for m in methods.values())

@@ -38,10 +38,10 @@ def git(*arguments: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory) -> Path:
-    """The folder that the registry's archive unpacks to: what git tracks, less what .comfyignore names."""
-    left_out = set(git("ls-files", "-c", "-i", "--exclude-from=.comfyignore"))
+    """The folder that the registry's archive unpacks to: what git does not ignore, less what .comfyignore names."""
+    left_out = set(git("ls-files", "-co", "-i", "--exclude-from=.comfyignore"))
     folder = tmp_path_factory.mktemp("custom_nodes") / "lora_graft"
-    for name in set(git("ls-files")) - left_out:
+    for name in set(git("ls-files", "-co", "--exclude-standard")) - left_out:
         if (PACK / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(PACK / name, folder / name)
