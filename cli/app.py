@@ -9,6 +9,7 @@ import typer
 from ..version import __version__
 from .convert import convert
 from .demo import demo
+from .examples import examples
 from .inspect import inspect
 from .merge import merge
 from .resize import resize
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (inspect, similarity, transfer, merge, resize, convert, demo):
+for command in (inspect, similarity, transfer, merge, resize, convert, demo, examples):
     app.command()(command)
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ...adapters import container
+from ...errors import GraftError
 from . import model, store, text, vae
 
 HERE = Path(__file__).parent
@@ -113,8 +114,11 @@ def _write(path: Path, sources: tuple[str, ...], make, extra: dict[str, str] | N
     mark = stamp(*sources)
     if path.exists():
         with safe_open(path, "pt") as file:
-            if (file.metadata() or {}).get("family") == mark:
-                return path
+            found = (file.metadata() or {}).get("family")
+        if found == mark:
+            return path
+        if found is None:
+            raise GraftError("a file with the name of an example model is there and is not one", file=path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return container.publish(path, container.chunks(make(), {**(extra or {}), "family": mark}), overwrite=True)
 
