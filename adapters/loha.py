@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..kernels.lowrank import LowRank
+from ..kernels.lowrank import LowRank, scale
+from ..kernels.products import hadamard
 from .model import ALPHA, Module
 
 PAIRS = (".hada_w1_a", ".hada_w1_b"), (".hada_w2_a", ".hada_w2_b")
@@ -17,8 +18,7 @@ CORES = ".hada_t1", ".hada_t2"
 class Loha(Module):
     """A Hadamard product of two low-rank matrices; its exact rank is at most r₁·r₂.
 
-    The product of two factorisations is itself factored by the row-wise Khatri-Rao product of the left factors and
-    the column-wise one of the right factors:  up[i, (p,q)] = A₁[i,p] A₂[i,q],  down[(p,q), j] = B₁[p,j] B₂[q,j].
+    Its factors are Khatri-Rao products of the halves' (:func:`..kernels.products.hadamard`).
     With Tucker cores t (r, r, kh, kw), ``a`` is (r, m), ``b`` is (r, n) and
     W[o, i, k, l] = Σ_pq a[p,o] t[p,q,k,l] b[q,i].
     """
@@ -42,12 +42,13 @@ class Loha(Module):
         if u1.shape[0] != u2.shape[0] or d1.shape[1] != d2.shape[1]:
             self.fail("The two halves of the Hadamard product have different shapes")
 
-    def _pair(self, which: int) -> tuple[Tensor, Tensor]:
+    def _pair(self, which: int) -> LowRank:
         """Factors (m, r) and (r, n·kh·kw) of one half."""
         a, b = (self.tensors[s].float() for s in PAIRS[which])
         if CORES[which] not in self.tensors:
-            return a.flatten(1), b.flatten(1)
-        return a.T, torch.einsum("p q ..., q i -> p i ...", self.tensors[CORES[which]].float(), b).flatten(1)
+            return LowRank(a.flatten(1), b.flatten(1))
+        core = self.tensors[CORES[which]].float()
+        return LowRank(a.T, torch.einsum("p q ..., q i -> p i ...", core, b).flatten(1))
 
     @property
     def rank(self) -> int:
@@ -61,10 +62,7 @@ class Loha(Module):
         return (a.shape[0], *b.shape[1:])
 
     def low_rank(self, weight: Tensor | None = None) -> LowRank:
-        (u1, d1), (u2, d2) = self._pair(0), self._pair(1)
-        up = torch.einsum("m p, m q -> m p q", u1, u2).flatten(1)
-        down = torch.einsum("p n, q n -> p q n", d1, d2).flatten(0, 1)
-        return LowRank(up * self.scale(), down)
+        return scale(hadamard(self._pair(0), self._pair(1)), self.scale())
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
         (u1, d1), (u2, d2) = self._pair(0), self._pair(1)

@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..kernels.lowrank import LowRank
+from ..kernels.lowrank import LowRank, scale
+from ..kernels.products import kronecker, trivial
 from .model import ALPHA, Module
 
 W1, W1A, W1B = ".lokr_w1", ".lokr_w1_a", ".lokr_w1_b"
@@ -17,9 +18,9 @@ W2, W2A, W2B, T2 = ".lokr_w2", ".lokr_w2_a", ".lokr_w2_b", ".lokr_t2"
 class Lokr(Module):
     """A Kronecker product; its exact rank is rank(w₁)·rank(w₂).
 
-    (U₁V₁) ⊗ (U₂V₂) = (U₁⊗U₂)(V₁⊗V₂), kernels riding on V₂. A full factor is split trivially (itself times the
-    identity on its shorter side). The scale alpha/rank applies only when a factor is factored, with w₂'s rank before
-    w₁'s; two full factors ignore alpha, in ComfyUI and LyCORIS alike (PEFT's configuration does scale them).
+    Its factors are those of w₁ and w₂ joined (:func:`..kernels.products.kronecker`), a full one split trivially. The
+    scale alpha/rank applies only when a factor is factored, with w₂'s rank before w₁'s; two full factors ignore alpha,
+    in ComfyUI and LyCORIS alike (PEFT's configuration does scale them).
 
     ComfyUI 0.33 logs an error on a Tucker core and leaves the weight as it is (torch.kron refuses the non-contiguous
     factor); this follows LyCORIS.
@@ -39,22 +40,20 @@ class Lokr(Module):
                 if joint != (left.shape[0] if core is not None else left.shape[1], right.shape[0]):
                     self.fail(f"Rank mismatch: {a} is {tuple(left.shape)}, {b} is {tuple(right.shape)}", suffix=a)
 
-    def _first(self) -> tuple[Tensor, Tensor]:
+    def _first(self) -> LowRank:
         """Factors (a, p) and (p, b) of w₁."""
         if W1 in self.tensors:
             return trivial(self.tensors[W1].float().flatten(1))
-        return self.tensors[W1A].float(), self.tensors[W1B].float()
+        return LowRank(self.tensors[W1A].float(), self.tensors[W1B].float())
 
-    def _second(self) -> tuple[Tensor, Tensor]:
-        """Factors (c, q) and (q, d, kh, kw) of w₂."""
+    def _second(self) -> LowRank:
+        """Factors (c, q) and (q, d·kh·kw) of w₂."""
         if W2 in self.tensors:
-            full = self.tensors[W2].float()
-            up, down = trivial(full.flatten(1))
-            return up, down.reshape(-1, *full.shape[1:])
+            return trivial(self.tensors[W2].float().flatten(1))
         a, b = self.tensors[W2A].float(), self.tensors[W2B].float()
         if T2 in self.tensors:
-            return a.T, torch.einsum("p q ..., q i -> p i ...", self.tensors[T2].float(), b)
-        return a, b
+            return LowRank(a.T, torch.einsum("p q ..., q i -> p i ...", self.tensors[T2].float(), b).flatten(1))
+        return LowRank(a, b.flatten(1))
 
     @property
     def rank(self) -> int | None:
@@ -80,24 +79,11 @@ class Lokr(Module):
         return (first[0] * second[0], first[1] * second[1], *second[2:])
 
     def low_rank(self, weight: Tensor | None = None) -> LowRank:
-        (u1, v1), (u2, v2) = self._first(), self._second()
-        v1 = v1.reshape(*v1.shape, *[1] * (v2.ndim - 2))
-        return LowRank(torch.kron(u1, u2.contiguous()) * self.scale(), torch.kron(v1, v2.contiguous()).flatten(1))
+        return scale(kronecker(self._first(), self._second()), self.scale())
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
-        (u1, v1), (u2, v2) = self._first(), self._second()
-        first, second = u1 @ v1, (u2 @ v2.flatten(1)).reshape(-1, *v2.shape[1:])
-        first = first.reshape(*first.shape, *[1] * (second.ndim - 2))
-        return self.shaped(torch.kron(first, second) * self.scale(), weight)
+        return self.shaped(torch.kron(self._first().dense(), self._second().dense()) * self.scale(), weight)
 
     def scaled(self, strength: float) -> Lokr:
         on_alpha = ALPHA in self.tensors and self.rank is not None
         return replace(self, tensors=self.times(strength, ALPHA if on_alpha else W1 if W1 in self.tensors else W1A))
-
-
-def trivial(full: Tensor) -> tuple[Tensor, Tensor]:
-    """``full`` (a, b) as itself times an identity on its shorter side: factors (a, p), (p, b), p = min(a, b)."""
-    rows, columns = full.shape
-    if rows <= columns:
-        return torch.eye(rows, dtype=full.dtype, device=full.device), full
-    return full, torch.eye(columns, dtype=full.dtype, device=full.device)

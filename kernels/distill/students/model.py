@@ -122,7 +122,6 @@ def pair(shape: tuple[int, ...], rank: int, alpha_scale: float, generator: Gener
     """Factors (m, rank), (rank, n·kh·kw) with alpha_scale · up @ down = the best cut of `start`, and its error.
 
     Without a start, and in the ranks that it leaves unused, `up` is zero and `down` random, so that gradients flow.
-    The generator is advanced alike in both cases.
     """
     m, n = flat(shape)
     up, down = torch.zeros(m, rank), uniform(generator, rank, n)
@@ -157,4 +156,4 @@ def column(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def stored(tensor: Tensor) -> Tensor:
     """Detached, on the CPU, float32, contiguous and never the parameter's own memory."""
-    return tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+    return tensor.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
