@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import urllib.error
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from graphs import Graph
+from PIL import Image
 from server import PACK_NAME
 
 pytestmark = pytest.mark.host
@@ -123,18 +125,42 @@ def test_every_node_runs_when_only_its_sockets_are_connected(host):
         assert result.status == "success", f"{name}: {result.message}"
 
 
-def test_every_node_has_a_help_page(host):
+def page_of(host, name: str, language: str) -> str:
+    """The help page that the graph editor shows: the language's own, else the one without a language."""
+    folder = f"/extensions/{PACK_NAME}/docs"
+    return host.get(f"{folder}/{name}/{language}.md" if language != "en" else f"{folder}/{name}.md").decode()
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_node_has_a_help_page(host, language):
+    texts = json.loads(host.get("/i18n"))[language]["nodeDefs"]
     for name, node in ours(host).items():
-        page = host.get(f"/extensions/{PACK_NAME}/docs/{name}.md").decode()
-        assert page.startswith(f"# {node['display_name']}")
+        page = page_of(host, name, language)
+        assert page.startswith(f"# {texts[name]['display_name']}\n")
         for key in (*node["input"].get("required", {}), *node["input"].get("optional", {})):
             assert f"**{key}**" in page, f"{name}.{key} is not explained"
         for key in node["output_name"]:
             assert f"**{key}**" in page, f"{name}: output {key} is not explained"
+        lines = [line for line in page.splitlines() if line]
+        assert not lines[1].startswith(("#", "-", "!", "|")), f"{name} begins with a sentence"
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_help_page_shows_a_picture(host, language):
+    """Addresses are relative to the docs folder in every language: so the graph editor resolves them."""
+    for name in ours(host):
+        found = re.findall(r"!\[(.+)\]\((images/[\w.]+)\)", page_of(host, name, language))
+        assert found, name
+        for _, address in found:
+            data = host.get(f"/extensions/{PACK_NAME}/docs/{address}")
+            assert len(data) < 60_000, f"{address} is large"
+            width, height = Image.open(BytesIO(data)).size
+            assert 300 <= width <= 800 and height <= 800, address
 
 
 def test_no_page_for_a_node_that_does_not_exist(host):
     with pytest.raises(urllib.error.HTTPError):
         host.get(f"/extensions/{PACK_NAME}/docs/LoraGraft_Nothing.md")
-    pages = {p.stem for p in (Path(__file__).parents[2] / "web" / "docs").glob("*.md")}
-    assert pages == set(ours(host))
+    docs = Path(__file__).parents[2] / "web" / "docs"
+    assert {page.stem for page in docs.glob("*.md")} == set(ours(host))
+    assert {folder.name for folder in docs.iterdir() if folder.is_dir()} == {"images", *ours(host)}
