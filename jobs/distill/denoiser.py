@@ -20,7 +20,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Drawing:
-    """How pictures are drawn: what a sampler node says. Width and height in pixels."""
+    """How pictures are drawn: what a sampler node says. Width and height in pixels; batch: pictures at a time."""
 
     width: int = 512
     height: int = 512
@@ -29,6 +29,7 @@ class Drawing:
     sampler: str = "euler"
     scheduler: str = "normal"
     negative: str = ""
+    batch: int = 8
 
 
 class Denoiser(Protocol):

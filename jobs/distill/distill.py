@@ -14,13 +14,13 @@ from ...bases import Slot
 from ...errors import SettingsError
 from ...kernels.distill.students import STUDENTS, Student
 from ...version import __version__
-from .bank import Bank, Teacher, fill, lessons
+from .bank import Teacher, fill, lessons
 from .dataset import Dataset
 from .denoiser import Denoiser, Progress
 from .pace import Training
 from .places import places, starts
 from .report import DistillReport
-from .train import Keeper, Trained, train
+from .train import Keeper, train
 
 OBJECTIVES = ("auto", "difference", "output", "samples")
 KEPT_WORDS = ("ss_tag_frequency", "ss_dataset_dirs", "ss_base_model_version", "modelspec.trigger_phrase",
@@ -213,5 +213,5 @@ def _notes(adapters: Sequence[Adapter], teacher: Teacher, settings: Distillation
              if any((slot := d.base.names.resolve(key)) is not None and not slot.name.startswith("diffusion_model.")
                     for key in a.modules)]  # fmt: skip
     if words:
-        notes.append("The adapter also changes the text encoder; its effect there is taught to the new base's denoiser.")
+        notes.append("The adapter also changes the text encoder; what that does is taught to the new base's denoiser.")
     return notes

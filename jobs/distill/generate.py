@@ -111,9 +111,10 @@ def generate(
 def account(dataset: Dataset) -> str:
     """What was drawn and kept, in sentences and a table."""
     info, count, kept = dataset.info, len(dataset.prompts), int(dataset.kept.sum())
-    lines = [f"{count} samples of {info['source']} with its LoRA, {count} without from the same seeds"
-             + (f", {len(dataset.target)} of {info['target']}" if dataset.target is not None else "")
-             + f"; {info['distinct_prompts']} different prompts, {info['evaluations']} network evaluations."]  # fmt: skip
+    drawn = f"{count} samples of {info['source']} with its LoRA, {count} without from the same seeds"
+    if dataset.target is not None:
+        drawn += f", {len(dataset.target)} of {info['target']}"
+    lines = [f"{drawn}; {info['distinct_prompts']} different prompts, {info['evaluations']} network evaluations."]
     acts = dataset.acts
     lines.append(
         f"{kept} of {count} samples were kept. The LoRA acts on them at {acts.min():.3f} to {acts.max():.3f} (median "

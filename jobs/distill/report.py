@@ -55,8 +55,8 @@ class DistillReport(Written):
         what = " and ".join(self.adapters)
         done = f"{what} of {self.source} was taught to {self.target} in {self.steps} steps"
         if self.measured:
-            return f"{done}; the new {self.kind} reproduces {percent(max(0.0, self.explained))} of the effect on noisy "\
-                   "latents it did not learn from."
+            return (f"{done}; the new {self.kind} reproduces {percent(max(0.0, self.explained))} of the effect on "
+                    "noisy latents it did not learn from.")  # fmt: skip
         return f"{done} from pictures; its error on held-out pictures fell by {percent(max(0.0, self.explained))}."
 
     def advice(self) -> str:

@@ -21,10 +21,7 @@ def action(taught: Tensor, plain: Tensor) -> Tensor:
     """
     moved = (taught.double() - plain.double()).flatten(1).norm(dim=1)
     flat = plain.double().flatten(1)
-    if len(flat) > 1:
-        far = torch.pdist(flat).mean()
-    else:
-        far = flat.norm() * 2**0.5
+    far = torch.pdist(flat).mean() if len(flat) > 1 else flat.norm() * 2**0.5
     return (moved / far.clamp(min=1e-12)).float()
 
 
