@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ..version import __version__
+from .batch import batch
 from .convert import convert
 from .demo import demo
 from .examples import examples
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (inspect, similarity, transfer, merge, resize, convert, demo, examples):
+for command in (inspect, similarity, transfer, merge, resize, convert, batch, demo, examples):
     app.command()(command)
 
 

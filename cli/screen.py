@@ -89,3 +89,25 @@ def show_demo(made: dict) -> None:
             out.print(f"Wrote {value} ({label})")
         else:
             out.print(f"{label}: {_figure(value) if isinstance(value, float) else value}")
+
+
+def show_batch(summary, folder: Path, *, dry: bool, leave: bool) -> None:
+    """The combinations of a dry run; else what is done, and each failure under the node's own words."""
+    out = console()
+    if dry:
+        for job in summary.jobs:
+            out.print(", ".join(f"{name}={value}" for name, value in job.values.items()) or job.label)
+        out.print(f"{len(summary.jobs)} prompts")
+        return
+    before = f" ({summary.before} before)" if summary.before else ""
+    out.print(f"{summary.done} of {len(summary.jobs)} done{before}, {len(summary.failed)} failed.")
+    reasons: dict[str, list[str]] = {}
+    for job, outcome in summary.failed:
+        reasons.setdefault(outcome.error, []).append(job.label)
+    for reason, labels in reasons.items():
+        out.print(f"Failed: {reason}")
+        for label in labels:
+            out.print(f"  {label}")
+    if summary.stopped:
+        out.print(f"Stopped: {summary.stopped}. The same command goes on from here.")
+    out.print(f"Where the results are: {folder / 'manifest.jsonl'}" if leave else f"Results: {folder}")

@@ -1,0 +1,100 @@
+"""What happened so far, as JSON lines: one event each, on disk before the next step. A second call reads it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...errors import GraftError
+
+NAME = "manifest.jsonl"
+EVENTS = ("batch", "queued", "returned", "done", "failed")
+
+
+@dataclass
+class Past:
+    """What earlier calls left. done: ids of jobs that have their result; queued: prompt id → (server, job) without an
+    end that is known."""
+
+    done: set[str] = field(default_factory=set)
+    queued: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+
+class Manifest:
+    """An open manifest, held by this process alone.
+
+    Raises:
+        GraftError: another batch writes it, or the file is something else.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.past = Past()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "a+b")  # noqa: SIM115, closed by close()
+        try:
+            _lock(self._file, path)
+            self._read()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Manifest:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._file.close()
+
+    def write(self, event: str, **what) -> None:
+        """Append one event."""
+        line = {"event": event, "time": round(time.time(), 3), **what}
+        self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        data = self._file.read()
+        for number, line in enumerate(data.split(b"\n")):
+            if not line.strip():
+                continue
+            try:
+                told = json.loads(line)
+                self._take(told["event"], told)
+            except (ValueError, KeyError, TypeError) as error:
+                if number == 0:
+                    raise GraftError(
+                        "this is not the manifest of a batch", file=self.path, hint="Choose another folder."
+                    ) from error  # later lines: cut off when a machine went down
+        if data and not data.endswith(b"\n"):
+            self._file.write(b"\n")
+
+    def _take(self, event: str, told: dict) -> None:
+        if event not in EVENTS:
+            raise ValueError(event)
+        if event == "done":
+            self.past.done.add(told["job"])
+        if event == "queued":
+            self.past.queued[told["prompt_id"]] = (told["server"], told["job"])
+        if event in ("returned", "done", "failed"):
+            self.past.queued.pop(told.get("prompt_id"), None)
+
+
+def _lock(file, path: Path) -> None:
+    """Hold the file until this process ends; the system lets go by itself."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            file.seek(1 << 40)  # a byte that no one writes: others may still read the file
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise GraftError(
+            "another batch is running in this folder", file=path, hint="Wait for it, or choose another folder."
+        ) from error

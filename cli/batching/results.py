@@ -1,0 +1,56 @@
+"""The files that nodes leave behind, brought here or noted where they lie."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from .jobs import Job
+from .server import Server
+
+
+def listed(outputs: dict[str, dict]) -> list[tuple[str, dict]]:
+    """(node id, {"filename", "subfolder", "type"}) of the files in a prompt's ui outputs, whatever made them."""
+    found = []
+    for node, told in outputs.items():
+        for entries in told.values() if isinstance(told, dict) else ():
+            for entry in entries if isinstance(entries, (list, tuple)) else ():
+                if isinstance(entry, dict) and entry.get("filename") and (node, entry) not in found:
+                    found.append((node, entry))
+    return found
+
+
+def texts(outputs: dict[str, dict]) -> dict[str, str]:
+    """Node id → the text it showed."""
+    shown = {node: told.get("text") for node, told in outputs.items() if isinstance(told, dict)}
+    return {n: "\n".join(map(str, t)) if isinstance(t, (list, tuple)) else str(t) for n, t in shown.items() if t}
+
+
+async def bring(server: Server, job: Job, outputs: dict[str, dict], folder: Path) -> list[str]:
+    """Write a prompt's files and texts below a folder; names relative to it. A file appears whole or not at all.
+
+    Raises:
+        Refused: the server has lost a file; Unreachable: it went away; OSError: the disk's fault.
+    """
+    names = []
+    for number, (node, place) in enumerate(listed(outputs), 1):
+        name = _name(job, node, f"_{number}{Path(place['filename']).suffix}")
+        aside = folder / f".{name}.part"
+        try:
+            with aside.open("wb") as file:
+                async for piece in server.file(place):
+                    file.write(piece)
+            os.replace(aside, folder / name)
+        finally:
+            aside.unlink(missing_ok=True)
+        names.append(name)
+    for node, text in texts(outputs).items():
+        name = _name(job, node, ".txt")
+        (folder / name).write_text(text + "\n", "utf-8")
+        names.append(name)
+    return names
+
+
+def _name(job: Job, node: str, end: str) -> str:
+    return job.stem + "_" + re.sub(r"[^\w.-]+", "-", node) + end
