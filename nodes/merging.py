@@ -70,9 +70,11 @@ def unit_inputs() -> list[io.Input]:
 
 
 def seed_input(what: str) -> io.Input:
+    """A seed that stays as it is from run to run unless the user says otherwise."""
     return io.Int.Input(
-        "seed", default=0, min=0, max=2**32 - 1, advanced=True, tooltip=f"Seed {what}. The same seed, the same LoRA."
-    )
+        "seed", default=0, min=0, max=2**32 - 1, advanced=True, control_after_generate="fixed",
+        tooltip=f"Seed {what}. The same seed, the same LoRA.",
+    )  # fmt: skip
 
 
 def optional_inputs() -> list[io.Input]:

@@ -88,7 +88,8 @@ def test_what_few_need_is_folded_away(host):
         _, widgets = sockets_and_widgets(node)
         unfolded = [key for key, spec in widgets.items() if not spec[1].get("advanced")]
         assert len(unfolded) <= 6, f"{name} shows {unfolded}"
-        assert "seed" not in unfolded, name
+        seed = widgets.get("seed", [None, {"advanced": True, "control_after_generate": "fixed"}])[1]
+        assert seed.get("advanced") and seed.get("control_after_generate") == "fixed", name
 
 
 def test_every_widget_has_a_default(host):
