@@ -1,0 +1,1 @@
+"""Distillation: prompts, samples, learning, the report."""

@@ -1,0 +1,175 @@
+"""Prompts for synthetic samples: from seed prompts, the adapter's own training tags, trigger words and a template.
+
+Trans-LoRA (arXiv 2405.17258) lets a generator write more examples like five seeds. A LoRA file tells more than that:
+kohya's trainers write down every caption tag with its count, which is the task's distribution as observed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from random import Random
+
+from ...adapters import Adapter
+from ...errors import SettingsError
+from .template import parse
+
+TEMPLATE = "{trigger}, {3::{tags}|{seed}}"
+LONGEST = 20  # tags in one prompt; a CLIP text encoder reads about as many
+_ALWAYS = 0.9  # a tag in this share of the captions belongs to the trigger words
+_PATIENCE = 1000  # drawings without a new prompt after which there is taken to be none
+_MARK = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """What prompts are made from.
+
+    seeds: prompts like those the adapter is for; marks of a list ("1.", "-") at their start are dropped.
+    adapter: its metadata tells tags and trigger words.
+    template: see :mod:`.template`.
+    count: number of prompts.
+    seed: the same seed, the same prompts.
+
+    Raises:
+        SettingsError: count below 1.
+    """
+
+    seeds: Sequence[str] = ()
+    adapter: Adapter | None = None
+    template: str = TEMPLATE
+    count: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise SettingsError(f"the number of prompts must be at least 1, got {self.count}")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """lines: the prompts; note: sentences that say where they came from."""
+
+    lines: list[str]
+    note: str
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+
+def synthesize(settings: PromptSettings) -> Prompts:
+    """Prompts drawn from the sources, all different as long as these allow it; then they are repeated in turn.
+
+    Raises:
+        SettingsError: the template cannot be read, or nothing that it asks for is there.
+    """
+    template = parse(settings.template)
+    asked = set(template.names())
+    sources = Sources(settings, with_trigger="trigger" in asked)
+    if template.lacks(sources.present) and not asked & sources.present:
+        raise SettingsError(f"there is nothing to make prompts from: the template asks for {_listed(asked)}, and "
+                            f"there is none", hint="Write a few seed prompts, one a line, like those the LoRA is for; "
+                            "or connect a LoRA whose file tells training tags or trigger words.")
+    random, used = Random(settings.seed), {}
+    misses = 0
+    while len(used) < settings.count and misses < _PATIENCE:
+        sources.taken = set()
+        line = tidy(template.draw(random, sources.present, lambda name, number: sources.fill(random, name, number)))
+        if line and line not in used:
+            used[line], misses = sources.taken, 0
+        else:
+            misses += 1
+    if not used:
+        raise SettingsError("the template makes empty prompts only", hint="Add words or placeholders to it.")
+    distinct = list(used)
+    lines = [distinct[i % len(distinct)] for i in range(settings.count)]
+    return Prompts(lines, _note(lines, len(distinct), used, asked, sources))
+
+
+class Sources:
+    """What the placeholders may be filled with. `present`: those that are not empty; `taken`: those used since reset.
+
+    with_trigger: whether the template names the trigger words; if so, tags that are among them are not drawn as tags.
+    """
+
+    def __init__(self, settings: PromptSettings, *, with_trigger: bool):
+        adapter = settings.adapter
+        self.seeds = list(dict.fromkeys(filter(None, (_MARK.sub("", line).strip() for line in settings.seeds))))
+        counts = {tag: n for tag, n in (adapter.tags if adapter else {}).items() if n > 0}
+        self.known_tags, top = len(counts), max(counts.values(), default=0)
+        captions = max(_images(adapter.metadata) if adapter else 0, top)
+        # Adapter.triggers also lists tags as frequent as any; where every caption differs, that says nothing.
+        listed = adapter.triggers if adapter else []
+        self.always = [word for word in listed if counts.get(word, 0) >= _ALWAYS * max(captions, 2)]
+        self.named = [word for word in listed if counts.get(word, 0) < _ALWAYS * top or word not in counts]
+        words = [*self.named, *self.always]
+        self.tags = {tag: n for tag, n in counts.items() if not (with_trigger and tag in words)}
+        self.usual = sum(self.tags.values()) / captions if captions > 1 else 1.0
+        there = {"seed": self.seeds, "trigger": words, "tag": self.tags, "tags": self.tags}
+        self.present = {name for name, found in there.items() if found}
+        self.taken: set[str] = set()
+
+    def fill(self, random: Random, name: str, number: int | None) -> str:
+        self.taken.add("tags" if name == "tag" else name)
+        if name == "seed":
+            return random.choice(self.seeds)
+        if name == "trigger":
+            # Words in nearly every caption belong together; of others that are named, each may be a concept apart.
+            return ", ".join(([random.choice(self.named)] if self.named else []) + self.always)
+        if name == "tags" and number is None:
+            few, many = max(ceil(self.usual / 2), 1), max(int(self.usual * 1.5), 1)
+            number = random.randint(min(few, LONGEST), min(many, LONGEST))
+        # Weighted drawing without repetition (Efraimidis and Spirakis, 2006): whose exponential clock rings first.
+        rings = {tag: random.expovariate(count) for tag, count in self.tags.items()}
+        chosen = set(sorted(rings, key=rings.__getitem__)[: number or 1])
+        return ", ".join(tag for tag in self.tags if tag in chosen)
+
+
+def tidy(line: str) -> str:
+    """Single spaces, no empty parts between commas and none twice (parts with brackets may belong together)."""
+    parts: dict[str, str] = {}
+    for i, part in enumerate(line.split(",")):
+        words = " ".join(part.split())
+        if words:
+            parts.setdefault(f"{words} {i}" if re.search(r"[()\[\]]", words) else words.casefold(), words)
+    return ", ".join(parts.values())
+
+
+def _images(metadata: dict[str, str]) -> int:
+    """Training images by kohya's ``ss_dataset_dirs``; 0 when it does not tell."""
+    try:
+        folders = json.loads(metadata.get("ss_dataset_dirs", "{}"))
+        return sum(int(folder["img_count"]) for folder in folders.values())
+    except (ValueError, TypeError, AttributeError, KeyError):
+        return 0
+
+
+def _note(lines: list[str], distinct: int, used: dict[str, set[str]], asked: set[str], sources: Sources) -> str:
+    counts = Counter(name for line in lines for name in used[line])
+    from_what = {
+        "tags": f"{counts['tags']} with training tags (the LoRA's file knows {sources.known_tags})",
+        "seed": f"{counts['seed']} from {len(sources.seeds)} seed prompts",
+    }
+    told = [text for name, text in from_what.items() if counts[name]]
+    said = [f"{len(lines)} prompts" + (f": {', '.join(told)}." if told else " from the template.")]
+    words = [*sources.named, *sources.always]
+    if counts["trigger"]:
+        said.append(f"Trigger words: {', '.join(words)}.")
+    elif words:
+        said.append(f"The template does not use the LoRA's trigger words ({', '.join(words)}).")
+    if missing := asked - sources.present:
+        said.append(f"The template also asks for {_listed(missing)}, of which there is none.")
+    if distinct < len(lines):
+        said.append(f"The sources give only {distinct} different prompt{'s' if distinct > 1 else ''}, which are "
+                    "repeated; more seed prompts or alternatives in the template give more.")
+    return " ".join(said)
+
+
+def _listed(names: set[str]) -> str:
+    spoken = {"seed": "seed prompts", "tag": "training tags", "tags": "training tags", "trigger": "trigger words"}
+    return ", ".join(sorted({spoken[name] for name in names}))
