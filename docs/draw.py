@@ -122,7 +122,7 @@ def save_lora() -> np.ndarray:
 
 
 def similarity() -> np.ndarray:
-    return heatmap(compare(base("a"), base("b"), SubspaceSize(share=0.25)), WIDTH)
+    return heatmap(compare(base("a"), base("b"), SubspaceSize(share=0.25), adapter=lora("frame_a")), WIDTH)
 
 
 def transferred() -> np.ndarray:
