@@ -124,7 +124,7 @@ def transfer(
     report.elapsed = time.perf_counter() - started
     modules = {module.key: module for module, _ in chosen if module is not None}
     if settings.strength != 1.0:
-        modules = {m.key: _scaled(m, settings.strength, target) for m in modules.values()}
+        modules = {m.key: scaled(m, settings.strength, target) for m in modules.values()}
     result = replace(adapter, modules=modules)
     return TransferResult(result, report, _provenance(adapter, source, target, settings, report))
 
@@ -204,7 +204,7 @@ def _notes(report: Report, steps: list[Step], source: Base, target: Base) -> lis
     return notes
 
 
-def _scaled(module: Module, strength: float, target: Base) -> Module:
+def scaled(module: Module, strength: float, target: Base) -> Module:
     """The module with its update multiplied; formats that cannot say so become plain factors."""
     try:
         return module.scaled(strength)

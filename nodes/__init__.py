@@ -5,12 +5,17 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .apply_lora import ApplyLoRA
+from .distill import DistillAdapter
 from .lego_merge import LEGOMerge
 from .load_lora import LoadLoRA
+from .match_strength import MatchStrength
 from .merge_loras import MergeLoRAs
 from .resize_lora import ResizeLoRA
+from .save_dataset import LoadDataset, SaveDataset
 from .save_lora import SaveLoRA
 from .similarity import SubspaceSimilarity
+from .synthetic_dataset import SyntheticDataset
+from .synthetic_prompts import SyntheticPrompts
 from .transfer import LoRAXTransfer
 
 
@@ -18,4 +23,7 @@ class LoraGraftExtension(ComfyExtension):
     """LoRA Graft's nodes."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoadLoRA, SubspaceSimilarity, LoRAXTransfer, LEGOMerge, MergeLoRAs, ResizeLoRA, ApplyLoRA, SaveLoRA]
+        return [
+            LoadLoRA, SubspaceSimilarity, LoRAXTransfer, MatchStrength, LEGOMerge, MergeLoRAs, ResizeLoRA, ApplyLoRA,
+            SaveLoRA, SyntheticPrompts, SyntheticDataset, SaveDataset, LoadDataset, DistillAdapter,
+        ]  # fmt: skip

@@ -11,18 +11,19 @@ from . import host
 from .common import picture, shown, to_adapter, to_state
 
 MOST = 50  # LoRAs per node
+MERGED = "The LoRAs to merge."
 RANKS = ["max", "auto", "sum", "fixed"]
 
 
-def lora_inputs() -> list[io.Input]:
+def lora_inputs(purpose: str = MERGED) -> list[io.Input]:
     """The LoRAs and their strengths."""
     return [
         io.Autogrow.Input(
             "loras",
             template=io.Autogrow.TemplatePrefix(
-                io.LoraModel.Input("lora", tooltip="One of the LoRAs to merge."), prefix="lora_", min=0, max=MOST
+                io.LoraModel.Input("lora", tooltip="One of the LoRAs."), prefix="lora_", min=0, max=MOST
             ),
-            tooltip="The LoRAs to merge: connect as many as you like. Ranks, formats and trainers may differ.",
+            tooltip=f"{purpose} Connect as many as you like; ranks, formats and trainers may differ.",
         ),
         io.String.Input(
             "strengths", default="1",

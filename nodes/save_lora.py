@@ -71,7 +71,7 @@ class SaveLoRA(io.ComfyNode):
         adapter = to_adapter(lora)
         if layout != "same":
             adapter = convert(adapter, layout, None if model is None else host.HostBase(model, clip))
-        for path in _free_paths(host.save_folder(PLACES[folder]), filename_prefix):
+        for path in free_paths(host.save_folder(PLACES[folder]), filename_prefix):
             try:
                 adapters.write(adapter, path, dtype=DTYPES[dtype])
                 break
@@ -81,7 +81,7 @@ class SaveLoRA(io.ComfyNode):
         return io.NodeOutput(str(path), ui={"text": (f"Saved {path}",)})
 
 
-def _free_paths(root: Path, prefix: str):
+def free_paths(root: Path, prefix: str):
     """prefix_00001.safetensors and so on below root, from the first number above every one in use.
 
     Raises:

@@ -3,6 +3,8 @@
 from .bars import kept_energy
 from .canvas import encode, save
 from .clusters import clusters
+from .curve import loss_curve
 from .heatmap import heatmap
+from .sheet import contact_sheet
 
-__all__ = ["clusters", "encode", "heatmap", "kept_energy", "save"]
+__all__ = ["clusters", "contact_sheet", "encode", "heatmap", "kept_energy", "loss_curve", "save"]

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ... import adapters
+from ... import adapters, plots
 from ...bases import open_base
 from ...jobs.transfer import TransferSettings, transfer
-from ...plots import canvas
 from . import judge, materialize
 from .sample import sample
 
@@ -30,27 +29,9 @@ COLOURS = torch.tensor([0, 1, 2, 3, 1, 3, 0, 2])
 Progress = Callable[[int, int, str], None]
 
 
-def contact_sheet(rows: Sequence[tuple[str, Tensor]], *, zoom: int = 1) -> np.ndarray:
-    """Rows of pictures with a label at the left, as (height, width, 3) uint8.
-
-    rows: (label, images (n, 3, 64, 64) in [0, 1]); a label may have line breaks.
-    """
-    size, gap, left = 64 * zoom, 4, 150
-    most = max(len(images) for _, images in rows)
-    height, width = len(rows) * (size + gap) + gap, left + most * (size + gap)
-    sheet = canvas.figure(width, height)
-    for i, (label, _) in enumerate(rows):
-        middle = 1 - (gap + i * (size + gap) + size / 2) / height
-        sheet.text(8 / width, middle, label, va="center", **canvas.text_style(8))
-    pixels = canvas.pixels(sheet)
-    for i, (_, images) in enumerate(rows):
-        tiles = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        tiles = tiles.repeat(zoom, 1).repeat(zoom, 2)
-        top = gap + i * (size + gap)
-        for j, tile in enumerate(tiles):
-            start = left + j * (size + gap)
-            pixels[top:top + size, start:start + size] = tile
-    return pixels
+def contact_sheet(rows: Sequence[tuple[str, Tensor]]) -> np.ndarray:
+    """Rows of pictures with a label at the left, (height, width, 3) uint8; images (n, 3, 64, 64) in [0, 1]."""
+    return plots.contact_sheet([(label, images.permute(0, 2, 3, 1).numpy()) for label, images in rows])
 
 
 @contextmanager
@@ -106,7 +87,7 @@ def run(out_folder: str | Path, progress: Progress | None = None) -> dict[str, P
         if name == "frame_transferred":
             figures["digits_right"], figures["colours_right"] = judge.accuracy(verdict, DIGITS, COLOURS)
         pictures.append((label, images))
-    sheet_path = canvas.save(contact_sheet(pictures), out / "sheet.png")
+    sheet_path = plots.save(contact_sheet(pictures), out / "sheet.png")
     tell(total, total, "done")
     return {**figures, "sheet": sheet_path, "report": report_path, "transferred_lora": moved_path,
             "models": out / "models"}

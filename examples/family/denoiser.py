@@ -27,6 +27,7 @@ class FamilyDenoiser:
     def __init__(self, name: str, models: Mapping[str, Path], adapters: Sequence[tuple[Adapter, float]] = ()):
         self.label = f"family_{name}" + (" with LoRA" if adapters else "")
         self.base, self.space = open_base(models[f"family_{name}"]), "family"
+        self.channels = model.CHANNELS
         self.weights = materialize.base(name)
         for adapter, strength in adapters:
             self.weights = sample.patched(self.weights, adapter, strength)

@@ -38,11 +38,13 @@ class Denoiser(Protocol):
     label: short name for reports.
     base: its weights and their names, as transfer knows them.
     space: names the latent space; two models with the same one understand each other's latents.
+    channels: of its latents.
     """
 
     label: str
     base: Base
     space: str
+    channels: int
 
     def encode(self, prompts: Sequence[str]) -> list[Any]:
         """Conditioning of each prompt, to be handed to :meth:`predict`.

@@ -17,6 +17,7 @@ from ...version import __version__
 from .bank import Teacher, fill, lessons
 from .dataset import Dataset
 from .denoiser import Denoiser, Progress
+from .effect import matched_effect
 from .pace import Training
 from .places import places, starts
 from .report import DistillReport
@@ -35,7 +36,8 @@ class Distillation:
     kind: of the student, a name in ``kernels.distill.students.STUDENTS``.
     alpha: None for alpha = rank.
     where: which weights, see places.py.
-    effect: λ, the factor on what the LoRAs do.
+    effect: λ, the factor on what the LoRAs do. match_effect: scale the result until it moves the target's pictures as
+        far as the LoRAs moved the source's, see effect.py.
     lessons: noisy latents to learn from; None for as many as the steps can use, at most 1024.
 
     Raises:
@@ -48,6 +50,7 @@ class Distillation:
     alpha: float | None = None
     where: str = "auto"
     effect: float = 1.0
+    match_effect: bool = False
     lessons: int | None = None
     training: Training = field(default_factory=Training)
 
@@ -58,6 +61,9 @@ class Distillation:
             raise SettingsError(f"unknown kind of adapter {self.kind!r}", hint=f"Choose {', '.join(STUDENTS)}.")
         if self.rank < 1:
             raise SettingsError(f"the rank must be at least 1, got {self.rank}")
+        if self.match_effect and self.kind == "dora":
+            raise SettingsError("DoRA cannot be scaled in its own form, so its effect cannot be matched",
+                                hint="Switch match_effect off, or learn another kind.")
         if self.lessons is not None and self.lessons < 1:
             raise SettingsError(f"at least one lesson is needed, got {self.lessons}")
 
@@ -82,6 +88,8 @@ def distill(
     translate: Callable[[Tensor], Tensor] | None = None,
     keeper: Keeper | None = None,
     progress: Progress | None = None,
+    show: Callable[[Tensor], None] | None = None,
+    salvage: Callable[[Adapter, int], None] | None = None,
     device: torch.device | str = "cpu",
 ) -> Distilled:
     """Distil adapters of the teacher into one of the target.
@@ -91,7 +99,8 @@ def distill(
         adapters: those on the teacher, for names, tags and provenance.
         start: an adapter of the target to begin with.
         translate: latents of the teacher's space → of the target's; needed for ``samples`` between two spaces.
-        keeper: see train.
+        keeper, show: see train.
+        salvage: given the best so far and its step when anything ends the learning early, before that goes on.
         device: where the students' parameters live.
 
     Raises:
@@ -102,6 +111,11 @@ def distill(
     objective, reason = choose(settings.objective, teacher.base, target)
     if objective == "samples" and teacher.base.space != target.space:
         dataset = translated(dataset, translate)
+    if dataset.taught.shape[1] != target.channels:
+        raise SettingsError(
+            f"The dataset's latents have {dataset.taught.shape[1]} channels, those of {target.label} {target.channels}",
+            hint="Make a dataset with these models.",
+        )
     names, where = places(target, settings.where, adapters, [d.base for d in teacher.adapted])
     begin = starts(start, target, names)
     training = settings.training
@@ -112,8 +126,17 @@ def distill(
     students = build(target, names, settings, begin, device)
     controls = build(target, names, replace(settings, kind="lora"), {}, device) if objective == "samples" else None
     told = time.perf_counter()
-    result = train(target, students, bank, training, controls=controls, keeper=keeper, progress=tell)
-    adapter = export(students, target, adapters, training.seed)
+    learnt = _Salvaged(salvage, tell, lambda: export(students, target, adapters))
+    with learnt:
+        result = train(target, students, bank, training, controls=controls, keeper=keeper, progress=learnt.tell,
+                       show=show)  # fmt: skip
+    adapter, effects = export(students, target, adapters), ""
+    if settings.match_effect:
+        strength, tried, wanted = matched_effect(students, target, dataset, tell)
+        modules = {key: module.scaled(strength) for key, module in adapter.modules.items()}
+        adapter = adapter.with_modules(modules)
+        effects = (f"Scaled by {strength:.2f}: the LoRAs move the source's pictures by {wanted:.2f} of the distance "
+                   f"between two seeds, the new adapter the target's by {tried[-1][1]:.2f} at {tried[-1][0]:.2f}.")
     report = DistillReport(
         source=teacher.base.label, target=target.label, adapters=[_name(a) for a in adapters],
         objective=objective, reason=reason, kind=STUDENTS[settings.kind].display, rank=settings.rank, where=where,
@@ -122,7 +145,7 @@ def distill(
         learning_rate=result.learning_rate, resumed=result.resumed, trouble=result.trouble,
         start=_began(start, students), evaluations={**bank.evaluations, "student": result.evaluations,
                                                     "data": int(dataset.info.get("evaluations", 0))},
-        samples=len(dataset.kept_indices()), notes=_notes(adapters, teacher, settings, begin),
+        samples=len(dataset.kept_indices()), notes=_notes(adapters, teacher) + ([effects] if effects else []),
         seconds={"lessons": told - started, "learning": time.perf_counter() - told},
     )  # fmt: skip
     provenance = {
@@ -183,7 +206,7 @@ def build(target: Denoiser, names: Sequence[str], settings: Distillation, begin:
     }  # fmt: skip
 
 
-def export(students: dict[str, Student], target: Denoiser, adapters: Sequence[Adapter], seed: int = 0) -> Adapter:
+def export(students: dict[str, Student], target: Denoiser, adapters: Sequence[Adapter]) -> Adapter:
     """The students as an adapter, in the first teacher's layout where that can say it (kohya), else ComfyUI's."""
     layout = "kohya" if adapters and adapters[0].layout == "kohya" else "comfy"
     tensors, names = {}, target.base.names
@@ -207,7 +230,25 @@ def _began(start: Adapter | None, students: dict[str, Student]) -> str:
     return _name(start) + (f" (cut to the student's form with an error of up to {worst:.1%})" if worst > 1e-3 else "")
 
 
-def _notes(adapters: Sequence[Adapter], teacher: Teacher, settings: Distillation, begin: dict) -> list[str]:
+class _Salvaged:
+    """Hands out the best so far when learning ends early."""
+
+    def __init__(self, salvage, tell: Progress, made: Callable[[], Adapter]):
+        self.salvage, self.inner, self.made, self.step = salvage, tell, made, 0
+
+    def tell(self, done: int, total: int, label: str) -> None:
+        self.step = done
+        self.inner(done, total, label)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, problem, trace) -> None:
+        if problem is not None and self.salvage is not None and self.step:
+            self.salvage(self.made(), self.step)
+
+
+def _notes(adapters: Sequence[Adapter], teacher: Teacher) -> list[str]:
     notes = []
     words = [a for a, d in zip(adapters, teacher.adapted, strict=False)
              if any((slot := d.base.names.resolve(key)) is not None and not slot.name.startswith("diffusion_model.")

@@ -7,7 +7,7 @@ on ends with the same bytes as one that was not.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -98,6 +98,7 @@ def train(
     controls: Mapping[str, Student] | None = None,
     keeper: Keeper | None = None,
     progress: Progress | None = None,
+    show: Callable[[Tensor], None] | None = None,
 ) -> Trained:
     """Fit the students in place; at the end they hold the values that did best on the held-out lessons.
 
@@ -105,11 +106,12 @@ def train(
         controls: students of the source's look, for banks with control lessons; not part of the result.
         keeper: resumes a broken run, saves now and then, and when anything ends the run early.
         progress: called before each step; may raise to stop. The students then hold the best values so far.
+        show: given x̂₀ (1, …) of one held-out lesson at every check, for a preview.
 
     Raises:
         SettingsError: the loss is NaN or Inf before anything was learnt.
     """
-    run = _Run(denoiser, students, bank, settings, controls or {})
+    run = _Run(denoiser, students, bank, settings, controls or {}, show)
     tell = progress or (lambda done, total, label: None)
     with run.ready():
         resumed = run.resume(keeper.load() if keeper else None)
@@ -135,7 +137,8 @@ def train(
 
 class _Run:
     def __init__(self, denoiser: Denoiser, students: Mapping[str, Student], bank: Bank, settings: Training,
-                 controls: Mapping[str, Student]):  # fmt: skip
+                 controls: Mapping[str, Student], show: Callable[[Tensor], None] | None):  # fmt: skip
+        self.show = show
         self.denoiser, self.bank, self.settings = denoiser, bank, settings
         named = {f"{name}|{part}": t for name, student in students.items() for part, t in student.params.items()}
         named |= {f"{name}|control|{part}": t for name, student in controls.items()
@@ -152,7 +155,7 @@ class _Run:
         self.evaluations = 0
 
     @contextmanager
-    def ready(self):
+    def ready(self) -> Iterator[None]:
         """The model in place with the students on it."""
         shape = (self.settings.batch, *self.bank.latents.shape[1:])
         with self.denoiser.loaded(shape), self.denoiser.training(
@@ -234,6 +237,8 @@ class _Run:
         given = [self.conditions[i] for i in bank.asked[which]]
         answer = self.denoiser.predict(bank.clean(which), bank.noise(which), bank.ratio[which], given)
         self.evaluations += len(which)
+        if self.show is not None and int(which[0]) == self.learnt:
+            self.show(answer[:1].detach())
         return squared_error(answer, bank.goal[which].to(answer.device), bank.ratio[which].to(answer.device))
 
     def settle(self) -> None:

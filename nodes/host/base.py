@@ -1,4 +1,4 @@
-"""The only file that knows ComfyUI: its models as :class:`Base`, its progress bar, its folders, its LoRA loader."""
+"""ComfyUI's models with the face of :class:`lora_graft.bases.Base`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ..bases.guess import guess_architecture
-from ..bases.names import DENOISER, Names, Slot, names_for
-from ..errors import BaseModelError
+from ...bases.guess import guess_architecture
+from ...bases.names import DENOISER, Names, Slot, names_for
+from ...errors import BaseModelError
+from .work import check_cancelled, device
 
 _SAMPLE = 512  # elements read from each of four places of a weight for a base's fingerprint
 _UNSET = ".text_projection.weight"  # random memory in the host when the file has none
@@ -146,72 +147,6 @@ class HostBase:
                 file=self.label, key=name, hint="Load the base model in fp16, bf16, fp32 or fp8.",
             )  # fmt: skip
         return weight.to(torch.float32, copy=True)
-
-
-class Progress:
-    """A job's progress callback: moves the node's bar and ends the job when the user cancels."""
-
-    def __init__(self):
-        self._bar = None
-
-    def __call__(self, done: int, total: int, label: str = "") -> None:
-        import comfy.utils
-
-        check_cancelled()
-        if self._bar is None:
-            self._bar = comfy.utils.ProgressBar(total)
-        self._bar.update_absolute(done, total)
-
-
-def check_cancelled() -> None:
-    """Raises the host's InterruptProcessingException when the user pressed cancel."""
-    import comfy.model_management as mm
-
-    mm.throw_exception_if_processing_interrupted()
-
-
-def device() -> torch.device:
-    """The host's compute device, or the CPU where the device has no float64, which the numerical checks need."""
-    import comfy.model_management as mm
-
-    device = mm.get_torch_device()
-    return device if device.type == "cuda" else torch.device("cpu")
-
-
-def apply(model, clip, state: Mapping[str, Tensor], strength_model: float, strength_clip: float) -> tuple:
-    """(MODEL, CLIP) with the LoRA on them, exactly as the host's own loader puts it there; None stays None."""
-    import comfy.sd
-
-    metadata = getattr(state, "metadata", None)
-    patched = comfy.sd.load_lora_for_models(model, clip, dict(state), strength_model, strength_clip)
-    for patcher in (patched[0], getattr(patched[1], "patcher", None)):
-        if patcher is not None and metadata:
-            patcher.set_attachments("lora_metadata", metadata)
-    return patched
-
-
-def lora_files() -> list[str]:
-    """Names of the files in models/loras and output/loras, as the host lists them."""
-    import folder_paths
-
-    return folder_paths.get_filename_list("loras")
-
-
-def lora_path(name: str) -> Path | None:
-    """Full path of one of :func:`lora_files`, or None when it is gone."""
-    import folder_paths
-
-    found = folder_paths.get_full_path("loras", name)
-    return Path(found) if found else None
-
-
-def save_folder(place: str) -> Path:
-    """Where LoRAs are saved: place "models" → the first folder of models/loras, "output" → output/loras."""
-    import folder_paths
-
-    if place == "models":
-        return Path(folder_paths.get_folder_paths("loras")[0])
-    return Path(folder_paths.get_output_directory()) / "loras"
 
 
 def _slots(keys: Mapping[str, str | tuple]) -> Iterator[tuple[str, Slot]]:

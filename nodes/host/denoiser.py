@@ -6,18 +6,19 @@ teacher are the host's own patches on clones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
-from ..errors import SettingsError
-from ..kernels.distill import levels
-from ..kernels.distill.branch import changed
-from .host import HostBase, check_cancelled
+from ...errors import SettingsError
+from ...kernels.distill import levels
+from ...kernels.distill.branch import changed
+from .base import HostBase
 from .learning import checkpointed, ordinary_tensors
+from .work import check_cancelled
 
 LIMIT = 999.0  # largest ratio: a flow's σ of .999
 DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -50,6 +51,10 @@ class HostDenoiser:
         shift = getattr(form, "shift_factor", None)
         marks += [f"shift {shift}"] if shift else []
         return ", ".join(marks + ([f"VAE {mark_of(self.vae)}"] if self.vae is not None else []))
+
+    @property
+    def channels(self) -> int:
+        return self.patcher.get_model_object("latent_format").latent_channels
 
     @property
     def real(self):
@@ -173,13 +178,25 @@ class HostDenoiser:
             progress(done, len(prompts), f"{self.label} draws")
             noise = torch.cat([comfy.sample.prepare_noise(empty, seeds[i]) for i in group])
             latents = comfy.sample.sample(
-                self.patcher, noise, how.steps, how.cfg, how.sampler, how.scheduler, _joined([positive[i] for i in group]),
-                negative, empty.repeat(len(group), *[1] * (empty.ndim - 1)), disable_pbar=True, seed=seeds[group[0]],
+                self.patcher, noise, how.steps, how.cfg, how.sampler, how.scheduler,
+                _joined([positive[i] for i in group]), negative, empty.repeat(len(group), *[1] * (empty.ndim - 1)),
+                disable_pbar=True, seed=seeds[group[0]],
             )  # fmt: skip
             for i, latent in zip(group, latents, strict=True):
                 found[i] = latent.float().cpu()
             done += len(group)
         return torch.stack(found)
+
+
+def training_dtype(model) -> str:
+    """How a MODEL should compute while it learns: as it does, except that fp16 gives way to bf16 or fp32, in which
+    gradients do not vanish.
+    """
+    import comfy.model_management as mm
+
+    if model.model.get_dtype_inference() != torch.float16:
+        return "auto"
+    return "bf16" if mm.should_use_bf16(model.load_device) else "fp32"
 
 
 def _hook(module, inputs, output, *, student, shape):

@@ -1,0 +1,72 @@
+"""An adapter's strength on the target such that it moves pictures there as far as the LoRAs moved the source's.
+
+What a student learns from noisy latents can overshoot in finished pictures when the target lies far from the source.
+Distances are those of :func:`kernels.distill.filter.action`: 1 is the distance between two unrelated seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from ...errors import SettingsError
+from ...kernels.distill.filter import action
+from ...kernels.distill.students import Change, Student
+from .dataset import Dataset
+from .denoiser import Denoiser, Drawing, Progress
+from .generate import TARGET_SEEDS
+
+ROUNDS, LEAST, MOST = 2, 0.25, 4.0
+
+
+class Scaled:
+    """A student at another strength, as a LoRA loader would apply it."""
+
+    def __init__(self, student: Student, strength: float):
+        self.student, self.strength = student, strength
+
+    def change(self) -> Change:
+        change = self.student.change()
+        if change.gain is not None:
+            raise SettingsError("DoRA cannot be scaled in its own form",
+                                hint="Switch match_effect off, or learn another kind.")
+        return Change(change.up * self.strength, change.down)
+
+
+def drawn(dataset: Dataset) -> Drawing:
+    """How the dataset's pictures were drawn."""
+    return Drawing(**dataset.info["drawing"])
+
+
+def draw_again(target: Denoiser, dataset: Dataset, count: int, progress: Progress) -> torch.Tensor:
+    """The first pictures of the dataset's target half once more, by the model as it is now: latents (count, …)."""
+    seeds = [dataset.info["seed"] + TARGET_SEEDS + i for i in range(count)]
+    with torch.no_grad():
+        return target.draw(dataset.prompts[:count], seeds, drawn(dataset), progress)
+
+
+def matched_effect(
+    students: Mapping[str, Student], target: Denoiser, dataset: Dataset, progress: Progress, count: int = 8
+) -> tuple[float, list[tuple[float, float]], float]:
+    """(strength, [(strength, action on the target)], action wanted).
+
+    Raises:
+        SettingsError: the dataset has no pictures of the target, or the students cannot be scaled.
+    """
+    if dataset.target is None or len(dataset.target) < 2:
+        raise SettingsError("Matching the effect compares pictures of the target, and the dataset has none",
+                            hint="Connect the target to Synthetic Dataset, or switch match_effect off.")
+    count = min(count, len(dataset.target))
+    wanted = float(dataset.acts[dataset.kept].median())
+    strength, tried = 1.0, []
+    for _ in range(ROUNDS):
+        shown = {name: Scaled(student, strength) for name, student in students.items()}
+        with target.training(shown, checkpointing=False):
+            moved = draw_again(target, dataset, count, progress)
+        acts = float(action(moved, dataset.target[:count]).median())
+        tried.append((strength, acts))
+        if acts <= 0:
+            break
+        strength = min(max(strength * wanted / acts, LEAST), MOST)
+    return strength, tried, wanted

@@ -1,0 +1,22 @@
+"""All that knows ComfyUI's own code: its models, its LoRA loader, its folders, its progress bar.
+
+The rest of ``nodes`` only declares nodes and calls jobs.
+"""
+
+from .base import HostBase
+from .files import (
+    apply,
+    checkpoint_folder,
+    dataset_files,
+    dataset_folder,
+    dataset_path,
+    lora_files,
+    lora_path,
+    save_folder,
+)
+from .work import Progress, check_cancelled, device
+
+__all__ = [
+    "HostBase", "Progress", "apply", "check_cancelled", "checkpoint_folder", "dataset_files", "dataset_folder",
+    "dataset_path", "device", "lora_files", "lora_path", "save_folder",
+]  # fmt: skip

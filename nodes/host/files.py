@@ -1,0 +1,77 @@
+"""ComfyUI's LoRA loader and its folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+
+def apply(model, clip, state: Mapping[str, Tensor], strength_model: float, strength_clip: float) -> tuple:
+    """(MODEL, CLIP) with the LoRA on them, exactly as the host's own loader puts it there; None stays None."""
+    import comfy.sd
+
+    metadata = getattr(state, "metadata", None)
+    patched = comfy.sd.load_lora_for_models(model, clip, dict(state), strength_model, strength_clip)
+    for patcher in (patched[0], getattr(patched[1], "patcher", None)):
+        if patcher is not None and metadata:
+            patcher.set_attachments("lora_metadata", metadata)
+    return patched
+
+
+def lora_files() -> list[str]:
+    """Names of the files in models/loras and output/loras, as the host lists them."""
+    import folder_paths
+
+    return folder_paths.get_filename_list("loras")
+
+
+def lora_path(name: str) -> Path | None:
+    """Full path of one of :func:`lora_files`, or None when it is gone."""
+    import folder_paths
+
+    found = folder_paths.get_full_path("loras", name)
+    return Path(found) if found else None
+
+
+def save_folder(place: str) -> Path:
+    """Where LoRAs are saved: place "models" → the first folder of models/loras, "output" → output/loras."""
+    import folder_paths
+
+    if place == "models":
+        return Path(folder_paths.get_folder_paths("loras")[0])
+    return Path(folder_paths.get_output_directory()) / "loras"
+
+
+def checkpoint_folder() -> Path:
+    """Where runs that take minutes keep what they have reached: output/lora_graft_checkpoints."""
+    import folder_paths
+
+    return Path(folder_paths.get_output_directory()) / "lora_graft_checkpoints"
+
+
+def dataset_folder() -> Path:
+    """Where datasets are saved: output/datasets."""
+    import folder_paths
+
+    return Path(folder_paths.get_output_directory()) / "datasets"
+
+
+def dataset_files() -> list[str]:
+    """Names of the datasets in output/datasets and input, newest first; those in input begin with ``input/``."""
+    import folder_paths
+
+    places = {"": dataset_folder(), "input/": Path(folder_paths.get_input_directory())}
+    found = [(path.stat().st_mtime, prefix + path.relative_to(folder).as_posix())
+             for prefix, folder in places.items() if folder.is_dir() for path in folder.rglob("*.safetensors")]
+    return [name for _, name in sorted(found, reverse=True)]
+
+
+def dataset_path(name: str) -> Path:
+    """Full path of one of :func:`dataset_files`."""
+    import folder_paths
+
+    if name.startswith("input/"):
+        return Path(folder_paths.get_input_directory()) / name.removeprefix("input/")
+    return dataset_folder() / name
