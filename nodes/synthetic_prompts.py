@@ -1,0 +1,62 @@
+"""Synthetic Prompts: prompts like those a LoRA is for, one a line."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .common import CATEGORY, to_adapter
+
+SEEDS = """a portrait of a woman in a garden
+an old man reading at a window
+a street in a city at night
+a house by a lake in the mountains
+a cat asleep on a wooden table"""
+TEMPLATE = "{trigger}, {3::{tags}|{seed}}"
+
+
+class SyntheticPrompts(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LoraGraft_SyntheticPrompts",
+            display_name="Synthetic Prompts",
+            category=CATEGORY,
+            description="Makes prompts like those a LoRA is for: from the tags and trigger words its file tells, from "
+            "a few prompts of yours, and from a template. For synthetic data to distill from, or for test pictures.",
+            search_aliases=["wildcards", "prompt generator", "random prompts", "training tags", "distill"],
+            inputs=[
+                io.String.Input(
+                    "seed_prompts", multiline=True, default=SEEDS,
+                    tooltip="A few prompts like those you will use the LoRA with, one a line. A text generator's "
+                    "output can be connected. Empty: training tags only.",
+                ),
+                io.Int.Input("count", default=32, min=1, max=4096, tooltip="How many prompts."),
+                io.String.Input(
+                    "template", multiline=True, default=TEMPLATE, advanced=True,
+                    tooltip="How a prompt is put together, one template a line: words, alternatives in curly brackets, "
+                    "and places for trigger words, training tags and seed prompts. The help page has the grammar.",
+                ),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=2**32 - 1, advanced=True, control_after_generate="fixed",
+                    tooltip="Seed of the choices. The same seed, the same prompts.",
+                ),
+                io.LoraModel.Input(
+                    "lora", optional=True,
+                    tooltip="The LoRA the prompts are for. Training tags, their counts and trigger words are read from "
+                    "its file.",
+                ),
+            ],
+            outputs=[
+                io.String.Output("prompts", display_name="prompts", tooltip="The prompts, one a line."),
+                io.String.Output("report", display_name="report", tooltip="Where the prompts came from, in sentences."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, seed_prompts, count, template, seed, lora=None) -> io.NodeOutput:
+        from ..jobs.distill.prompts import PromptSettings, synthesize
+
+        made = synthesize(PromptSettings(
+            seed_prompts.splitlines(), None if lora is None else to_adapter(lora), template, count, seed,
+        ))  # fmt: skip
+        return io.NodeOutput(made.text, made.note, ui={"text": (f"{made.note}\n\n{made.text}",)})
