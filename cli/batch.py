@@ -62,11 +62,10 @@ def batch(
     fastest: put first what is slow to load.
 
     \b
-    A glob that matches files here means these files; each must be on the
-    server too, where it is found by its name. Otherwise the glob means the
-    server's own list, models folders such as loras/ left out:
-    loras/*.safetensors are all LoRAs at the top of its models/loras,
-    loras/**/* those in subfolders too.
+    A glob means the files it matches here, if the server has them too: it
+    finds them by their names. Without such files it means the server's own
+    list, models folders such as loras/ left out: loras/*.safetensors are all
+    LoRAs at the top of its models/loras, loras/**/* those in subfolders too.
 
     \b
     FOLDER/manifest.jsonl records each step. The same command again does

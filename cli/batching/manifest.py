@@ -57,9 +57,7 @@ class Manifest:
     def _read(self) -> None:
         self._file.seek(0)
         data = self._file.read()
-        for number, line in enumerate(data.split(b"\n")):
-            if not line.strip():
-                continue
+        for number, line in enumerate(data.splitlines(keepends=True)):
             try:
                 told = json.loads(line)
                 self._take(told["event"], told)
@@ -67,7 +65,10 @@ class Manifest:
                 if number == 0:
                     raise GraftError(
                         "this is not the manifest of a batch", file=self.path, hint="Choose another folder."
-                    ) from error  # later lines: cut off when a machine went down
+                    ) from error
+                if not line.endswith(b"\n"):  # half an event: the machine went down while it was written
+                    self._file.truncate(len(data) - len(line))
+                    return
         if data and not data.endswith(b"\n"):
             self._file.write(b"\n")
 

@@ -34,7 +34,7 @@ def address(text: str) -> str:
     Raises:
         SettingsError: not an address.
     """
-    url = text.strip().rstrip("/")
+    url = text.strip()
     url = url if "://" in url else f"http://{url}"
     try:
         parts = urlsplit(url)
@@ -43,7 +43,7 @@ def address(text: str) -> str:
         good = False
     if not good:
         raise SettingsError(f"--server {text}: not an address", hint="Write for example http://127.0.0.1:8188.")
-    return url
+    return url.rstrip("/")
 
 
 class Server:

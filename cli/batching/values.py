@@ -85,12 +85,16 @@ def _choices(text: str, options: tuple, where: str) -> list:
     if text in by_name:
         return [by_name[text]]
     here = sorted(Path(f) for f in glob.glob(str(Path(text).expanduser()), recursive=True) if Path(f).is_file())
-    if here:
-        return [by_name[name] for name in _on_server(here, list(by_name), where)]
+    named = {file: _on_server(file, list(by_name), where) for file in here}
+    missing = [str(file) for file, name in named.items() if name is None]
+    if len(missing) < len(here):
+        _all_there(missing, here, where)
+        return [by_name[name] for name in dict.fromkeys(named.values())]
     for pattern in dict.fromkeys((_parts(text), _inside_folder(_parts(text)))):
         found = [name for name in by_name if _fits(_parts(name), pattern)]
         if found:
             return [by_name[name] for name in found]
+    _all_there(missing, here, where)
     if not glob.has_magic(text):
         stem = "/".join(_inside_folder(_parts(text)))
         found = [name for name in by_name if "/".join(_parts(name)).rpartition(".")[0] == stem]
@@ -107,26 +111,23 @@ def _choices(text: str, options: tuple, where: str) -> list:
     )
 
 
-def _on_server(files: list[Path], names: list[str], where: str) -> list[str]:
-    """The server's names of local files: those that share the longest end of the path, at least the file's name."""
-    found, missing = [], []
-    for file in files:
-        parts = file.resolve().parts
-        tails = {name: _parts(name) for name in names if _parts(name)[-1] == file.name}
-        fitting = sorted((n for n, tail in tails.items() if parts[-len(tail) :] == tail), key=lambda n: -len(tails[n]))
-        if not fitting and len(tails) > 1:
-            raise SettingsError(f"--set {where}: {file} may be any of {', '.join(tails)}", hint="Write one of them.")
-        if fitting or tails:
-            found.append((fitting or list(tails))[0])
-        else:
-            missing.append(str(file))
+def _on_server(file: Path, names: list[str], where: str) -> str | None:
+    """The server's name of a local file: the one that shares the longest end of its path, at least the file's name."""
+    parts = file.resolve().parts
+    tails = {name: _parts(name) for name in names if _parts(name)[-1] == file.name}
+    fitting = [name for name, tail in tails.items() if parts[-len(tail) :] == tail]
+    if not fitting and len(tails) > 1:
+        raise SettingsError(f"--set {where}: {file} may be any of {', '.join(tails)}", hint="Write one of them.")
+    return max(fitting or tails, key=lambda name: len(tails[name]), default=None)
+
+
+def _all_there(missing: list[str], files: list[Path], where: str) -> None:
     if missing:
         raise SettingsError(
             f"--set {where}: {len(missing)} of {len(files)} files here are not on the server: "
             + ", ".join(missing[:5]) + (" …" if len(missing) > 5 else ""),
             hint="Copy them to the folder of models that the server reads (for LoRAs models/loras).",
         )  # fmt: skip
-    return list(dict.fromkeys(found))
 
 
 def _parts(text: str) -> tuple[str, ...]:
