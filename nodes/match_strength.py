@@ -94,7 +94,7 @@ def own_prompts(adapter) -> list[str]:
     """
     from ..jobs.distill.prompts import PromptSettings, synthesize
 
-    return synthesize(PromptSettings(count=8), adapter=adapter).lines
+    return synthesize(PromptSettings(adapter=adapter, count=8)).lines
 
 
 def scaled(lora, strength: float, target, target_clip):

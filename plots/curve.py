@@ -13,7 +13,7 @@ LOSS, SHARE = "#8a8a8a", "#0072b2"  # grey and blue: apart for every kind of col
 def loss_curve(report: DistillReport, width: int = 768, height: int = 420) -> np.ndarray:
     """Loss by step (grey, logarithmic, left) and share of the effect (blue, right), (height, width, 3) uint8."""
     sheet = figure(width, height)
-    axes = sheet.add_axes((0.1, 0.14, 0.78, 0.7))
+    axes = sheet.add_axes((0.13, 0.14, 0.76, 0.7))
     steps = range(1, len(report.losses) + 1)
     axes.plot(steps, report.losses, color=LOSS, linewidth=1.2)
     if report.losses and min(report.losses) > 0:
@@ -32,6 +32,6 @@ def loss_curve(report: DistillReport, width: int = 768, height: int = 420) -> np
     for side in (axes, other):
         side.tick_params(labelsize=10, labelfontfamily="DejaVu Sans", colors=INK)
         side.spines["top"].set_visible(False)
-    sheet.text(0.1, 0.92, f"{name}: {report.explained:.0%} at step {report.best} (blue); loss (grey)",
+    sheet.text(0.13, 0.92, f"{name}: {report.explained:.0%} at step {report.best} (blue); loss (grey)",
                **text_style(12))
     return pixels(sheet)

@@ -9,12 +9,12 @@ WIDTHS = {"sd15": (768, 0), "vega": (2048, 1280), "sd3": (4096, 2048), "flux": (
 class Graph(dict):
     """A graph in API form that grows node by node; ``add`` returns the node's id, ``out`` one of its outputs."""
 
-    def add(self, kind: str, **inputs) -> str:
+    def add(self, kind: str, /, **inputs) -> str:
         name = str(len(self) + 1)
         self[name] = {"class_type": kind, "inputs": inputs}
         return name
 
-    def out(self, kind: str, slot: int = 0, **inputs) -> list:
+    def out(self, kind: str, slot: int = 0, /, **inputs) -> list:
         return [self.add(kind, **inputs), slot]
 
     def unet(self, name: str) -> list:
