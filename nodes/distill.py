@@ -85,7 +85,7 @@ class DistillAdapter(io.ComfyNode):
                 ),
                 io.Int.Input("pictures", default=4, min=0, max=64, advanced=True,
                              tooltip="Pictures a row in the contact sheet; 0 for none. Needs a VAE."),
-                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, advanced=True,
+                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, advanced=True, control_after_generate="fixed",
                              tooltip="Seed of everything random. The same seed, the same adapter."),
                 io.LoraModel.Input("start_from", optional=True,
                                    tooltip="An adapter of the target to begin with, a transferred one for example."),
