@@ -20,20 +20,20 @@ else:
 
 PACK = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((PACK / "pyproject.toml").read_text(encoding="utf-8"))
-NOT_SHIPPED = {"tests", "benchmarks", "docs", "out", "build", "dist"}
+NOT_SHIPPED = {"tests", "benchmarks", "docs"}
 RAW = "https://raw.githubusercontent.com/"
-
-
-def shipped_folders() -> list[Path]:
-    """The pack's own folders, without hidden ones, caches and what only developers need."""
-    return [p for p in PACK.iterdir() if p.is_dir() and p.name not in NOT_SHIPPED and not re.match(r"[._]", p.name)
-            and not p.name.endswith(".egg-info")]  # fmt: skip
 
 
 def git(*arguments: str) -> list[str]:
     if not shutil.which("git") or not (PACK / ".git").exists():
         pytest.skip("not a git checkout")
     return subprocess.check_output(["git", "-C", str(PACK), *arguments], text=True).splitlines()
+
+
+def shipped_folders() -> list[Path]:
+    """The pack's own folders, without hidden ones and what only developers need."""
+    tracked = {name.split("/")[0] for name in git("ls-files") if "/" in name}
+    return [PACK / name for name in tracked - NOT_SHIPPED if not name.startswith(".")]
 
 
 @pytest.fixture(scope="module")
