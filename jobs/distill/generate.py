@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -75,7 +74,7 @@ def generate(
     if not lines:
         raise SettingsError("There are no prompts to draw from",
                             hint="Write some, one a line, or connect Synthetic Prompts.")
-    started, tell = time.perf_counter(), progress or (lambda done, total, label: None)
+    tell = progress or (lambda done, total, label: None)
     shared = target is not None and target.space == teacher.base.space
     most = settings.count - settings.count // 2 if shared else settings.count
     asked = [lines[i % len(lines)] for i in range(most)]
@@ -102,9 +101,8 @@ def generate(
     info = {
         **asdict(settings), "source": teacher.base.label, "space": teacher.base.space,
         "target": target.label if shared else "", "evaluations": passes * (2 * most + (settings.count - most)),
-        "distinct_prompts": len(set(asked)), "seconds": 0.0,
+        "distinct_prompts": len(set(asked)),
     }  # fmt: skip
-    info["seconds"] = round(time.perf_counter() - started, 2)
     return Dataset(asked, taught.cpu(), plain.cpu(), None if mine is None else mine.cpu(), acts, kept, like, info)
 
 
