@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -15,10 +16,11 @@ from ..errors import SettingsError
 from ..kernels.merge import METHODS
 from ..version import __version__
 from .merge_files import DTYPES, joined_extras, merged_metadata, widest
-from .merge_module import RANKS, Merger, MergeSettings, Weighted
+from .merge_module import RANKS, Merger, MergeSettings, Weighted, entries
 from .merge_report import Lora, MergeReport
 from .places import Place, find_places
 from .shares import bound
+from .workers import in_order
 
 __all__ = ["RANKS", "MergeResult", "MergeSettings", "merge"]
 
@@ -67,13 +69,14 @@ def merge(
     merger = Merger(used, [i for i, lora in enumerate(loras) if not lora.left_out], len(loras), settings, base, dtype,
                     device or "cpu")  # fmt: skip
     lines, modules = [], {}
-    for done, place in enumerate(places):
-        tell(done, len(places), place.label)
-        for module, line in merger(place):
-            if module.key in modules:
-                module.fail("Two weights of the LoRAs would be written under one key")
-            modules[module.key] = module
-            lines.append(line)
+    with closing(in_order(merger, places, weigh=entries, here=merger.here)) as merged:
+        for done, place in enumerate(places):
+            tell(done, len(places), place.label)
+            for module, line in next(merged):
+                if module.key in modules:
+                    module.fail("Two weights of the LoRAs would be written under one key")
+                modules[module.key] = module
+                lines.append(line)
     tell(len(places), len(places), "")
     if not modules:
         raise SettingsError("every module's strength is 0: nothing is left to merge")

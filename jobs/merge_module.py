@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from ..errors import AdapterError, GraftError, SettingsError
 from ..kernels import lowrank, units
 from ..kernels.lowrank import LowRank
 from ..kernels.merge import METHODS, MergeOptions
+from ..kernels.stacked import stack
 from .merge_report import MergedModule
 from .places import Part, Place, check_shapes
 from .shares import BASE_HINT, Share, share_of
@@ -72,6 +74,11 @@ class MergeSettings:
         )  # fmt: skip
 
 
+def entries(place: Place) -> int:
+    """Numbers in the dense changes that a place is merged from."""
+    return sum(prod(part.module.shape or ()) for part in place.parts)
+
+
 @dataclass
 class Merger:
     """Merges one place after the other.
@@ -88,7 +95,12 @@ class Merger:
     dtype: torch.dtype
     device: torch.device | str
 
-    def __call__(self, place: Place) -> Iterator[tuple[Module, MergedModule]]:
+    def here(self, place: Place) -> bool:
+        """Whether only the calling thread may do it: the base or another device than the CPU takes part."""
+        base = self.base is not None and any(part.module.needs_base for part in place.parts)
+        return base or torch.device(self.device).type != "cpu"
+
+    def __call__(self, place: Place) -> list[tuple[Module, MergedModule]]:
         """The merged module and its line; nothing when the strengths leave nothing of it.
 
         Raises:
@@ -97,13 +109,12 @@ class Merger:
         strengths = {i: self.used[i][2 if place.text else 1] for i in place.sources}
         sources = [i for i in place.sources if strengths[i] != 0]
         if not sources:
-            return
+            return []
         line = MergedModule(place.key, place.slot.name if place.slot else "", *place.where)
         line.sources = [self.numbers[i] for i in sources]
         parts = {i: [part for part in place.parts if part.index == i] for i in sources}
         if len(sources) == 1 and self.base is None and parts[sources[0]][0].module.needs_base:
-            yield self._as_it_is(place, parts[sources[0]], strengths[sources[0]], line)
-            return
+            return [self._as_it_is(place, parts[sources[0]], strengths[sources[0]], line)]
         shares = [share_of(place, parts[i], strengths[i], self.base) for i in sources]
         bodies = {s.index: s.shape for s in shares if s.update is not None or s.dense is not None}
         if bodies:
@@ -115,7 +126,7 @@ class Merger:
             module = _summed(place.key, shares, first.shape, like, self.dtype)
         else:
             module = self._factored(place, shares, first.shape, like, line)
-        yield finite(module), line
+        return [(finite(module), line)]
 
     def _factored(self, place: Place, shares: list[Share], shape, like: Module, line: MergedModule) -> Module:
         carriers = [s for s in shares if s.update is not None]
@@ -195,8 +206,8 @@ def figures(updates: Sequence[LowRank], merged: LowRank) -> dict[str, float]:
     Everything from the Gram matrices of the stacked factors: in float32, and again in float64 when the error is so
     small that float32 would be guessing. The factors side by side are the sum itself.
     """
-    whole = lowrank.concatenate(list(updates))
-    if merged.rank == whole.rank and torch.equal(merged.up, whole.up) and torch.equal(merged.down, whole.down):
+    whole = lowrank.concatenate(list(updates)) if merged.rank == sum(u.rank for u in updates) else None
+    if whole and torch.equal(merged.up, whole.up) and torch.equal(merged.down, whole.down):
         found = _figures(updates, LowRank(merged.up[:, :0], merged.down[:0]), torch.float32)
         return {**found, "error": 0.0, "cosine": 1.0 if found["sum_norm"] > 0 else 0.0, "norm": found["sum_norm"]}
     found = _figures(updates, merged, torch.float32)
@@ -204,16 +215,13 @@ def figures(updates: Sequence[LowRank], merged: LowRank) -> dict[str, float]:
 
 
 def _figures(updates: Sequence[LowRank], merged: LowRank, dtype: torch.dtype) -> dict[str, float]:
-    up = torch.cat([*(u.up for u in updates), merged.up], 1).to(dtype)
-    down = torch.cat([*(u.down for u in updates), merged.down], 0).to(dtype)
-    products = (up.T @ up).double() * (down @ down.T).double()
-    edges = [0]
-    for update in (*updates, merged):
-        edges.append(edges[-1] + update.rank)
-    last = edges[-2]
-    whole, out, inner = (max(float(p.sum()), 0.0) if square else float(p.sum()) for p, square in (
-        (products[:last, :last], True), (products[last:, last:], True), (products[:last, last:], False)))  # fmt: skip
-    each = [max(float(products[a:b, a:b].sum()), 0.0) for a, b in zip(edges[:-2], edges[1:-1], strict=True)]
+    stacked = stack([*updates, merged], dtype)
+    owner = torch.eye(len(updates) + 1, dtype=torch.float64)
+    owner = owner.repeat_interleave(torch.tensor([u.rank for u in (*updates, merged)]), 0)
+    inners = owner.T @ (stacked.left * stacked.right).cpu() @ owner  # of all with each other, the merged one last
+    whole, out = max(float(inners[:-1, :-1].sum()), 0.0), max(float(inners[-1, -1]), 0.0)
+    inner = float(inners[:-1, -1].sum())
+    each = inners.diagonal()[:-1].clamp_min(0).tolist()
     error = max(whole + out - 2 * inner, 0.0) ** 0.5
     size = (whole * out) ** 0.5
     return {

@@ -79,8 +79,9 @@ def _read(part: Part, base: Base | None) -> Share:
         return Share(part.index, tuple(dense.shape), dense=dense, bias=bias)
     if not module.needs_base:
         update, scale = module.low_rank(), module.scale()
-        if module.kind == "lora" and scale:  # LEGO's units: alpha/rank goes evenly into both factors
-            update = fold(LowRank(update.up / scale, update.down), scale)
+        if module.kind == "lora" and scale not in (0, 1):  # LEGO's units: alpha/rank goes evenly into both factors
+            half = abs(scale) ** 0.5
+            update = LowRank(update.up / half, update.down * half)
         return Share(part.index, shape or update.shape, update, bias=bias)
     delta = module.delta(weight)
     rank = max(BAKED_RANK, BAKED_FACTOR * (module.rank or 1))

@@ -76,22 +76,25 @@ def _seed(gram: Tensor, k: int, restarts: int, generator: torch.Generator, kind:
     count, trials = len(gram), 2 + int(math.log(k))
     power = gram.diagonal()
     if kind == "lines":  # Row c: distances to the line through c.
-        distance = (power[None] - gram.square() / power.clamp_min(TINY)[:, None]).clamp_min_(0)
+        distance = power[None] - gram.square() / power.clamp_min(TINY)[:, None]
     else:
         between = gram.abs() if kind == "signed" else gram
-        distance = (power[:, None] + power[None] - 2 * between).clamp_min_(0)
-    draws = torch.rand(k, restarts, trials, generator=generator, dtype=gram.dtype)
-    chosen = torch.empty(restarts, k, dtype=torch.long)
-    chosen[:, 0] = (draws[0, :, 0] * count).long().clamp_max_(count - 1)
-    nearest = distance[chosen[:, 0]]
-    rows = torch.arange(restarts)
-    for step in range(1, k):
+        distance = power[:, None] + power[None] - 2 * between
+    # Where the seeds fall needs few digits.
+    distance = (distance.clamp_min_(0) / power.max().clamp_min(TINY)).float()
+    draws = torch.rand(k, restarts, trials, generator=generator)
+    drawn = (draws[0, :, 0] * count).long().clamp_max_(count - 1)
+    chosen, nearest = [drawn], distance[drawn]
+    first = torch.arange(restarts) * trials
+    for draw in draws[1:].unbind():
         edges = nearest.cumsum(1)
-        candidates = torch.searchsorted(edges, draws[step] * edges[:, -1:]).clamp_max_(count - 1)
-        closer = torch.minimum(distance[candidates], nearest[:, None])
-        pick = closer.sum(2).argmin(1)
-        chosen[:, step] = candidates[rows, pick]
-        nearest = closer[rows, pick]
+        candidates = torch.searchsorted(edges, draw * edges[:, -1:]).clamp_max_(count - 1).view(-1)
+        closer = distance.index_select(0, candidates).view(restarts, trials, count)
+        closer = torch.minimum(closer, nearest[:, None], out=closer)
+        pick = closer.sum(2).argmin(1) + first
+        chosen.append(candidates.index_select(0, pick))
+        nearest = closer.view(-1, count).index_select(0, pick)
+    chosen = torch.stack(chosen, 1)
     labels = distance[chosen].argmin(1)
     weights = torch.ones(restarts, count, dtype=gram.dtype)
     if kind != "points":

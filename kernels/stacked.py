@@ -1,19 +1,20 @@
-"""The factored core that most methods share: ΔW = B · mix · A with the LoRAs' factors stacked into B and A.
+"""The factored core that most methods share: ΔW = B · A with the LoRAs' factors stacked into B and A.
 
 B is (m, N), A is (N, n), N the sum of the ranks. Everything between the two large factors happens in N x N matrices:
 the singular values of ΔW are those of a small core, and the best update of a smaller rank follows from the Gram
-matrices BᵀB and AAᵀ alone.
+matrices BᵀB and AAᵀ alone. The large factors are read in pieces that fit the cache, each made float64 on the way:
+fresh memory for whole float64 copies would cost more than the arithmetic.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import lowrank
-from .gram import gram_matrix
 from .lowrank import LowRank
 
 # Smallest diagonal entry of the Cholesky factor of unit vectors' Gram matrix that is still trusted. Its square bounds
@@ -23,71 +24,98 @@ INDEPENDENT = 1e-4
 NEGLIGIBLE = 1e-7
 # Ranks that add up to more than this share of min(m, n) are merged as a dense matrix.
 DENSE_SHARE = 0.75
+# Numbers in a piece of the stacked factors, and vectors of it that meet those before them at once.
+PIECE, BLOCK = 1 << 17, 32
 
 
 class Stack(NamedTuple):
-    """Stacked factors in float64 and their Gram matrices.
+    """Updates of one shape side by side and the Gram matrices of their stacked factors, float64.
 
-    up: (m, N) B; down: (N, n) A; left: (N, N) BᵀB; right: (N, N) AAᵀ; owner: (N,) which LoRA a unit came from.
+    updates: one per LoRA, together of rank N; left: (N, N) BᵀB; right: (N, N) AAᵀ.
     """
 
-    up: Tensor
-    down: Tensor
+    updates: list[LowRank]
     left: Tensor
     right: Tensor
-    owner: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.left.device
+
+    def combined(self, left: Tensor, right: Tensor) -> LowRank:
+        """(B · left) · (right · A), for (N, k) and (k, N) in float64: computed in float64, float32 in the end."""
+        up = torch.empty(self.updates[0].shape[0], left.shape[1], device=self.device)
+        down = torch.empty(len(right), self.updates[0].shape[1], device=self.device)
+        for (start, end), piece in _pieces([u.up for u in self.updates], 0, torch.float64):
+            up[start:end] = piece @ left
+        for (start, end), piece in _pieces([u.down for u in self.updates], 1, torch.float64):
+            down[:, start:end] = right @ piece
+        return LowRank(up, down)
+
+    def doubled(self) -> LowRank:
+        """B and A themselves in float64."""
+        up, down = lowrank.concatenate(self.updates)
+        return LowRank(up.double(), down.double())
 
 
-def stack(updates: list[LowRank], order: Tensor | None = None) -> Stack:
-    """Put the LoRAs' factors side by side; `order`: (N,) another order of the units."""
-    up, down = lowrank.concatenate(updates)
-    owner = torch.repeat_interleave(torch.arange(len(updates)), torch.tensor([u.rank for u in updates]))
-    if order is not None:
-        where = order.to(up.device)
-        up, down, owner = up.index_select(1, where), down.index_select(0, where), owner[order]
-    up, down = up.double(), down.double()
-    return Stack(up, down, gram(up.T), gram(down), owner)
+def stack(updates: list[LowRank], dtype: torch.dtype = torch.float64) -> Stack:
+    """Put the LoRAs' factors side by side; `dtype`: in which the Gram matrices are computed."""
+    left = sum(_gram(piece.T) for _, piece in _pieces([u.up for u in updates], 0, dtype))
+    right = sum(_gram(piece) for _, piece in _pieces([u.down for u in updates], 1, dtype))
+    return Stack(updates, *(_mirrored(lower).double() for lower in (left, right)))
 
 
-def gram(rows: Tensor) -> Tensor:
-    """X Xᵀ of (N, d) rows, N x N: the lower triangle is computed, the upper one copied."""
-    if rows.shape[0] > rows.shape[1]:
-        return rows @ rows.T
-    lower = gram_matrix(rows, blocks=4 if rows.shape[0] >= 64 else 1).tril()
-    return lower + lower.tril(-1).T
+def _pieces(factors: Sequence[Tensor], along: int, dtype: torch.dtype) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """The factors of several LoRAs side by side, in pieces along dimension `along`: (start, end) and the numbers."""
+    total = sum(factor.shape[1 - along] for factor in factors)
+    length = factors[0].shape[along]
+    step = max(PIECE // total, 1) if factors[0].device.type == "cpu" else length
+    for start in range(0, length, step):
+        parts = [factor.narrow(along, start, min(step, length - start)) for factor in factors]
+        yield (start, start + parts[0].shape[along]), torch.cat(parts, 1 - along).to(dtype)
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """X Xᵀ of (N, d) rows, N x N; above the diagonal blocks it is zero."""
+    product = rows.new_zeros(len(rows), len(rows))
+    for start in range(0, len(rows), BLOCK):
+        end = min(start + BLOCK, len(rows))
+        torch.mm(rows[start:end], rows[:end].T, out=product[start:end, :end])
+    return product
+
+
+def _mirrored(lower: Tensor) -> Tensor:
+    return lower.tril() + lower.tril(-1).T
 
 
 def root(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Lower L and its inverse with L Lᵀ = matrix, a Gram matrix; None when its vectors are too nearly dependent."""
-    size = matrix.diagonal().sqrt()
+    """Lower L and its inverse with L Lᵀ = matrix, a Gram matrix or a batch of them (…, N, N).
+
+    None when the vectors of one are too nearly dependent.
+    """
+    size = matrix.diagonal(dim1=-2, dim2=-1).sqrt()
     if not bool((size > 0).all()):
         return None
-    factor, info = torch.linalg.cholesky_ex(matrix / torch.outer(size, size))
-    if int(info) or float(factor.diagonal().min()) < INDEPENDENT:
+    factor, info = torch.linalg.cholesky_ex(matrix / (size[..., :, None] * size[..., None, :]))
+    if bool(info.any()) or float(factor.diagonal(dim1=-2, dim2=-1).min()) < INDEPENDENT:
         return None
-    inverse = torch.linalg.solve_triangular(factor, torch.eye(len(size)).to(factor), upper=False)
-    return factor * size[:, None], inverse / size
+    inverse = torch.linalg.solve_triangular(factor, torch.eye(size.shape[-1]).to(factor), upper=False)
+    return factor * size[..., :, None], inverse / size[..., None, :]
 
 
-def cut(stacked: Stack, rank: int | None = None, mix: Tensor | None = None) -> tuple[LowRank, float]:
-    """The best update of at most `rank` for ΔW = B · mix · A, balanced, and its relative Frobenius error.
+def cut(stacked: Stack, rank: int | None = None) -> tuple[LowRank, float]:
+    """The best update of at most `rank` for ΔW = B · A, balanced, and its relative Frobenius error.
 
-    With A = L Q (L lower triangular, the rows of Q orthonormal) and C = B · mix · L the squared singular values of ΔW
-    are the eigenvalues of CᵀC = Lᵀ mixᵀ (BᵀB) mix L. When the rows of A are too nearly dependent for that, QR
-    of both factors does it (:func:`.lowrank.recompress`).
-
-    Args:
-        rank: None keeps every singular value above rounding.
-        mix: (N, N); None for the identity, which is the plain sum.
+    With A = L Q (L lower triangular, the rows of Q orthonormal) and C = B · L the squared singular values of ΔW are
+    the eigenvalues of CᵀC = Lᵀ (BᵀB) L. When the rows of A are too nearly dependent for that, QR of both factors does
+    it (:func:`.lowrank.recompress`). A rank of None keeps every singular value above rounding.
     """
     found = root(stacked.right)
     if found is None:
-        up = stacked.up if mix is None else stacked.up @ mix
-        small, error = lowrank.recompress(LowRank(up, stacked.down), rank)
+        small, error = lowrank.recompress(stacked.doubled(), rank)
         return LowRank(small.up.float(), small.down.float()), error
     lower, inverse = found
-    middle = lower if mix is None else mix @ lower
-    square = middle.T @ stacked.left @ middle
+    square = lower.T @ stacked.left @ lower
     total = float(square.trace())
     size = len(square)
     if not total > 0:
@@ -97,26 +125,24 @@ def cut(stacked: Stack, rank: int | None = None, mix: Tensor | None = None) -> t
     keep = values > NEGLIGIBLE**2 * values[0]
     values, vectors = values[keep], vectors[:, keep]
     half = values.sqrt().sqrt()
-    up = stacked.up @ (middle @ vectors / half)
-    down = ((half[:, None] * vectors.T) @ inverse) @ stacked.down
     lost = max(total - float(values.sum()), 0.0) / total if len(values) < size else 0.0
-    return LowRank(up.float(), down.float()), lost**0.5
+    return stacked.combined(lower @ vectors / half, (half[:, None] * vectors.T) @ inverse), lost**0.5
 
 
 def spectrum(stacked: Stack) -> Tensor:
     """All N singular values of B · A, falling, float64; those beyond min(m, n) are zero up to rounding."""
     found = root(stacked.right)
     if found is None:
-        core = torch.linalg.qr(stacked.up)[1] @ torch.linalg.qr(stacked.down.T)[1].T
-        return torch.linalg.svdvals(core)
+        up, down = stacked.doubled()
+        return torch.linalg.svdvals(torch.linalg.qr(up)[1] @ torch.linalg.qr(down.T)[1].T)
     square = found[0].T @ stacked.left @ found[0]
     return torch.linalg.eigvalsh(square).flip(0).clamp_min(0).sqrt()
 
 
 def zero(stacked: Stack) -> LowRank:
     """An update of rank one that changes nothing."""
-    m, n = len(stacked.up), stacked.down.shape[1]
-    return LowRank(torch.zeros(m, 1, device=stacked.up.device), torch.zeros(1, n, device=stacked.up.device))
+    m, n = stacked.updates[0].shape
+    return LowRank(torch.zeros(m, 1, device=stacked.device), torch.zeros(1, n, device=stacked.device))
 
 
 def crowded(updates: list[LowRank]) -> bool:

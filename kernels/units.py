@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class Units(NamedTuple):
     """M units as combinations of the N stacked raw ones, by falling size.
 
-    stacked: raw factors and Gram matrices; left: (N, M), column j of B·left is unit j's b; right: (M, N), row j of
-    right·A is its a; gb, ga: (M, M) inner products of the b and of the a; owner: (M,) index of its LoRA in the list
+    stacked: the raw units and their Gram matrices; left: (N, M), column j of B·left is unit j's b; right: (M, N), row j
+    of right·A is its a; gb, ga: (M, M) inner products of the b and of the a; owner: (M,) index of its LoRA in the list
     given; place: (M,) its position among the units of all LoRAs in the order given. B·left·right·A is the sum of the
     updates.
     """
@@ -46,6 +46,8 @@ class Units(NamedTuple):
 
 def fold(update: LowRank, strength: float) -> LowRank:
     """strength · ΔW with √|strength| on either factor and the sign on `up`."""
+    if strength == 1:
+        return update
     half = abs(strength) ** 0.5
     return LowRank(update.up * (half if strength >= 0 else -half), update.down * half)
 
@@ -57,21 +59,17 @@ def units_of(updates: list[LowRank], form: str = "canonical") -> Units:
         updates: of one shape (m, n), any ranks.
         form: "paper", "balanced" or "canonical".
     """
-    orders = [_by_content(update) for update in updates]
-    heads = [update.down[order[0]].cpu().numpy().tobytes() for update, order in zip(updates, orders, strict=True)]
-    loras = sorted(range(len(updates)), key=heads.__getitem__)
-    offsets = [sum(update.rank for update in updates[:i]) for i in range(len(updates))]
-    pooled = stack(updates, torch.tensor([offsets[i] + j for i in loras for j in orders[i]]))
-    owner = pooled.owner
+    sources = [_by_content(update) for update in updates]
+    loras = sorted(range(len(updates)), key=lambda i: sources[i][1].down[0].cpu().numpy().tobytes())
+    pooled = stack([sources[i][1] for i in loras])
     found = {"paper": _paper, "balanced": _balanced, "canonical": _canonical}[form](pooled)
     if found is None:
         return units_of([_independent(update) for update in updates], form)
     left, right = found
-    if form == "canonical":
-        within = torch.cat([torch.arange(updates[i].rank) for i in loras])
-    else:
-        within = torch.tensor([j for i in loras for j in orders[i]])
-    place = torch.tensor(offsets)[owner] + within
+    owner = torch.tensor([i for i in loras for _ in range(updates[i].rank)])
+    offsets = [sum(update.rank for update in updates[:i]) for i in range(len(updates))]
+    place = torch.tensor([offsets[i] + (j if form == "canonical" else raw)
+                          for i in loras for j, raw in enumerate(sources[i][0])])  # fmt: skip
     gb, ga = left.T @ pooled.left @ left, right @ pooled.right @ right.T
     b, a = gb.diagonal(), ga.diagonal()
     size = a + b if form == "paper" else (a * b).clamp_min(0).sqrt()
@@ -94,15 +92,17 @@ def auto_rank(updates: list[LowRank], options: MergeOptions) -> tuple[int, str]:
     return k, f"rank {k} of {count} units keeps {float(share[k - 1]):.1%} of the sum's energy"
 
 
-def _by_content(update: LowRank) -> list[int]:
-    """Order of a LoRA's units by the bytes of a, then of b."""
+def _by_content(update: LowRank) -> tuple[list[int], LowRank]:
+    """Order of a LoRA's units by the bytes of a, then of b; and the update in that order."""
     a, b = update.down.contiguous(), update.up.T
     short = [x[:, :64].contiguous().cpu().numpy() for x in (a, b)]
     keys = [short[0][i].tobytes() + short[1][i].tobytes() for i in range(update.rank)]
     if len(set(keys)) < len(keys):
         whole = torch.cat([a, b], 1).cpu().numpy()
         keys = [whole[i].tobytes() for i in range(update.rank)]
-    return sorted(range(update.rank), key=keys.__getitem__)
+    order = sorted(range(update.rank), key=keys.__getitem__)
+    where = torch.tensor(order, device=a.device)
+    return order, LowRank(update.up.index_select(1, where), a.index_select(0, where))
 
 
 def _independent(update: LowRank) -> LowRank:
@@ -118,7 +118,7 @@ def _independent(update: LowRank) -> LowRank:
 
 
 def _paper(pooled: Stack) -> tuple[Tensor, Tensor]:
-    identity = torch.eye(len(pooled.owner), dtype=torch.float64, device=pooled.up.device)
+    identity = torch.eye(len(pooled.left), dtype=torch.float64, device=pooled.device)
     return identity, identity
 
 
@@ -131,18 +131,24 @@ def _balanced(pooled: Stack) -> tuple[Tensor, Tensor]:
 def _canonical(pooled: Stack) -> tuple[Tensor, Tensor] | None:
     """Per LoRA the SVD of B·A: with A = L Q it is that of B·L, from the eigenvectors of Lᵀ BᵀB L.
 
-    None when the rows of some A depend on one another.
+    LoRAs of one rank are solved together. None when the rows of some A depend on one another.
     """
     left, right = torch.zeros_like(pooled.left), torch.zeros_like(pooled.left)
-    for lora in pooled.owner.unique().tolist():
-        part = slice(*(int(i) for i in (pooled.owner == lora).nonzero()[[0, -1], 0] + torch.tensor([0, 1])))
-        found = root(pooled.right[part, part])
-        if found is None and bool(pooled.right[part, part].any()):
+    ranks = torch.tensor([update.rank for update in pooled.updates])
+    ends = ranks.cumsum(0)
+    for rank in sorted(set(ranks.tolist())):
+        units = (ends[ranks == rank] - rank)[:, None] + torch.arange(rank)
+        block = units[:, :, None], units[:, None, :]
+        rows = pooled.right[block]
+        identity = torch.eye(rank).to(rows)
+        found = root(torch.where(rows.any(2).any(1)[:, None, None], rows, identity))
+        if found is None:
             return None
-        lower, inverse = found or (torch.eye(part.stop - part.start).to(left),) * 2
-        values, vectors = torch.linalg.eigh(lower.T @ pooled.left[part, part] @ lower)
-        values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
-        half = values.sqrt().sqrt().clamp_min(NEGLIGIBLE * values[0].sqrt().sqrt()).clamp_min(1e-150)
-        left[part, part] = lower @ vectors / half
-        right[part, part] = half[:, None] * vectors.T @ inverse
+        lower, inverse = found
+        values, vectors = torch.linalg.eigh(lower.mT @ pooled.left[block] @ lower)
+        values, vectors = values.flip(1).clamp_min(0), vectors.flip(2)
+        half = values.sqrt().sqrt()
+        half = torch.maximum(half, NEGLIGIBLE * half[:, :1]).clamp_min(1e-150)
+        left[block] = lower @ vectors / half[:, None, :]
+        right[block] = half[:, :, None] * vectors.mT @ inverse
     return left, right

@@ -46,8 +46,8 @@ def lego(updates: list[LowRank], rank: int | None, options: MergeOptions) -> Mer
         if options.output_reweighting:
             half = (count / len(updates) / left.shape[1]) ** 0.25
             left, right = left * half, right * half
-    up, down = units.stacked.up @ (units.left @ left), (right @ units.right) @ units.stacked.down
-    return Merged(LowRank(up.float(), down.float()), _distance(units, left, right), *_listing(units, found.labels))
+    update = units.stacked.combined(units.left @ left, right @ units.right)
+    return Merged(update, _distance(units, left, right), *_listing(units, found.labels))
 
 
 def _as_matrices(gb: Tensor, ga: Tensor) -> Tensor:
@@ -67,7 +67,8 @@ def _means(units: Units, found: Clusters, reweight: bool) -> tuple[Tensor, Tenso
     member[torch.arange(len(labels)), labels] = found.signs.double()
     mean = member / member.abs().sum(0)
     if reweight:
-        b, a = units.stacked.up @ units.left, units.right @ units.stacked.down
+        up, down = units.stacked.doubled()
+        b, a = up @ units.left, units.right @ down
         peak = torch.maximum(b.abs().amax(0), a.abs().amax(1))
         centre = torch.maximum((b @ mean).abs().amax(0), (mean.T @ a).abs().amax(1))
         mean = mean * (peak @ mean.abs()) / centre.clamp_min(1e-300)
@@ -78,30 +79,37 @@ def _top_pairs(units: Units, found: Clusters) -> tuple[Tensor, Tensor]:
     """Coefficients (M, k), (k, M) of each cluster's top singular pair √σ u, √σ vᵀ of Σ b aᵀ.
 
     With Gram matrices g_b, g_a of the members and g_a = R Rᵀ, σ² and y are the top eigenpair of Rᵀ g_b R, and
-    u = B R y/σ, v = Aᵀ g_b R y/σ². Clusters of one size are solved together.
+    u = B R y/σ, v = Aᵀ g_b R y/σ². Clusters of similar sizes are solved together, the smaller ones padded with zeros.
     """
-    gb, ga = units.gb, units.ga
     labels = found.labels
     sizes = torch.bincount(labels)
-    left = torch.zeros(len(labels), len(sizes), dtype=torch.float64)
-    right = torch.zeros(len(sizes), len(labels), dtype=torch.float64)
-    members = [(labels == cluster).nonzero()[:, 0] for cluster in range(len(sizes))]
-    for members_each in sorted(set(sizes.tolist())):
-        clusters = (sizes == members_each).nonzero()[:, 0]
-        index = torch.stack([members[c] for c in clusters.tolist()])
-        b, a = (gram[index[:, :, None], index[:, None, :]] for gram in (gb, ga))
+    order, starts = labels.argsort(stable=True), sizes.cumsum(0) - sizes
+    similar: dict[int, list[int]] = {}
+    for cluster, size in enumerate(sizes.tolist()):
+        similar.setdefault((max(size, 2) - 1).bit_length() // 2, []).append(cluster)  # up to 2, 8, 32 …
+    own_left, own_right = (torch.zeros(len(labels), dtype=torch.float64) for _ in range(2))
+    for clusters in similar.values():
+        index = torch.arange(int(sizes[clusters].max()))
+        member = index < sizes[clusters, None]
+        index = order[(starts[clusters, None] + index).clamp_max_(len(labels) - 1)]
+        both = (member[:, :, None] & member[:, None, :]).double()
+        b, a = (gram[index[:, :, None], index[:, None, :]] * both for gram in (units.gb, units.ga))
         weights, basis = torch.linalg.eigh(a)
         half = basis * weights.clamp_min(0).sqrt()[:, None, :]
         values, vectors = torch.linalg.eigh(half.mT @ b @ half)
         sigma = values[:, -1].clamp_min(0).sqrt()
-        x = (half @ vectors[:, :, -1:])[:, :, 0]
+        x = half @ vectors[:, :, -1:]
         each = (a.diagonal(dim1=1, dim2=2) * b.diagonal(dim1=1, dim2=2)).sqrt()
         # A cluster whose members cancel, up to rounding, becomes nothing.
         lives = sigma > NEGLIGIBLE * each.amax(1)
-        size = torch.where(lives, sigma, 0.0)[:, None].sqrt()
-        sigma = torch.where(lives, sigma, 1.0)[:, None]
-        left[index, clusters[:, None]] = x / sigma * size
-        right[clusters[:, None], index] = (b @ x[:, :, None])[:, :, 0] / sigma**2 * size
+        scale = torch.where(lives, sigma, 0.0)[:, None, None].sqrt()
+        sigma = torch.where(lives, sigma, 1.0)[:, None, None]
+        own_left[index[member]] = (x * (scale / sigma))[member][:, 0]
+        own_right[index[member]] = (b @ x * (scale / sigma**2))[member][:, 0]
+    left = torch.zeros(len(labels), len(sizes), dtype=torch.float64)
+    right = torch.zeros(len(sizes), len(labels), dtype=torch.float64)
+    every = torch.arange(len(labels))
+    left[every, labels], right[labels, every] = own_left, own_right
     return left, right
 
 

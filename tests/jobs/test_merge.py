@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -246,6 +247,29 @@ def test_the_same_inputs_give_the_same_bytes(three, tmp_path):
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("method", ["lego", "svd", "ties"])
+def test_the_number_of_threads_changes_no_byte(three, tmp_path, method):
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            result = merge([both(a) for a in three], MergeSettings(method, rank=6))
+            adapters.write(result.adapter, tmp_path / f"{threads}.safetensors", provenance=result.provenance)
+    finally:
+        torch.set_num_threads(before)
+    first, *others = (path.read_bytes() for path in sorted(tmp_path.iterdir()))
+    assert all(other == first for other in others)
+
+
+def test_a_merge_works_without_gradients(three):
+    want = merge([both(a) for a in three]).adapter
+    with torch.inference_mode():
+        found = merge([both(a) for a in three]).adapter
+    for key, module in want.modules.items():
+        for suffix, tensor in module.tensors.items():
+            assert torch.equal(found.modules[key].tensors[suffix], tensor)
+
+
 def test_the_widest_dtype_wins(three):
     def dtypes(*given, **more):
         found = merge([both(a) for a in given], MergeSettings("svd", **more)).adapter.modules.values()
@@ -285,6 +309,22 @@ def test_progress_and_cancel(three):
 
     with pytest.raises(KeyboardInterrupt):
         merge([both(a) for a in three], SUM, progress=stop)
+    assert not any(thread.name.startswith("lora_graft") for thread in threading.enumerate())
+
+
+def test_the_base_is_read_by_the_calling_thread(dora):
+    """A host's models are not made for other threads."""
+    adapter, base, _ = dora
+    load, readers = base.load, set()
+    base.load = lambda *what: readers.add(threading.current_thread()) or load(*what)
+    other = read(lora(Q, 48, 48, 4, 7), lora(K, 48, 48, 4, 8))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        merge([both(adapter), both(other)], MergeSettings("svd"), base=base)
+    finally:
+        torch.set_num_threads(before)
+    assert readers == {threading.current_thread()}
 
 
 # What needs the base

@@ -23,7 +23,8 @@ def inertia(points, labels):
 def test_units_add_up_to_the_updates(form):
     updates = mixed()
     units = units_of(updates, form)
-    up, down = units.stacked.up @ units.left, units.right @ units.stacked.down
+    whole = units.stacked.doubled()
+    up, down = whole.up @ units.left, units.right @ whole.down
     assert distance(up @ down, exact(updates)) < 1e-6
     for lora_index, update in enumerate(updates):
         mine = units.owner == lora_index
@@ -35,7 +36,8 @@ def test_units_add_up_to_the_updates(form):
 def test_canonical_units_are_singular_pairs_and_balanced_ones_have_one_size():
     updates = mixed()
     units = units_of(updates, "canonical")
-    up, down = units.stacked.up @ units.left, units.right @ units.stacked.down
+    whole = units.stacked.doubled()
+    up, down = whole.up @ units.left, units.right @ whole.down
     for i, update in enumerate(updates):
         mine = (units.owner == i).nonzero()[:, 0]
         mine = mine[units.place[mine].argsort()]
@@ -84,7 +86,8 @@ def test_kmeans_is_as_good_as_scikit_learn():
     ours, theirs = [], []
     for seed in range(8):
         units = units_of([lora(96, 64, 8, 10 * seed + i, 0.7) for i in range(4)], "paper")
-        points = torch.cat([(units.stacked.up @ units.left).T, units.right @ units.stacked.down], 1)
+        up, down = units.stacked.doubled()
+        points = torch.cat([(up @ units.left).T, units.right @ down], 1)
         gb, ga = units.gb, units.ga
         ours.append(kmeans(ga + gb, 8, seed=seed).inertia)
         theirs.append(KMeans(8, n_init=10, random_state=seed).fit(points.numpy()).inertia_)
