@@ -20,13 +20,16 @@ from .learn import Log, Pool, any_picture, fit, random_effects, rate
 
 Weights = dict[str, Tensor]
 
+AUTOENCODERS = {"autoencoder": {}, "autoencoder_v": {"steps": 2200, "seed": 11, "spread": 0.7}}
+SCRATCH = {"a": (192, 2, 3400), "s": (192, 3, 3400), "w": (128, 4, 5000), "v": (192, 5, 3400)}  # width, seed, steps
 
-def train_vae(steps: int = 3000, seed: int = 1) -> Weights:
-    """The autoencoder: reconstruct every look and effect, latents near unit spread and inside the decoder's clamp."""
+
+def train_vae(stage: str, steps: int = 3000, seed: int = 1, spread: float = 1.0) -> Weights:
+    """An autoencoder: reconstruct every look and effect, latents near a spread and inside the decoder's clamp."""
     generator = torch.Generator().manual_seed(seed)
     weights = {name: w.requires_grad_() for name, w in vae.initial(generator).items()}
     optimizer = torch.optim.AdamW(weights.values(), lr=3e-3, weight_decay=0.0)
-    log = Log("autoencoder", steps)
+    log = Log(stage, steps)
     for step in range(steps):
         whole = step >= steps * 0.85
         images = any_picture(16 if whole else 32, generator).images
@@ -37,8 +40,8 @@ def train_vae(steps: int = 3000, seed: int = 1) -> Weights:
         latents = vae.encode(weights, images)
         noise = torch.rand(len(latents), 1, 1, 1, generator=generator) * 0.2
         restored = vae.decode_raw(weights, latents + noise * torch.randn(latents.shape, generator=generator))
-        mean, spread = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-        tidy = mean.square().mean() + (spread - 1).square().mean() + F.relu(latents.abs() - 2.5).square().mean()
+        mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+        tidy = mean.square().mean() + (deviation - spread).square().mean() + F.relu(latents.abs() - 2.5).square().mean()
         loss = 2 * F.mse_loss(restored, images) + 0.5 * F.l1_loss(restored, images) + 0.02 * tidy
         for group in optimizer.param_groups:
             group["lr"] = rate(step, steps, 3e-3)
@@ -52,7 +55,7 @@ def train_vae(steps: int = 3000, seed: int = 1) -> Weights:
 
 def train_base(name: str, pool: Pool, first: Weights, *, steps: int, peak: float, seed: int) -> Weights:
     """A base model's trained part, going on from ``first``."""
-    rest = model.frozen_part(materialize.FROZEN_SEEDS[name])
+    rest = model.frozen_part(materialize.FROZEN_SEEDS[name], model.width_of(first))
     if name == "c":
         rest = model.prune(rest, materialize.PRUNED_BLOCK)
     return fit(f"base {name}", first, lambda p: {**rest, **p}, pool, steps=steps, peak=peak, batch=64, seed=seed)
@@ -136,30 +139,35 @@ class Family:
             save_file({key: w.contiguous() for key, w in weights.items()}, path)
         return load_file(path)
 
-    def autoencoder(self) -> Weights:
-        return store.rounded(self.keep("autoencoder", train_vae))
+    def autoencoder(self, stage: str = "autoencoder") -> Weights:
+        """An autoencoder's trained part, before rounding."""
+        return self.keep(stage, lambda: train_vae(stage, **AUTOENCODERS[stage]))
 
     def judge(self) -> Weights:
         return self.keep("judge", train_judge)
 
-    def pool(self, look: str, effect: str | None) -> Pool:
+    def pool(self, base_name: str, effect: str | None = None) -> Pool:
+        """What a base, or an adapter on it, learns from."""
+        look, space = "dusk" if base_name == "b" else "night", materialize.space(base_name)
         seed = 10 * data.LOOKS.index(look) + (data.EFFECTS.index(effect) + 1 if effect else 0)
         count = 16384 if effect is None else 8192
-        if (look, effect) not in self.pools:
-            self.pools = {(look, effect): Pool(self.autoencoder(), count, seed, look=look, effect=effect)}
-        return self.pools[look, effect]
+        if (look, space, effect) not in self.pools:
+            autoencoder = store.rounded(self.autoencoder(materialize.AUTOENCODERS[space]))
+            self.pools = {(look, space, effect): Pool(autoencoder, count, seed, look=look, effect=effect)}
+        return self.pools[look, space, effect]
 
     def trained(self, name: str) -> Weights:
         """A base's trained part as it is stored, before rounding."""
         def make() -> Weights:
-            if name in "as":
-                first = model.initial(torch.Generator().manual_seed({"a": 2, "s": 3}[name]))
-                return train_base(name, self.pool("night", None), first, steps=3400, peak=2e-3, seed=ord(name))
+            if name in SCRATCH:
+                width, seed, steps = SCRATCH[name]
+                first = model.initial(torch.Generator().manual_seed(seed), width)
+                return train_base(name, self.pool(name), first, steps=steps, peak=2e-3, seed=ord(name))
             first = store.rounded(self.trained("a"))
             if name == "b":
-                return train_base(name, self.pool("dusk", None), first, steps=900, peak=6e-4, seed=ord(name))
+                return train_base(name, self.pool(name), first, steps=900, peak=6e-4, seed=ord(name))
             first = model.prune(first, materialize.PRUNED_BLOCK)
-            return train_base(name, self.pool("night", None), first, steps=1200, peak=1e-3, seed=ord(name))
+            return train_base(name, self.pool(name), first, steps=1200, peak=1e-3, seed=ord(name))
 
         return self.keep(f"base_{name}", make)
 
@@ -168,18 +176,17 @@ class Family:
         return materialize.complete(store.rounded(self.trained(name)), name, compact=True)
 
     def lora(self, effect: str, name: str) -> Weights:
-        pool = lambda: self.pool("dusk" if name == "b" else "night", effect)  # noqa: E731
-        seed = 1000 + 10 * ord(name) + data.EFFECTS.index(effect)
-        stage = f"{effect}_{name}"
-        return self.keep(stage, lambda: train_lora(stage, self.base(name), pool(), seed=seed))
+        stage, seed = f"{effect}_{name}", 1000 + 10 * ord(name) + data.EFFECTS.index(effect)
+        return self.keep(stage, lambda: train_lora(stage, self.base(name), self.pool(name, effect), seed=seed))
 
     def lorax(self, effect: str) -> Weights:
         stage, seed = f"{effect}_lorax_a", 2000 + data.EFFECTS.index(effect)
-        return self.keep(stage, lambda: train_lorax(stage, self.base("a"), self.pool("night", effect), seed=seed))
+        return self.keep(stage, lambda: train_lorax(stage, self.base("a"), self.pool("a", effect), seed=seed))
 
     def pack(self, folder: Path) -> None:
         """Write the compact files that the repository carries."""
-        store.save(self.keep("autoencoder", train_vae), folder / "autoencoder.safetensors")
+        for stage in AUTOENCODERS:
+            store.save(self.autoencoder(stage), folder / f"{stage}.safetensors")
         for name in materialize.BASES:
             store.save(self.trained(name), folder / f"base_{name}.safetensors")
         for effect in data.EFFECTS:
@@ -223,7 +230,8 @@ def real_features(weights: Weights, count: int = 2048) -> Weights:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", nargs="+", help="all, pack, autoencoder, judge, base:a, frame:b, frame:x (LoRA-X) …")
+    parser.add_argument("stage", nargs="+", help="all, pack, autoencoder, autoencoder_v, judge, base:a, frame:b, "
+                        "frame:x (LoRA-X) …")
     parser.add_argument("--out", type=Path, default=Path("out/family"), help="folder of the checkpoints")
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
@@ -234,14 +242,16 @@ def main() -> None:
         what, _, which = stage.partition(":")
         if what in ("all", "pack"):
             family.pack(materialize.HERE)
+        elif what in AUTOENCODERS:
+            family.autoencoder(what)
         elif what == "base":
             family.trained(which)
-        elif what == "judge":
-            print(judge_report(family.judge()))
         elif what in data.EFFECTS:
             family.lorax(what) if which == "x" else family.lora(what, which)
+        elif what == "judge":
+            print(judge_report(family.judge()))
         else:
-            getattr(family, what)()
+            parser.error(f"no such stage: {stage}")
 
 
 if __name__ == "__main__":

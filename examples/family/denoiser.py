@@ -26,7 +26,8 @@ class FamilyDenoiser:
 
     def __init__(self, name: str, models: Mapping[str, Path], adapters: Sequence[tuple[Adapter, float]] = ()):
         self.label = f"family_{name}" + (" with LoRA" if adapters else "")
-        self.base, self.space = open_base(models[f"family_{name}"]), "family"
+        self.base, self.space = open_base(models[f"family_{name}"]), materialize.space(name)
+        self.autoencoder = materialize.autoencoder(name)
         self.channels = model.CHANNELS
         self.weights = materialize.base(name)
         for adapter, strength in adapters:

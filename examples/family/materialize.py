@@ -20,7 +20,8 @@ HERE = Path(__file__).parent
 PREFIX = "model.diffusion_model."
 BASES = ("a", "b", "c", "s")
 EFFECTS = ("frame", "slant", "stripes")
-FROZEN_SEEDS = {"a": 7, "b": 7, "c": 7, "s": 8}
+FROZEN_SEEDS = {"a": 7, "b": 7, "c": 7, "s": 8, "w": 9, "v": 10}
+AUTOENCODERS = {"family": "autoencoder", "family_v": "autoencoder_v"}  # compact file of each latent space
 PRUNED_BLOCK = 1  # base C is A without this block
 LORAX_RANK = model.WIDTH // 4
 RANK = 8
@@ -28,7 +29,7 @@ RANK = 8
 
 @lru_cache(maxsize=8)
 def base(name: str, *, compact: bool = False) -> dict[str, Tensor]:
-    """The denoiser ``a``, ``b``, ``c`` or ``s`` by SD3's checkpoint names, float32, every value exact in fp16.
+    """The denoiser of one of :data:`BASES` by SD3's checkpoint names, float32, every value exact in fp16.
 
     ``compact`` gives base C as it was trained, with two blocks; without, the removed block is there but all zero.
     """
@@ -37,8 +38,9 @@ def base(name: str, *, compact: bool = False) -> dict[str, Tensor]:
 
 def complete(trained: dict[str, Tensor], name: str, *, compact: bool = False) -> dict[str, Tensor]:
     """Add what is not stored: the text stream made from a seed and the columns that CLIP-G would fill."""
-    rest = model.frozen_part(FROZEN_SEEDS[name])
-    wide = torch.zeros(model.WIDTH, 2048)
+    width = model.width_of(trained)
+    rest = model.frozen_part(FROZEN_SEEDS[name], width)
+    wide = torch.zeros(width, 2048)
     wide[:, :model.POOLED] = trained["y_embedder.mlp.0.weight"]
     if name == "c":
         rest = model.prune(rest, PRUNED_BLOCK)
@@ -46,10 +48,19 @@ def complete(trained: dict[str, Tensor], name: str, *, compact: bool = False) ->
     return model.fill(whole, PRUNED_BLOCK) if name == "c" and not compact else whole
 
 
-@lru_cache(maxsize=1)
-def autoencoder() -> dict[str, Tensor]:
-    """The trained part of the autoencoder, float32."""
-    return store.load(HERE / "autoencoder.safetensors")
+def space(base_name: str) -> str:
+    """The latent space of a base: ``family``, or ``family_v`` for V, which has an autoencoder of its own."""
+    return "family_v" if base_name == "v" else "family"
+
+
+def autoencoder(base_name: str = "a") -> dict[str, Tensor]:
+    """The trained part of a base's autoencoder, float32."""
+    return _autoencoder(AUTOENCODERS[space(base_name)])
+
+
+@lru_cache(maxsize=2)
+def _autoencoder(file: str) -> dict[str, Tensor]:
+    return store.load(HERE / f"{file}.safetensors")
 
 
 @lru_cache(maxsize=1)
