@@ -51,7 +51,8 @@ def test_separable_classes():
     ours_new, others_new = two_kinds(80, 12.0)
     found = likeness(ours, others, torch.cat([ours_new[40:], others_new[40:]]))
     assert found.shape == (80,)
-    assert (found[:40] > 0.75).all() and (found[40:] < 0.25).all()
+    assert (found[:40] > 0.5).all() and (found[40:] < 0.5).all()
+    assert found[:40].mean() > 0.85 and found[40:].mean() < 0.15
 
 
 def test_overlapping_classes_give_middling_probabilities():
