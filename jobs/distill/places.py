@@ -38,12 +38,12 @@ def places(student: Denoiser, where: str, adapters: Sequence[Adapter], bases: Se
                                     for name in touched(adapter, base)))  # fmt: skip
         found = [name for name in wanted if name in there]
         if found and len(found) >= MOST_LIKE * len(wanted):
-            return found, f"The {len(found)} weights that the adapter changes."
+            return _alive(student, found, "that the adapter changes")
         where = "attention + feed-forward"
     found = [name for name, shape in there.items() if _chosen(name, shape, where)]
     if not found:
         raise SettingsError(f"{student.label} has no weights of the kind {where!r}", hint="Choose 'linear'.")
-    return found, f"{len(found)} weights: {where}."
+    return _alive(student, found, f"({where})")
 
 
 def touched(adapter: Adapter, base: Base) -> list[str]:
@@ -89,6 +89,15 @@ def starts(adapter: Adapter | None, student: Denoiser, names: Sequence[str]) -> 
         raise AdapterError("The adapter to start from changes none of the weights that are to be learnt",
                            file=adapter.file, hint="Start from an adapter of the target, or from nothing.")
     return found
+
+
+def _alive(student: Denoiser, names: list[str], what: str) -> tuple[list[str], str]:
+    """Those that are not all zero: a pruned block may stay in a file as zeros, and must not be revived."""
+    alive = [name for name in names if student.base.load(name).any()]
+    if not alive:
+        raise SettingsError(f"All the weights {what} of {student.label} are zero")
+    zero = f"; {len(names) - len(alive)} more are all zero and left out" if len(alive) < len(names) else ""
+    return alive, f"The {len(alive)} weights {what}{zero}."
 
 
 def _chosen(name: str, shape: tuple[int, ...], where: str) -> bool:
