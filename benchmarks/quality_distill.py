@@ -6,8 +6,9 @@ Trans-LoRA), ``lorax`` (an ordinary LoRA made a LoRA-X adapter on its own base, 
 
 Figures are those of quality.py: recovered lift, class accuracy, Fréchet distance; ± is half the difference between two
 sets of seeds (of drawing, learning and judging alike), means over the three effects. Own look: where the pictures' mean
-features lie between real pictures of the source's look (0) and of the target's (1), each with the effect. Evaluations:
-forward passes of one sample (drawing the data, teacher, target, student); a LoRA trained on real data here took 24,000.
+features lie between real pictures of the source's look (0) and of the target's (1), each with the effect; only where
+the two differ. Evaluations: forward passes of one sample (drawing the data, teacher, target, student); a LoRA trained
+on real data here took 24,000.
 """
 
 from __future__ import annotations
@@ -118,11 +119,12 @@ class Bench:
         verdict = judge.look(weights, images)
         right = (verdict.digits.argmax(1) == digits) & (verdict.colours.argmax(1) == colours)
         look = LOOK.get(name, "night")
-        real = {l: [weights[f"real.{l}.{effect}.{part}"] for part in ("mean", "covariance")] for l in ("night", "dusk")}
+        real = {which: [weights[f"real.{which}.{effect}.{part}"] for part in ("mean", "covariance")]
+                for which in ("night", "dusk")}  # fmt: skip
         way = real["dusk"][0] - real["night"][0]
         place = float((verdict.features.mean(0) - real["night"][0]) @ way / way.square().sum())
         distance = judge.frechet(judge.gaussian(verdict.features), tuple(real[look]))
-        return verdict.effects.mean(0), right.float().mean().item(), distance, place if look == "dusk" else 1 - place
+        return verdict.effects.mean(0), right.float().mean().item(), distance, place if look == "dusk" else None
 
     def score(self, name: str, worn: Sequence[tuple[Adapter, float]], seed: int, effect: str) -> dict[str, float]:
         """Lift and the rest of one result."""
@@ -134,8 +136,9 @@ class Bench:
                                self.judged(name, [(trained, 1.0)], seed, effect)[0][at])  # fmt: skip
         zero, one = self.known[key]
         strengths, right, distance, look = self.judged(name, worn, seed, effect)
-        return {"lift": float((strengths[at] - zero) / (one - zero)), "class accuracy": right,
-                "Fréchet": float(distance), "own look": look}  # fmt: skip
+        figures = {"lift": float((strengths[at] - zero) / (one - zero)), "class accuracy": right,
+                   "Fréchet": float(distance)}  # fmt: skip
+        return figures | ({"own look": look} if look is not None else {})
 
 
 COLUMNS = ("lift", "class accuracy", "Fréchet", "own look", "share of the effect", "evaluations")
@@ -151,15 +154,16 @@ class Rows:
 
     def add(self, row: str, seed: int, effect: str, figures: dict[str, float]) -> None:
         self.figures.setdefault(row, {}).setdefault(seed, []).append(figures)
-        print(f"{self.title} | {row} | {effect} | seed {seed}: "
-              + ", ".join(f"{name} {value:{FORMS[name]}}" for name, value in figures.items()), file=sys.stderr, flush=True)
+        seen = ", ".join(f"{name} {value:{FORMS[name]}}" for name, value in figures.items())
+        print(f"{self.title} | {row} | {effect} | seed {seed}: {seen}", file=sys.stderr, flush=True)
 
     def markdown(self) -> str:
-        lines = [f"### {self.title}", "", "| way | " + " | ".join(self.columns) + " |",
-                 "|---" * (len(self.columns) + 1) + "|"]
+        seen = {name for seeds in self.figures.values() for found in seeds.values() for f in found for name in f}
+        columns = [name for name in self.columns if name in seen]
+        lines = [f"### {self.title}", "", "| way | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
         for row, seeds in self.figures.items():
             cells = []
-            for name in self.columns:
+            for name in columns:
                 values = [[f[name] for f in found if name in f] for found in seeds.values()]
                 means = [sum(v) / len(v) for v in values if v]
                 form = FORMS[name]
@@ -236,7 +240,8 @@ def filters(bench: Bench, seeds: Sequence[int]) -> list[str]:
             for objective in ("difference", "samples"):
                 for row, data in (("all samples good", clean), ("with the filter", with_filter),
                                   ("without the filter", without)):
-                    adapter, cost, seen = bench.taught([effect], "s", seed, steps=100, objective=objective, dataset=data)
+                    adapter, cost, seen = bench.taught([effect], "s", seed, steps=100, objective=objective,
+                                                       dataset=data)  # fmt: skip
                     rows.add(f"{objective}, {row}", seed, effect, bench.score("s", [(adapter, 1.0)], seed, effect)
                              | {"share of the effect": seen, "evaluations": cost})  # fmt: skip
     return [rows.markdown()]
