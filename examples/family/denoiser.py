@@ -44,14 +44,18 @@ class FamilyDenoiser:
         return latents
 
     def predict(self, clean: Tensor, noise: Tensor, ratio: Tensor, conditions: Sequence[Tensor]) -> Tensor:
+        noisy, time = levels.noised(clean, noise, ratio), levels.flow_of_ratio(ratio)
+        velocity = model.forward(self._taught(), noisy, 1000 * time, torch.stack(list(conditions)))
+        return noisy - levels.along(time, noisy) * velocity
+
+    def _taught(self) -> dict[str, Tensor]:
+        """The weights with the students' changes on them."""
         weights = dict(self.weights)
         for name, student in self.students.items():
             key, change = name.removeprefix(PREFIX), student.change()
             weight = weights[key] + (change.up @ change.down).view_as(weights[key])
             weights[key] = weight if change.gain is None else levels.along(change.gain, weight) * weight
-        noisy, time = levels.noised(clean, noise, ratio), levels.flow_of_ratio(ratio)
-        velocity = model.forward(weights, noisy, 1000 * time, torch.stack(list(conditions)))
-        return noisy - levels.along(time, noisy) * velocity
+        return weights
 
     @contextmanager
     def loaded(self, shape: Sequence[int]) -> Iterator[None]:
@@ -70,9 +74,9 @@ class FamilyDenoiser:
             self.students = {}
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], how, progress) -> Tensor:
-        found = []
+        found, weights = [], self._taught()
         for start in range(0, len(prompts), 64):
             progress(start, len(prompts), f"{self.label} draws")
             part = slice(start, start + 64)
-            found.append(sample.latents(self.weights, prompts[part], seeds[part], steps=how.steps, cfg=how.cfg))
+            found.append(sample.latents(weights, prompts[part], seeds[part], steps=how.steps, cfg=how.cfg))
         return torch.cat(found)
