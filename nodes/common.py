@@ -95,6 +95,13 @@ def fitting(adapter, base):
     return to_state(adapter.with_modules(modules))
 
 
+def strengthened(adapter, strength: float, base):
+    """The adapter with a strength built in; formats that cannot say so become plain factors, with `base`'s weights."""
+    from ..jobs.transfer import scaled
+
+    return adapter.with_modules({key: scaled(module, strength, base) for key, module in adapter.modules.items()})
+
+
 def changes_text_encoder(state: Mapping[str, torch.Tensor]) -> bool:
     """Whether some module may belong to a text encoder; True when the keys do not tell."""
     return not all(key.startswith(_DENOISER_KEYS) for key in state)

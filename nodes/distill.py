@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from . import host
-from .common import CATEGORY, fitting, picture, shown, to_adapter, to_state
+from .common import CATEGORY, fitting, menu, picture, shown, to_adapter, to_state
 from .distilling import DATASET, decoded, dressed, given, learning, nothing_to_show, previewer, teacher_inputs
 
 LARGE = 200e6  # numbers in a network from which its blocks are computed twice to save memory
@@ -40,7 +40,7 @@ class DistillAdapter(io.ComfyNode):
                     "difference where both bases share a latent space, else samples.",
                 ),
                 io.Combo.Input("kind", options=list(STUDENTS), default="lora",
-                               tooltip="Kind of the new adapter. " + _kinds(STUDENTS)),
+                               tooltip="Kind of the new adapter. " + menu(STUDENTS)),
                 io.Int.Input("rank", default=16, min=1, max=1024, tooltip="Rank of the new adapter."),
                 io.Float.Input("alpha", default=0.0, min=0.0, max=4096.0, step=0.5, advanced=True,
                                tooltip="Alpha of the new adapter; 0 takes the rank."),
@@ -102,6 +102,8 @@ class DistillAdapter(io.ComfyNode):
                 io.Image.Output("contact_sheet", display_name="contact sheet",
                                 tooltip="The source with its LoRAs, the target before and after."),
                 io.String.Output("report", display_name="report", tooltip="Sentences, then tables, in Markdown."),
+                io.Float.Output("share", display_name="share",
+                                tooltip="Share of the effect reproduced on noisy latents not learnt from; 1 is all."),
             ],
         )  # fmt: skip
 
@@ -148,12 +150,10 @@ class DistillAdapter(io.ComfyNode):
         model, _ = host.apply(target, None, fitting(adapter, host.HostBase(target)), 1.0, 1.0)
         sheet = _before_and_after(dataset, student, model, target_clip, source_vae, target_vae, pictures, progress)
         text, curve = result.report.to_markdown(), picture(result.report, "loss_curve")
-        return io.NodeOutput(to_state(adapter), model, curve, sheet, text, ui=shown(text, sheet if pictures else curve,
-                                                                                    cls))  # fmt: skip
-
-
-def _kinds(students) -> str:
-    return " ".join(f"{kind.name}: {kind.display} ({kind.paper})." for kind in students.values())
+        return io.NodeOutput(
+            to_state(adapter), model, curve, sheet, text, result.report.explained,
+            ui=shown(text, sheet if pictures else curve, cls),
+        )  # fmt: skip
 
 
 def _translation(source_vae, target_vae):

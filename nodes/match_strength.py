@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from . import host
-from .common import CATEGORY, changes_text_encoder, fitting, to_adapter, to_state
+from .common import CATEGORY, fitting, strengthened, to_adapter, to_state
 from .distilling import DATASET, drawing_inputs, dressed, learning
 
 
@@ -31,7 +31,7 @@ class MatchStrength(io.ComfyNode):
                     "prompts", multiline=True, default="",
                     tooltip="A few prompts, one a line, that set the LoRA off. Empty: made from its training tags.",
                 ),
-                *drawing_inputs(),
+                *drawing_inputs(folded=True),
                 io.Int.Input("seed", default=0, min=0, max=2**31 - 1, advanced=True, control_after_generate="fixed",
                              tooltip="Seed of the latents."),
                 DATASET.Input("dataset", optional=True,
@@ -58,7 +58,8 @@ class MatchStrength(io.ComfyNode):
                         prompts.splitlines(), drawing, seed, dataset)  # fmt: skip
         text = found.to_markdown()
         return io.NodeOutput(
-            scaled(lora, found.value, target, target_clip), found.value, found.residual, text, ui={"text": (text,)}
+            to_state(strengthened(to_adapter(lora), found.value, host.HostBase(target, target_clip))),
+            found.value, found.residual, text, ui={"text": (text,)},
         )
 
 
@@ -96,13 +97,3 @@ def own_prompts(adapter) -> list[str]:
     from ..jobs.distill.prompts import PromptSettings, synthesize
 
     return synthesize(PromptSettings(adapter=adapter, count=8)).lines
-
-
-def scaled(lora, strength: float, target, target_clip):
-    """A LORA_MODEL with the strength built in; formats that cannot say so become plain factors."""
-    from ..jobs.transfer import scaled as scale_module
-
-    adapter = to_adapter(lora)
-    base = host.HostBase(target, target_clip if changes_text_encoder(lora) else None)
-    return to_state(adapter.with_modules({key: scale_module(module, strength, base)
-                                          for key, module in adapter.modules.items()}))

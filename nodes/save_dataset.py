@@ -47,13 +47,16 @@ class SaveDataset(io.ComfyNode):
 class LoadDataset(io.ComfyNode):
     @classmethod
     def define_schema(cls):
+        files = host.dataset_files() or ["none saved yet"]
         return io.Schema(
             node_id="LoraGraft_LoadDataset",
             display_name="Load Dataset",
             category=CATEGORY,
             description="Reads a dataset that Save Dataset wrote, from output/datasets or the input folder.",
             search_aliases=["open dataset", "read dataset"],
-            inputs=[io.Combo.Input("file", options=host.dataset_files(), tooltip="The dataset; newest first.")],
+            inputs=[
+                io.Combo.Input("file", options=files, default=files[0], tooltip="The dataset; newest first."),
+            ],
             outputs=[
                 DATASET.Output("dataset", display_name="dataset", tooltip="For Distill Adapter."),
                 io.String.Output("report", display_name="report", tooltip="What it holds, in Markdown."),

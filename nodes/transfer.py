@@ -15,6 +15,7 @@ from .common import (
     picture,
     shown,
     size_inputs,
+    strengthened,
     subspace_size,
     to_adapter,
     to_state,
@@ -57,9 +58,19 @@ class LoRAXTransfer(io.ComfyNode):
                     "strength", default=1.0, min=-100.0, max=100.0, step=0.01,
                     tooltip="Factor on the whole result, as in a LoRA loader; it is built into the new LoRA.",
                 ),
+                io.Boolean.Input(
+                    "match_strength", default=False, advanced=True,
+                    tooltip="Find the strength at which the new LoRA acts on the target as the original does on the "
+                    "source, as Match Strength does, and build it in. Needs both text encoders; draws a few pictures.",
+                ),
+                io.Int.Input(
+                    "match_size", default=512, min=16, max=8192, step=8, advanced=True,
+                    tooltip="Width and height of these pictures in pixels. Used when match_strength is on.",
+                ),
                 io.Clip.Input(
                     "source_clip", optional=True, lazy=True,
-                    tooltip="Text encoder of the source. Evaluated only for LoRAs that change the text encoder.",
+                    tooltip="Text encoder of the source. Evaluated only for LoRAs that change the text encoder, and to "
+                    "match the strength.",
                 ),
                 io.Clip.Input("target_clip", optional=True, tooltip="Text encoder of the target. It is not changed."),
             ],
@@ -78,14 +89,14 @@ class LoRAXTransfer(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def check_lazy_status(cls, lora, **inputs):
+    def check_lazy_status(cls, lora, match_strength=False, **inputs):
         waiting = "source_clip" in inputs and inputs["source_clip"] is None
-        return ["source_clip"] if waiting and changes_text_encoder(lora) else []
+        return ["source_clip"] if waiting and (match_strength or changes_text_encoder(lora)) else []
 
     @classmethod
     def execute(
         cls, lora, source, target, method, subspace, k_share, k, energy, threshold, rank, strength,
-        source_clip=None, target_clip=None,
+        match_strength=False, match_size=512, source_clip=None, target_clip=None,
     ) -> io.NodeOutput:  # fmt: skip
         from ..adapters.metadata import written
         from ..jobs.cache import SubspaceCache
@@ -101,8 +112,30 @@ class LoRAXTransfer(io.ComfyNode):
             to_adapter(lora), ours, theirs, settings,
             progress=host.Progress(), cache=SubspaceCache(), device=host.device(),
         )  # fmt: skip
-        metadata = written(result.adapter.metadata, result.provenance, changed=True)
-        adapter = replace(result.adapter, metadata=metadata)
+        adapter, found = result.adapter, None
+        if match_strength:
+            found = _matched(to_adapter(lora), adapter, source, source_clip, target, target_clip, match_size)
+            adapter = strengthened(adapter, found.value, theirs)
+            result.provenance["settings"]["matched_strength"] = found.value
+        adapter = replace(adapter, metadata=written(adapter.metadata, result.provenance, changed=True))
         model, clip = host.apply(target, target_clip, fitting(adapter, theirs), 1.0, 1.0)
         text, image = result.report.to_markdown(), picture(result.report)
+        text += "\n## Matched strength\n\n" + found.to_markdown() if found is not None else ""
         return io.NodeOutput(to_state(adapter), model, clip, text, image, ui=shown(text, image, cls))
+
+
+def _matched(original, moved, source, source_clip, target, target_clip, size: int):
+    """The Strength of the moved adapter, compared on a few pictures of `size` pixels.
+
+    Raises:
+        SettingsError: a text encoder is missing.
+    """
+    from ..errors import SettingsError
+    from ..jobs.distill.denoiser import Drawing
+    from .match_strength import matched
+
+    if source_clip is None or target_clip is None:
+        raise SettingsError("Matching the strength asks both models, and a text encoder is missing",
+                            hint="Connect source_clip and target_clip, or switch match_strength off.")
+    drawing = Drawing(size, size, steps=10, cfg=4.0, scheduler="simple")
+    return matched(moved, target, target_clip, original, source, source_clip, [], drawing, 0)
