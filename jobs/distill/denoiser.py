@@ -31,6 +31,11 @@ class Drawing:
     negative: str = ""
     batch: int = 8
 
+    @property
+    def passes(self) -> int:
+        """Forward passes for one picture."""
+        return self.steps * (2 if self.cfg != 1 else 1)
+
 
 class Denoiser(Protocol):
     """A diffusion model with its text encoder.

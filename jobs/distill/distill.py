@@ -17,7 +17,7 @@ from ...version import __version__
 from .bank import Teacher, fill, lessons
 from .dataset import Dataset
 from .denoiser import Denoiser, Progress
-from .effect import matched_effect
+from .effect import matched_effect, require_target
 from .pace import Training
 from .places import places, starts
 from .report import DistillReport
@@ -116,6 +116,8 @@ def distill(
             f"The dataset's latents have {dataset.taught.shape[1]} channels, those of {target.label} {target.channels}",
             hint="Make a dataset with these models.",
         )
+    if settings.match_effect:
+        require_target(dataset)
     names, where = places(target, settings.where, adapters, [d.base for d in teacher.adapted])
     begin = starts(start, target, names)
     training = settings.training
@@ -130,13 +132,14 @@ def distill(
     with learnt:
         result = train(target, students, bank, training, controls=controls, keeper=keeper, progress=learnt.tell,
                        show=show)  # fmt: skip
-    adapter, effects = export(students, target, adapters), ""
-    if settings.match_effect:
-        strength, tried, wanted = matched_effect(students, target, dataset, tell)
-        modules = {key: module.scaled(strength) for key, module in adapter.modules.items()}
-        adapter = adapter.with_modules(modules)
-        effects = (f"Scaled by {strength:.2f}: the LoRAs move the source's pictures by {wanted:.2f} of the distance "
-                   f"between two seeds, the new adapter the target's by {tried[-1][1]:.2f} at {tried[-1][0]:.2f}.")
+        adapter, effects, matching = export(students, target, adapters), [], {}
+        if settings.match_effect:
+            strength, tried, wanted, matching["matching"] = matched_effect(students, target, dataset, tell)
+            modules = {key: module.scaled(strength) for key, module in adapter.modules.items()}
+            adapter = adapter.with_modules(modules)
+            effects = [f"Scaled by {strength:.2f}: the LoRAs move the source's pictures by {wanted:.2f} of the "
+                       "distance between two seeds, the new adapter the target's by "
+                       f"{tried[-1][1]:.2f} at {tried[-1][0]:.2f}."]
     report = DistillReport(
         source=teacher.base.label, target=target.label, adapters=[_name(a) for a in adapters],
         objective=objective, reason=reason, kind=STUDENTS[settings.kind].display, rank=settings.rank, where=where,
@@ -144,8 +147,8 @@ def distill(
         losses=result.losses, checks=result.checks, measured=bank.own is not None, effect=bank.effect(),
         learning_rate=result.learning_rate, resumed=result.resumed, trouble=result.trouble,
         start=_began(start, students), evaluations={**bank.evaluations, "student": result.evaluations,
-                                                    "data": int(dataset.info.get("evaluations", 0))},
-        samples=len(dataset.kept_indices()), notes=_notes(adapters, teacher) + ([effects] if effects else []),
+                                                    **matching, "data": int(dataset.info.get("evaluations", 0))},
+        samples=len(dataset.kept_indices()), notes=_notes(adapters, teacher) + effects,
         seconds={"lessons": told - started, "learning": time.perf_counter() - told},
     )  # fmt: skip
     provenance = {

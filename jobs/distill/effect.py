@@ -18,6 +18,7 @@ from .denoiser import Denoiser, Drawing, Progress
 from .generate import TARGET_SEEDS
 
 ROUNDS, LEAST, MOST = 2, 0.25, 4.0
+PICTURES = 8
 
 
 class Scaled:
@@ -46,18 +47,24 @@ def draw_again(target: Denoiser, dataset: Dataset, count: int, progress: Progres
         return target.draw(dataset.prompts[:count], seeds, drawn(dataset), progress)
 
 
+def require_target(dataset: Dataset) -> None:
+    """Raises SettingsError where the dataset has no pictures of the target."""
+    if dataset.target is None or len(dataset.target) < 2:
+        raise SettingsError("Matching the effect compares pictures of the target, and the dataset has none",
+                            hint="Connect a target of the source's latent space to Synthetic Dataset, or switch "
+                            "match_effect off.")
+
+
 def matched_effect(
-    students: Mapping[str, Student], target: Denoiser, dataset: Dataset, progress: Progress, count: int = 8
-) -> tuple[float, list[tuple[float, float]], float]:
-    """(strength, [(strength, action on the target)], action wanted).
+    students: Mapping[str, Student], target: Denoiser, dataset: Dataset, progress: Progress
+) -> tuple[float, list[tuple[float, float]], float, int]:
+    """(strength, [(strength, action on the target)], action wanted, forward passes of one sample).
 
     Raises:
         SettingsError: the dataset has no pictures of the target, or the students cannot be scaled.
     """
-    if dataset.target is None or len(dataset.target) < 2:
-        raise SettingsError("Matching the effect compares pictures of the target, and the dataset has none",
-                            hint="Connect the target to Synthetic Dataset, or switch match_effect off.")
-    count = min(count, len(dataset.target))
+    require_target(dataset)
+    count = min(PICTURES, len(dataset.target))
     wanted = float(dataset.acts[dataset.kept].median())
     strength, tried = 1.0, []
     for _ in range(ROUNDS):
@@ -69,4 +76,4 @@ def matched_effect(
         if acts <= 0:
             break
         strength = min(max(strength * wanted / acts, LEAST), MOST)
-    return strength, tried, wanted
+    return strength, tried, wanted, len(tried) * count * drawn(dataset).passes

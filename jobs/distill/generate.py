@@ -97,10 +97,9 @@ def generate(
     if references is not None:
         like = likeness(references, embed(plain), embed(taught))
         kept &= like >= settings.least_likeness
-    passes = settings.drawing.steps * (2 if settings.drawing.cfg != 1 else 1)
     info = {
         **asdict(settings), "source": teacher.base.label, "space": teacher.base.space,
-        "target": target.label if shared else "", "evaluations": passes * (2 * most + (settings.count - most)),
+        "target": target.label if shared else "", "evaluations": settings.drawing.passes * total,
         "distinct_prompts": len(set(asked)),
     }  # fmt: skip
     return Dataset(asked, taught.cpu(), plain.cpu(), None if mine is None else mine.cpu(), acts, kept, like, info)

@@ -181,6 +181,8 @@ class _Run:
         state.step, state.losses, state.checks = found.step, list(found.losses), list(found.checks)
         state.best = {name: value.to(state.params[name].device) for name, value in found.best.items()}
         state.reference = found.reference
+        if self.due() and state.checks[-1][0] < state.step:  # broken off within the check
+            self.check()
         return found.step
 
     def step(self) -> str:
@@ -201,9 +203,13 @@ class _Run:
         self.optimizer.step()
         state.losses.append(loss)
         state.step += 1
-        if state.step % self.every == 0 or state.step == settings.steps:
+        if self.due():
             self.check()
         return ""
+
+    def due(self) -> bool:
+        """Whether a check belongs to this step."""
+        return self.state.step % self.every == 0 or self.state.step == self.settings.steps
 
     def check(self) -> None:
         """Measure on the held-out lessons and keep the values that do best."""
