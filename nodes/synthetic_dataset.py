@@ -42,7 +42,7 @@ class SyntheticDataset(io.ComfyNode):
                     tooltip="Samples in all: half from the source with its LoRAs, half from the target.",
                 ),
                 *drawing_inputs(),
-                io.Int.Input("seed", default=0, min=0, max=2**32 - 1, control_after_generate="fixed",
+                io.Int.Input("seed", default=0, min=0, max=2**32 - 1, advanced=True, control_after_generate="fixed",
                              tooltip="Seed of the first picture; the others count on from it."),
                 io.Float.Input(
                     "least_action", default=0.05, min=0.0, max=10.0, step=0.01, advanced=True,

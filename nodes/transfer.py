@@ -59,12 +59,12 @@ class LoRAXTransfer(io.ComfyNode):
                     tooltip="Factor on the whole result, as in a LoRA loader; it is built into the new LoRA.",
                 ),
                 io.Boolean.Input(
-                    "match_strength", default=False, advanced=True,
+                    "match_strength", optional=True, default=False, advanced=True,
                     tooltip="Find the strength at which the new LoRA acts on the target as the original does on the "
                     "source, as Match Strength does, and build it in. Needs both text encoders; draws a few pictures.",
                 ),
                 io.Int.Input(
-                    "match_size", default=512, min=16, max=8192, step=8, advanced=True,
+                    "match_size", optional=True, default=512, min=16, max=8192, step=8, advanced=True,
                     tooltip="Width and height of these pictures in pixels. Used when match_strength is on.",
                 ),
                 io.Clip.Input(
