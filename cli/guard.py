@@ -32,13 +32,14 @@ def cleanly(command: Callable) -> Callable:
         except (GraftError, OSError, MemoryError) as error:
             if kwargs.get("debug"):
                 raise
-            print(f"Error: {_told(error)}", file=sys.stderr)
+            print(f"Error: {told(error)}", file=sys.stderr)
             raise typer.Exit(FAILED) from None
 
     return run
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
+    """The error in words for a user."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f" (file {error.filename})" if error.filename else "")
     if isinstance(error, MemoryError):

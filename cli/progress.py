@@ -25,7 +25,7 @@ def progress(what: str) -> Iterator[Tell]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[label]}", markup=False, style="dim"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=600) as bar:
         task = bar.add_task(what, total=None, label="")
 
         def tell(done: int, total: int, label: str) -> None:

@@ -111,3 +111,21 @@ def show_batch(summary, folder: Path, *, dry: bool, leave: bool) -> None:
     if summary.stopped:
         out.print(f"Stopped: {summary.stopped}. The same command goes on from here.")
     out.print(f"Where the results are: {folder / 'manifest.jsonl'}" if leave else f"Results: {folder}")
+
+
+def show_shelf(shelf, folder: Path) -> None:
+    """A line per file with its figures, then what failed and why."""
+    out = console()
+    if shelf.done:
+        table = Table("LoRA", "method", box=None, pad_edge=False, header_style="bold")
+        table.add_column("similarity", justify="right")
+        table.add_column("kept energy", justify="right")
+        table.add_column("advice")
+        for file, (method, similar, kept, advice) in sorted(shelf.done.items()):
+            table.add_row(Text(file.name), method, _figure(similar), _figure(kept), advice)
+        out.print(table)
+    before = f", {len(shelf.there)} were there already" if shelf.there else ""
+    out.print(f"{len(shelf.done)} transferred{before}, {len(shelf.failed)} failed.")
+    for file, why in sorted(shelf.failed.items()):
+        out.print(f"Failed: {file}: {why}")
+    out.print(f"Results: {folder}")

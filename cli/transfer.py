@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .guard import cleanly
+from ..errors import GraftError
+from .guard import FAILED, INTERRUPTED, cleanly
+from .menus import menu
 from .options import (
     BASE_HELP,
     Debug,
@@ -18,7 +22,6 @@ from .options import (
     Force,
     K,
     Layout,
-    Lora,
     MethodName,
     NoCache,
     Plot,
@@ -32,13 +35,26 @@ from .options import (
 from .output import claim, staged
 from .progress import progress
 
+Reports = menu("Reports", ("md", "json"))
+
 
 @cleanly
 def transfer(
-    lora: Lora,
     source: Annotated[Path, typer.Option("--source", metavar="BASE", help=f"The adapter's own {BASE_HELP}")],
     target: Annotated[Path, typer.Option("--target", metavar="BASE", help=f"The new {BASE_HELP}")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.safetensors", help="File to write.")],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="OUT.safetensors|FOLDER", help="File to write; with --all a folder."),
+    ],
+    lora: Annotated[Path | None, typer.Argument(metavar="LORA", help="Adapter file (.safetensors).")] = None,
+    every: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--all", metavar="'LORAS/*.safetensors'",
+            help="Instead of LORA: every file that matches (in quotes; ** for subfolders). Files that are in FOLDER "
+            "already are left out, so that the same call goes on after a stop.",
+        ),
+    ] = None,
     method: Annotated[
         MethodName, typer.Option("--method", help="How to transfer; auto chooses and says why.")
     ] = MethodName.auto,
@@ -58,6 +74,13 @@ def transfer(
     ] = None,
     plot: Plot = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    reports: Annotated[
+        Reports | None, typer.Option("--reports", help="With --all: a report beside each file.")
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", min=1, help="With --all: processes at a time. Default: one per core up to 4; GPU: 1."),
+    ] = None,
     device: DeviceOption = Device.auto,
     no_cache: NoCache = False,
     force: Force = False,
@@ -65,6 +88,19 @@ def transfer(
 ) -> None:
     """Make an adapter for another base from the two bases' weights alone, and report what survived."""
     size = size_of(k_share, k, energy)
+    if (lora is None) == (not every):
+        raise typer.BadParameter("give either a LORA or --all", param_hint="LORA")
+    if every:
+        single = [name for name, given in (("--report", report), ("--plot", plot), ("--json", as_json)) if given]
+        if single:
+            raise typer.BadParameter(f"{single[0]} is for a single LORA; see --reports", param_hint="--all")
+        return _shelf(
+            every, source, target, output, reports, jobs, no_cache, device,
+            dict(method=method.value, size=size, threshold=threshold, rank=rank, strength=strength),
+            dict(dtype=dtype.value if dtype else None, layout=layout.value, force=force),
+        )  # fmt: skip
+    if reports or jobs:
+        raise typer.BadParameter("is for --all", param_hint="--reports" if reports else "--jobs")
     suffixed(output, "--output", (".safetensors",))
     report, plot = suffixed(report, "--report", (".json", ".md")), png(plot)
     claim(output, report, plot, force=force, inputs=(lora, source, target))
@@ -102,3 +138,36 @@ def transfer(
         from .screen import show_report
 
         show_report(result.report, [output, *files])
+
+
+def _shelf(patterns, source, target, folder, reports, jobs, no_cache, device, settings: dict, writing: dict) -> None:
+    """Transfer many files; the exit status tells whether all of them are there."""
+    from .shelf import MOST, Order, find, transfer_all
+
+    if folder.is_file():
+        raise GraftError("with --all the output is a folder, and this is a file", file=folder)
+    pairs = find(patterns, folder)
+
+    from ..bases import open_base
+    from ..jobs.transfer import TransferSettings
+
+    for base in (source, target):
+        open_base(base)  # what is wrong with it is told before any process starts
+    where, cores = device_of(device), os.cpu_count() or 1
+    jobs = jobs or (1 if where == "cuda" else min(MOST, cores))
+    order = Order(
+        source, target, TransferSettings(**settings), where, report=f".{reports.value}" if reports else None,
+        threads=max(1, cores // jobs), **writing,
+    )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        shelf = transfer_all(pairs, order, jobs, keep=not no_cache)
+    except KeyboardInterrupt:
+        print(f"Interrupted. What is in {folder} is whole; the same call goes on from here.", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+
+    from .screen import show_shelf
+
+    show_shelf(shelf, folder)
+    if shelf.failed:
+        raise typer.Exit(FAILED)

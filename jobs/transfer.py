@@ -93,7 +93,7 @@ def transfer(
     settings, tell = settings or TransferSettings(), progress or (lambda done, total, label: None)
     started = time.perf_counter()
     pairs = Pairs(source, target, settings.size, cache, device or "cpu")
-    steps = plan(adapter, source, target, _probe(pairs))
+    steps = plan(adapter, source, target, probe(pairs))
     methods = ("copy", "lora-x") if settings.method == "auto" else (settings.method,)
     moved = []
     for done, step in enumerate(steps):
@@ -146,7 +146,7 @@ def _inside(moved: list[Moved]) -> float | None:
     return sum(m.inside for m in moved if m.inside is not None) / energy if energy > 0 else None
 
 
-def _probe(pairs: Pairs) -> Callable[[Item, Item], float]:
+def probe(pairs: Pairs) -> Callable[[Item, Item], float]:
     """Mean Φ of the top few directions of two weights, for matching blocks where depths differ."""
     small = Pairs(pairs.source, pairs.target, SubspaceSize(k=PROBE_K), pairs.cache, pairs.device)
 

@@ -48,7 +48,10 @@ def test_help_is_fast(script):
     assert best < 1.0  # half a second on an idle machine
 
 
-@pytest.mark.parametrize("command", ["inspect", "similarity", "transfer", "merge", "resize", "convert", "batch", "demo"])
+COMMANDS = ["inspect", "similarity", "transfer", "merge", "resize", "convert", "batch", "demo"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_has_help(cli, command):
     result = cli(command, "--help")
     assert result.exit_code == 0 and "Usage" in result.stdout
