@@ -40,15 +40,17 @@ class FileKeeper:
             said = json.loads(metadata[KIND])
             if said["identity"] != self.identity:
                 return None
-        except (AdapterError, KeyError, ValueError):
+            groups = {group: {} for group in ("params", "moments", "best")}
+            for key, tensor in tensors.items():
+                group, _, name = key.partition(":")
+                groups[group][name] = tensor
+            if not groups["params"] or groups["params"].keys() != groups["best"].keys():
+                raise KeyError("params")
+            return State(said["step"], **groups, losses=said["losses"], checks=[tuple(c) for c in said["checks"]],
+                         reference=said["reference"])  # fmt: skip
+        except (AdapterError, KeyError, TypeError, ValueError):
             self.trouble = "The checkpoint of an earlier run could not be read; the run began anew."
             return None
-        groups = {group: {} for group in ("params", "moments", "best")}
-        for key, tensor in tensors.items():
-            group, _, name = key.partition(":")
-            groups[group][name] = tensor
-        return State(said["step"], **groups, losses=said["losses"], checks=[tuple(c) for c in said["checks"]],
-                     reference=said["reference"])  # fmt: skip
 
     def save(self, state: State) -> None:
         tensors = {f"{group}:{name}": tensor.detach().cpu()
