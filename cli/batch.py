@@ -88,7 +88,7 @@ def batch(
         from .batching import run, server, workflow as workflows  # noqa: I001
     except ModuleNotFoundError as error:
         raise GraftError(
-            f"the batch client needs {error.name}, which is not installed", hint="pip install 'lora-graft[batch]'"
+            f"the batch client needs {error.name}, which is not installed", hint="pip install httpx 'websockets>=15'"
         ) from error
     urls = list(dict.fromkeys(server.address(url) for url in servers or [LOCAL]))
     order = run.Order(sets or [], urls, folder, ahead=ahead, leave=leave, patience=patience)

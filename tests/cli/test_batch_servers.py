@@ -1,6 +1,7 @@
 """Batches on servers that die, forget, refuse and return: every job ends once."""
 
 import asyncio
+import io
 import json
 import sys
 from collections import Counter
@@ -266,3 +267,24 @@ def test_a_web_server_that_is_no_comfyui():
             asyncio.run(ask(answer))
     with pytest.raises(Unreachable):
         asyncio.run(ask(httpx.Response(503)))
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_shows_the_whole_and_each_server(batch, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", screen := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    a, b = FakeComfy(A, seconds=0.03), FakeComfy(B, seconds=0.03)
+
+    async def kill():
+        await until(lambda: b.running)
+        b.down = True
+        b.restart()
+
+    assert batch(a, b, meanwhile=kill).done == 12
+    shown = screen.getvalue()
+    assert "12/12" in shown and A in shown and "does not answer" in shown and "prompts go back into the queue" in shown
