@@ -1,0 +1,193 @@
+"""Datasets: what is drawn, what is kept, and the file they travel in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from lora_graft.adapters import container
+from lora_graft.errors import AdapterError, SettingsError
+from lora_graft.jobs.distill import dataset as files
+from lora_graft.jobs.distill.bank import EMPTY, HELD_OUT, Teacher, lessons
+from lora_graft.jobs.distill.dataset import Dataset, require_samples
+from lora_graft.jobs.distill.denoiser import Drawing
+from lora_graft.jobs.distill.generate import TARGET_SEEDS, Generation, account, generate
+
+QUICK = Drawing(64, 64, steps=4, cfg=1.0)
+
+
+def drawn(lab, prompts=("red digit two", "a green three"), target="s", loras=("frame_a",), references=None, embed=None,
+          progress=None, **more):
+    teacher = Teacher(lab.model("a"), [lab.model("a", *loras)])
+    target = lab.model(target) if isinstance(target, str) else target
+    return generate(teacher, target, prompts, Generation(**{"count": 8, "drawing": QUICK, **more}),
+                    references=references, embed=embed, progress=progress)
+
+
+def equal(one: Dataset, other: Dataset) -> bool:
+    tensors = [d._tensors() for d in (one, other)]
+    return (tensors[0].keys() == tensors[1].keys() and all(torch.equal(t, tensors[1][k]) for k, t in tensors[0].items())
+            and one.prompts == other.prompts and one.info == other.info)
+
+
+def test_half_from_each_with_their_own_seeds(lab):
+    found = drawn(lab, seed=40)
+    assert found.prompts == ["red digit two", "a green three"] * 2
+    assert found.taught.shape == found.plain.shape == found.target.shape == (4, 16, 8, 8)
+    again = lab.model("a").draw(found.prompts, [40, 41, 42, 43], QUICK, lambda *_: None)
+    assert torch.allclose(found.plain, again, atol=1e-5)
+    theirs = lab.model("s").draw(found.prompts, [TARGET_SEEDS + 40 + i for i in range(4)], QUICK, lambda *_: None)
+    assert torch.allclose(found.target, theirs, atol=1e-5)
+    assert found.info["evaluations"] == 4 * 12 and found.info["distinct_prompts"] == 2
+    assert (found.acts > 0.3).all() and found.kept.all()
+
+
+def test_an_odd_count_gives_the_teacher_one_more(lab):
+    found = drawn(lab, count=5)
+    assert (len(found.taught), len(found.target)) == (3, 2)
+
+
+@pytest.mark.parametrize("target", [None, "elsewhere"])
+def test_without_a_target_of_the_same_space_all_are_the_teachers(lab, target):
+    if target:
+        target = lab.model("s")
+        target.space = "elsewhere"
+    found = drawn(lab, target=target)
+    assert found.target is None and len(found.taught) == 8 and found.info["target"] == ""
+    assert found.info["evaluations"] == 4 * 16
+    assert ", 8 without from the same seeds;" in account(found)
+
+
+def test_same_seed_same_dataset(lab):
+    one, two, other = (drawn(lab, seed=seed) for seed in (1, 1, 2))
+    assert equal(one, two) and one.digest == two.digest != other.digest
+
+
+@pytest.mark.parametrize("prompts", [[], ["", "  \t"]])
+def test_no_prompts(lab, prompts):
+    with pytest.raises(SettingsError, match="no prompts") as caught:
+        drawn(lab, prompts)
+    assert "Synthetic Prompts" in caught.value.hint
+
+
+def test_progress_counts_every_picture_once(lab):
+    told = []
+    drawn(lab, progress=lambda done, total, label: told.append((done, total, label)))
+    assert {total for _, total, _ in told} == {12}
+    assert [done for done, _, _ in told] == [0, 4, 8, 12]
+    assert [label.split(" draws")[0] for _, _, label in told[:3]] == ["family_a with LoRA", "family_a", "family_s"]
+
+
+def test_a_lora_that_does_nothing_there_is_rejected(lab):
+    still = generate(Teacher(lab.model("a"), [lab.model("a", "frame_a", strength=0.01)]), None, ["red digit two"],
+                     Generation(count=4, drawing=QUICK))  # fmt: skip
+    assert not still.kept.any() and still.acts.max() < 0.05
+    text = account(still)
+    assert "0 of 4 samples were kept" in text and "4 were rejected because the LoRA hardly changes them" in text
+    with pytest.raises(SettingsError, match="All 4 samples were rejected: the LoRAs act on them at 0.0") as caught:
+        lessons(still, lab.model("s"), "difference", 8, 0, [])
+    assert f"median {still.acts.median():.3f}" in str(caught.value)
+    assert "Lower the thresholds" in caught.value.hint and "trigger words" in caught.value.hint
+
+
+def means(latents):
+    return latents.flatten(2).mean(2)
+
+
+def test_references_choose_between_kinds(lab):
+    """References that look like the effect accept the samples; those that look like the plain source reject them."""
+    known = drawn(lab, count=12, target=None, seed=500)
+    alike = drawn(lab, target=None, references=means(known.taught), embed=means)
+    unlike = drawn(lab, target=None, references=means(known.plain), embed=means)
+    assert alike.likeness.min() > 0.5 and alike.kept.all()
+    assert unlike.likeness.mean() < alike.likeness.mean() - 0.2
+    rejected = int((unlike.likeness < 0.5).sum())
+    assert rejected and int(unlike.kept.sum()) == 8 - rejected
+    assert f"{rejected} look less like the references" in account(unlike)
+    assert "likeness" in account(unlike) and "likeness" not in account(known)
+
+
+def test_all_rejected_by_the_references_says_how_alike(lab):
+    found = drawn(lab)
+    found = replace(found, likeness=torch.full((4,), 0.25), kept=torch.zeros(4, dtype=torch.bool))
+    with pytest.raises(SettingsError, match=r"likeness to the references 0\.25 to 0\.25"):
+        require_samples(found)
+
+
+def test_rejected_samples_are_not_learnt_from(lab):
+    found = drawn(lab, target=None, least_action=0.0)
+    found.kept[:] = torch.arange(8) % 4 == 1
+    found.taught[~found.kept] = 1e6
+    bank = lessons(found, lab.model("s"), "samples", 16, 0, [])
+    assert len(bank.latents) == 4 and bank.clean(torch.arange(len(bank))).abs().max() < 1e4
+
+
+def test_lessons_use_every_latent_and_some_have_no_prompt(lab):
+    found = lab.dataset()
+    student = lab.model("s")
+    bank = lessons(found, student, "difference", 600, 3, [lab.model("a")])
+    assert len(bank) == 600 + HELD_OUT and bank.goal.shape == (len(bank), 16, 8, 8)
+    assert torch.bincount(bank.pick).tolist() == pytest.approx([632 / 32] * 32, abs=1)
+    assert (bank.asked == 0).float().mean() == pytest.approx(EMPTY, abs=0.05) and bank.prompts[0] == ""
+    for i in range(50):
+        if bank.asked[i]:
+            assert bank.prompts[bank.asked[i]] == found.prompts[int(bank.pick[i]) % 16]
+    assert len(set(bank.seeds.tolist())) == len(bank)
+    some = torch.tensor([5, 9])
+    assert torch.equal(bank.noise(some), bank.noise(torch.tensor([9, 5])).flip(0)), "noise belongs to its lesson"
+    low, high = student.ratios(torch.tensor([1e-6, 1 - 1e-6]))
+    assert bank.ratio.min() >= low and bank.ratio.max() <= high and bank.ratio.max() > 10 * bank.ratio.median()
+
+
+def test_ratios_stay_within_every_models_range(lab):
+    class Narrow:
+        def ratios(self, shares):
+            return torch.where(shares < 0.5, torch.tensor(0.3), torch.tensor(4.0))
+
+    bank = lessons(lab.dataset(), lab.model("s"), "difference", 64, 3, [Narrow()])
+    assert bank.ratio.min() == pytest.approx(0.3) and bank.ratio.max() == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("wrong", [{"count": 1}, {"least_likeness": 1.5}, {"least_action": -1.0},
+                                   {"least_action": float("nan")}])  # fmt: skip
+def test_settings_out_of_range(wrong):
+    with pytest.raises(SettingsError):
+        Generation(**wrong)
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_file_holds_all_of_it(lab, tmp_path, full):
+    found = drawn(lab, ["a “red” digit\\two", "绿色 | 三"], target="s" if full else None)
+    found = replace(found, likeness=torch.rand(4) if full else None)
+    path = files.save(found, tmp_path / "set.safetensors")
+    again = files.load(path)
+    assert equal(found, again) and again.digest == found.digest
+    assert (again.target is None) != full and (again.likeness is None) != full
+    assert again.kept.dtype == torch.bool and account(again) == account(found)
+    assert files.save(again, tmp_path / "twin.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_a_file_is_never_overwritten(lab, tmp_path):
+    path = tmp_path / "set.safetensors"
+    path.write_bytes(b"mine")
+    with pytest.raises(AdapterError, match="exists already"):
+        files.save(lab.dataset(), path)
+    assert path.read_bytes() == b"mine"
+    files.save(lab.dataset(), path, overwrite=True)
+    assert equal(files.load(path), lab.dataset())
+
+
+def test_a_folder_that_is_not_there(lab, tmp_path):
+    with pytest.raises(AdapterError, match="cannot be written"):
+        files.save(lab.dataset(), tmp_path / "none" / "set.safetensors")
+
+
+@pytest.mark.parametrize("metadata", [{}, {files.KIND: "[]"}, {files.KIND: "{"}, {files.KIND: '{"prompts": []}'}])
+def test_foreign_files(tmp_path, metadata):
+    path = container.publish(tmp_path / "x.safetensors", container.chunks({"taught": torch.zeros(1)}, metadata),
+                             overwrite=False)  # fmt: skip
+    with pytest.raises(AdapterError, match="not a dataset of the Synthetic Dataset node"):
+        files.load(path)
+    with pytest.raises(AdapterError, match="No such file"):
+        files.load(tmp_path / "y.safetensors")
