@@ -98,8 +98,12 @@ def merge_before_sampling(host, result):
     assert edge(merged).mean(0) - edge(alone).mean(0) == pytest.approx([0.7, 0.6, 0.1], abs=0.3), "a golden frame"
 
 
+def batch(host, result):
+    assert edge(pictures(host, result, "save")).mean(0) == pytest.approx([0.9, 0.7, 0.1], abs=0.3), "a golden frame"
+
+
 CHECKS = {f.__name__: f for f in (load_and_apply, similarity, transfer_before_sampling, transfer_and_save, lego_merge,
-                                  merge_before_sampling)}  # fmt: skip
+                                  merge_before_sampling, batch)}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [f.stem for f in FILES])
