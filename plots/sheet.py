@@ -25,7 +25,8 @@ def contact_sheet(rows: Sequence[tuple[str, np.ndarray]], *, tile: int | None = 
     sheet = canvas.figure(width, height)
     for i, (label, _) in enumerate(rows):
         middle = 1 - (GAP + i * (size + GAP) + size / 2) / height
-        sheet.text(8 / width, middle, label, va="center", **canvas.text_style(8))
+        words = "\n".join(canvas.printable(line) for line in label.split("\n"))
+        sheet.text(8 / width, middle, words, va="center", **canvas.text_style(8))
     pixels = canvas.pixels(sheet)
     for i, (_, images) in enumerate(rows):
         top = GAP + i * (size + GAP)
@@ -40,7 +41,7 @@ def _fitted(image: np.ndarray, height: int, width: int) -> np.ndarray:
     import torch
     import torch.nn.functional as F
 
-    levels = (np.clip(image, 0, 1) * 255).round()
+    levels = (np.clip(np.nan_to_num(image), 0, 1) * 255).round()
     if height % image.shape[0] == 0 and width % image.shape[1] == 0:
         return levels.astype(np.uint8).repeat(height // image.shape[0], 0).repeat(width // image.shape[1], 1)
     smooth = torch.from_numpy(levels.astype(np.float32)).permute(2, 0, 1)[None]
