@@ -108,7 +108,7 @@ def changes_text_encoder(state: Mapping[str, torch.Tensor]) -> bool:
 
 
 def picture(report, drawing: str = "heatmap") -> torch.Tensor:
-    """The report drawn by one of the functions of plots, as an IMAGE, (1, height, width, 3) float in [0, 1]."""
+    """A report (or what else it takes) drawn by a function of plots: an IMAGE (1, height, width, 3) in [0, 1]."""
     try:
         from .. import plots
 

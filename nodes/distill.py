@@ -134,7 +134,7 @@ class DistillAdapter(io.ComfyNode):
                          checkpointing == "on" or (checkpointing == "auto" and size > LARGE), seed),
             )  # fmt: skip
             start = None if start_from is None else to_adapter(start_from)
-            who = [teacher.base.base.fingerprint, student.base.fingerprint, dataset.digest, dtype,
+            who = [*_marks(teacher.base), *_marks(student), dataset.digest, dtype,
                    *([a.digest, m, c] for a, m, c in loras), start and start.digest]  # fmt: skip
             keeper = FileKeeper(host.checkpoint_folder(), identity(repr(settings), *who), checkpoint_every)
             result = distill(
@@ -142,18 +142,28 @@ class DistillAdapter(io.ComfyNode):
                 translate=_translation(source_vae, target_vae), keeper=keeper, progress=progress,
                 show=previewer(student, progress), salvage=_salvage, device=student.patcher.load_device,
             )  # fmt: skip
-            keeper.forget()
             if keeper.trouble:
                 result.report.notes.append(keeper.trouble)
             adapter = replace(result.adapter, metadata=written(result.adapter.metadata, result.provenance,
                                                                changed=True))  # fmt: skip
-        model, _ = host.apply(target, None, fitting(adapter, host.HostBase(target)), 1.0, 1.0)
-        sheet = _before_and_after(dataset, student, model, target_clip, source_vae, target_vae, pictures, progress)
+        try:
+            model, _ = host.apply(target, None, fitting(adapter, host.HostBase(target)), 1.0, 1.0)
+            sheet = _before_and_after(dataset, student, model, target_clip, source_vae, target_vae, pictures, progress)
+        except BaseException:
+            _salvage(adapter, result.report.steps)
+            raise
+        keeper.forget()
         text, curve = result.report.to_markdown(), picture(result.report, "loss_curve")
         return io.NodeOutput(
             to_state(adapter), model, curve, sheet, text, result.report.explained,
             ui=shown(text, sheet if pictures else curve, cls),
         )  # fmt: skip
+
+
+def _marks(denoiser) -> list:
+    """What of a model decides a run's result: weights, text encoder, latent space, noise levels."""
+    both = host.HostBase(denoiser.patcher, denoiser.clip)
+    return [both.fingerprint, denoiser.space, denoiser.ratios(torch.tensor([0.1, 0.5, 0.9])).tolist()]
 
 
 def _translation(source_vae, target_vae):
@@ -175,17 +185,20 @@ def _translation(source_vae, target_vae):
 def _salvage(adapter, step: int) -> None:
     """Keep what a run had reached when it was broken off, as a new file in output/loras."""
     from .. import adapters
+    from ..errors import GraftError
     from .save_lora import free_paths
 
-    path = next(free_paths(host.save_folder("output"), f"distilled_until_step_{step}"))
-    adapters.write(adapter, path)
-    logging.info("Distill Adapter: the best so far, of step %d, is in %s", step, path)
+    try:
+        path = next(free_paths(host.save_folder("output"), f"distilled_until_step_{step}"))
+        adapters.write(adapter, path)
+        logging.info("Distill Adapter: the best of %d steps is in %s", step, path)
+    except (GraftError, OSError) as problem:  # what ended the run is what the user must read
+        logging.error("Distill Adapter: the best of %d steps could not be saved: %s", step, problem)
 
 
 def _before_and_after(dataset, before, model, clip, source_vae, target_vae, count, progress) -> torch.Tensor:
     """The contact sheet as an IMAGE: teacher, target, target with the new adapter; white where there is no VAE."""
     from ..jobs.distill.effect import draw_again
-    from ..plots import contact_sheet
     from .host.denoiser import HostDenoiser
 
     vae = target_vae if target_vae is not None else source_vae
@@ -197,5 +210,4 @@ def _before_and_after(dataset, before, model, clip, source_vae, target_vae, coun
     after = draw_again(HostDenoiser(model, clip, label="target with the new adapter"), dataset, count, progress)
     rows = [("source\nwith its LoRAs", decoded(source_vae, dataset.taught[:count]))] if source_vae is not None else []
     rows += [("target", decoded(vae, mine)), ("target with the\nnew adapter", decoded(vae, after))]
-    pixels = contact_sheet([(label, images.numpy()) for label, images in rows])
-    return torch.from_numpy(pixels).float().div(255).unsqueeze(0)
+    return picture([(label, images.numpy()) for label, images in rows], "contact_sheet")

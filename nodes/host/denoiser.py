@@ -87,10 +87,6 @@ class HostDenoiser:
     def inward(self, latents: Tensor) -> Tensor:
         return self.real.process_latent_in(latents)
 
-    def outward(self, latents: Tensor) -> Tensor:
-        """The reverse of :meth:`inward`."""
-        return self.real.process_latent_out(latents)
-
     @contextmanager
     def loaded(self, shape: Sequence[int]) -> Iterator[None]:
         import comfy.model_management as mm
