@@ -8,22 +8,33 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from lora_graft import adapters
 from lora_graft.adapters import Adapter
 from lora_graft.bases import open_base
-from lora_graft.examples.family import materialize
+from lora_graft.examples.family import materialize, text
 from lora_graft.examples.family.demo import PROMPTS, contact_sheet, one_thread
+from lora_graft.examples.family.denoiser import FamilyDenoiser
 from lora_graft.examples.family.sample import sample
+from lora_graft.examples.family.vae import decode
 from lora_graft.jobs.compare import compare
 from lora_graft.jobs.convert import convert
+from lora_graft.jobs.distill import dataset as datasets
+from lora_graft.jobs.distill.bank import Teacher
+from lora_graft.jobs.distill.dataset import Dataset
+from lora_graft.jobs.distill.denoiser import Drawing
+from lora_graft.jobs.distill.distill import Distillation, Distilled, distill
+from lora_graft.jobs.distill.generate import Generation, generate
+from lora_graft.jobs.distill.pace import Training
+from lora_graft.jobs.distill.strength import match_strength
 from lora_graft.jobs.merge import MergeSettings, merge
 from lora_graft.jobs.resize import ResizeSettings, resize
 from lora_graft.jobs.transfer import TransferSettings, transfer
 from lora_graft.kernels.spectral import SubspaceSize
-from lora_graft.plots import canvas, clusters, heatmap
+from lora_graft.plots import canvas, clusters, heatmap, loss_curve
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Curve
 from PIL import Image
@@ -150,10 +161,102 @@ def resized() -> np.ndarray:
                           *((f"rank {rank}", drawn("a", small)) for rank, small in cut.items())])  # fmt: skip
 
 
+def denoiser(name: str, adapter: Adapter | None = None, strength: float = 1.0) -> FamilyDenoiser:
+    return FamilyDenoiser(name, FILES, [(adapter, strength)] if adapter else [])
+
+
+def teacher(effect: str, strength: float = 1.0) -> Teacher:
+    return Teacher(denoiser("a"), [denoiser("a", lora(f"{effect}_a"), strength)])
+
+
+@lru_cache(maxsize=8)
+def data(effect: str, target: str, strength: float = 1.0) -> Dataset:
+    """64 samples; the first prompts are those of the other pictures."""
+    lines = PROMPTS[:COUNT] + [text.prompt(i * 3 % 10, i % 4) for i in range(32 - COUNT)]
+    how = Drawing(64, 64, 10, 3.0, scheduler="simple", batch=32)
+    return generate(teacher(effect, strength), denoiser(target), lines, Generation(64, 0, how))
+
+
+@lru_cache(maxsize=8)
+def taught(effect: str, target: str, steps: int) -> Distilled:
+    settings = Distillation(training=Training(steps))
+    return distill(data(effect, target), teacher(effect), denoiser(target), [lora(f"{effect}_a")], settings)
+
+
+def decoded(latents):
+    return decode(materialize.autoencoder(), latents[:COUNT])
+
+
+def actions() -> np.ndarray:
+    """How strongly LoRAs act on every sample of a dataset, beside the threshold."""
+    shown, least = [*((effect, 1.0) for effect in materialize.EFFECTS), ("stripes", 0.08)], Generation().least_action
+    sheet = canvas.figure(WIDTH, 280)
+    axes = sheet.add_axes((0.27, 0.2, 0.7, 0.66))
+    for place, (effect, strength) in enumerate(reversed(shown)):
+        acts, heights = data(effect, "b", strength).acts.numpy(), np.linspace(place + 0.25, place - 0.25, 32)
+        for part, colour in ((acts >= least, BLUE), (acts < least, ORANGE)):
+            axes.scatter(acts[part], heights[part], s=24, color=colour, edgecolor="white", linewidth=0.5)
+    axes.axvline(least, color=canvas.INK, linewidth=1, linestyle=(0, (4, 3)))
+    axes.set_xscale("log")
+    axes.set_xticks([0.02, 0.05, 0.1, 0.2, 0.5, 1, 2], ["0.02", "0.05", "0.1", "0.2", "0.5", "1", "2"])
+    axes.set_xlim(0.02, 2)
+    axes.minorticks_off()
+    axes.set_yticks(range(len(shown)), [f"{effect}, strength {strength:g}" for effect, strength in reversed(shown)])
+    axes.set_xlabel("action on a sample (1: as far as between two unrelated seeds)", **canvas.text_style(10))
+    axes.tick_params(labelsize=10, labelfontfamily=canvas.FONT, colors=canvas.INK)
+    sheet.text(0.27, 0.92, "Kept (blue) and rejected (orange) samples of four datasets", **canvas.text_style(11))
+    return canvas.pixels(sheet)
+
+
+def saved_dataset() -> np.ndarray:
+    path = datasets.save(data("frame", "b"), Path(tempfile.mkdtemp()) / "dataset.safetensors")
+    held = datasets.load(path)
+    return contact_sheet([
+        ("source with its LoRA", decoded(held.taught)),
+        ("source alone,\nthe same seeds", decoded(held.plain)),
+        ("target alone,\nother seeds", decoded(held.target)),
+    ])  # fmt: skip
+
+
+def learnt_again() -> np.ndarray:
+    rows = [(f"learnt from it in\n{steps} steps", drawn("s", taught("frame", "s", steps).adapter))
+            for steps in (25, 50, 100, 200)]  # fmt: skip
+    return contact_sheet([("the data: source\nwith its LoRA", decoded(data("frame", "s").taught)), *rows])
+
+
+def distilled() -> np.ndarray:
+    copied = transfer(lora("frame_a"), base("a"), base("s"), TransferSettings(method="copy")).adapter
+    return contact_sheet([
+        ("source with its LoRA", drawn("a", lora("frame_a"))),
+        ("target alone:\na stranger", drawn("s")),
+        ("target with the LoRA\ncopied", drawn("s", copied)),
+        ("target with the\ndistilled adapter", drawn("s", taught("frame", "s", 100).adapter)),
+    ])  # fmt: skip
+
+
+def learning() -> np.ndarray:
+    return loss_curve(taught("frame", "s", 100).report, WIDTH, 350)
+
+
+def matched() -> np.ndarray:
+    original, target = lora("slant_a"), denoiser("c")
+    copied = transfer(original, base("a"), base("c"), TransferSettings(method="copy")).adapter
+    found = match_strength(teacher("slant"), target, lambda strength: denoiser("c", copied, strength),
+                           data("slant", "c"), batch=32)  # fmt: skip
+    return contact_sheet([
+        ("target alone:\npruned", drawn("c")),
+        ("with the copied LoRA\nat strength 1", drawn("c", copied)),
+        (f"at the matched\nstrength {found.value:.2f}", drawn("c", copied, strength=found.value)),
+        ("source with its LoRA", drawn("a", original)),
+    ])  # fmt: skip
+
+
 PICTURES = {
     "icon.png": icon, "banner.png": banner, "load_lora.jpg": load_lora, "apply_lora.jpg": apply_lora,
     "save_lora.jpg": save_lora, "similarity.png": similarity, "transfer.jpg": transferred, "lego_merge.png": lego,
-    "merge_loras.jpg": merges, "resize_lora.jpg": resized,
+    "merge_loras.jpg": merges, "resize_lora.jpg": resized, "synthetic_dataset.png": actions,
+    "save_dataset.jpg": saved_dataset, "load_dataset.jpg": learnt_again, "distill.jpg": distilled,
+    "loss_curve.png": learning, "match_strength.jpg": matched,
 }  # fmt: skip
 
 
