@@ -9,6 +9,8 @@ sets of seeds (of drawing, learning and judging alike), means over the three eff
 features lie between real pictures of the source's look (0) and of the target's (1), each with the effect; only where
 the two differ. Evaluations: forward passes of one sample (drawing the data, teacher, target, student); a LoRA trained
 on real data here took 24,000.
+
+The jobs run on the family's own small networks; with ``host.py`` before the script's name, on ComfyUI's models.
 """
 
 from __future__ import annotations
@@ -53,8 +55,8 @@ STEPS = (25, 50, 100)
 class Bench:
     """The family's models, and every way to take an effect of A to another base."""
 
-    def __init__(self, models: dict[str, Path], pictures: int, effects: Sequence[str]):
-        self.models, self.pictures, self.effects = models, pictures, effects
+    def __init__(self, models: dict[str, Path], pictures: int, effects: Sequence[str], steps: Sequence[int] = STEPS):
+        self.models, self.pictures, self.effects, self.steps = models, pictures, effects, steps
         self.loras = {e: adapters.read(models[f"family_{e}_a"]) for e in materialize.EFFECTS}
         self.data: dict[tuple, Dataset] = {}
         self.known: dict[tuple, tuple[Tensor, float, float, float]] = {}
@@ -197,10 +199,10 @@ def pairs(bench: Bench, seeds: Sequence[int], names: Sequence[str]) -> list[str]
                     strength, residual, cost = bench.matched(effect, name, copied, seed)
                     put("copy, matched strength", [(copied, strength)], cost, 1 - residual**2)
                 if shared:
-                    for steps in STEPS:
+                    for steps in bench.steps:
                         teach(f"distilled from nothing, {steps} steps", steps=steps)
                 if related:
-                    for steps in STEPS:
+                    for steps in bench.steps:
                         teach(f"distilled from the copy, {steps} steps", steps=steps, start=copied)
                 if shared:
                     teach("distilled, output, 100 steps", steps=100, objective="output")
@@ -311,6 +313,33 @@ def merge(bench: Bench, seeds: Sequence[int]) -> list[str]:
     return ["\n".join(rows.lines)]
 
 
+class HostBench(Bench):
+    """The same with every prediction, picture of the data and step made by ComfyUI's own models in this process; only
+    the judge's pictures are drawn without it (they are the same to 1e-4).
+    """
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        import comfy.sd
+
+        with torch.inference_mode():
+            path = str(self.models["family_clip_l"])
+            self.clip = comfy.sd.load_clip([path], clip_type=comfy.sd.CLIPType.SD3)
+        self.bases: dict[str, object] = {}
+
+    def denoiser(self, name: str, worn: Sequence[tuple[Adapter, float]] = ()):
+        import comfy.sd
+        from lora_graft.nodes.distilling import dressed
+        from lora_graft.nodes.host.denoiser import HostDenoiser
+
+        with torch.inference_mode():
+            if name not in self.bases:
+                self.bases[name] = comfy.sd.load_diffusion_model(str(self.models[f"family_{name}"]))
+        model = self.bases[name]
+        given = [(adapter, strength, strength) for adapter, strength in worn]
+        return dressed(model, self.clip, None, given) if given else HostDenoiser(model, self.clip)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
@@ -320,12 +349,15 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=80, help="pictures per set, at best a multiple of 40")
     parser.add_argument("--out", type=Path, help="write the tables to this file, too")
     parser.add_argument("--threads", type=int, default=1, help="torch threads; the matrices are small")
+    parser.add_argument("--steps", nargs="+", type=int, default=STEPS, help="steps of the part pairs")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     pictures, seeds = (40, [1000]) if options.quick else (options.pictures, [1000, 2000])
     start, parts = time.monotonic(), []
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(materialize.materialize(folder, text_encoder=False), pictures, options.effects)
+        inside = "comfy" in sys.modules
+        models = materialize.materialize(folder, text_encoder=inside)
+        bench = (HostBench if inside else Bench)(models, pictures, options.effects, options.steps)
         made = {"merge": merge, "kinds": kinds, "filter": filters, "prompts": prompt_sources, "lorax": lorax}
         for part in options.only:
             found = pairs(bench, seeds, options.pairs) if part == "pairs" else made[part](bench, seeds)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+LARGE = 250_000  # numbers in a weight
 CONTAINERS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 
 
@@ -55,11 +56,14 @@ def checkpointed(network: nn.Module) -> Iterator[None]:
 
 
 def blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """The smallest modules that hold several layers and stand in a list of such: transformer and residual blocks."""
+    """The smallest modules that hold several layers (transformer and residual blocks), and large layers outside them:
+    the host keeps half-precision weights as they are and makes a copy in the computation's own at every pass.
+    """
     for child in network.children():
+        layers = [part for part in child.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
         if isinstance(child, CONTAINERS) or _has_list(child):
             yield from blocks(child)
-        elif sum(1 for part in child.modules() if isinstance(part, nn.Linear | nn.Conv2d)) > 1:
+        elif len(layers) > 1 or any(layer.weight.numel() > LARGE for layer in layers):
             yield child
 
 
