@@ -16,7 +16,8 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 TITLE = 30  # height of a node's title bar, which lies above its position
 
 NODES = """() => app.graph.nodes.map(n => ({
-  id: n.id, type: n.type, title: n.title, box: [n.pos[0], n.pos[1] - 30, n.size[0], n.size[1] + 30],
+  id: Number(n.id), type: n.type, title: n.title,
+  box: [n.pos[0], n.pos[1] - 30, n.size[0], n.size[1] + 30],
   known: !!LiteGraph.registered_node_types[n.type], errors: !!n.has_errors,
   smallest: [...n.computeSize()],
   pictures: (n.imgs ?? []).length,
@@ -26,6 +27,10 @@ NODES = """() => app.graph.nodes.map(n => ({
     min: w.options?.min ?? null, max: w.options?.max ?? null})),
 }))"""
 GROUPS = "() => app.graph.groups.map(g => ({title: g.title, box: [g.pos[0], g.pos[1], g.size[0], g.size[1]]}))"
+RECTANGLES = """() => Object.fromEntries([...document.querySelectorAll('[data-node-id]')].map(element => {
+  const {x, y, width, height} = element.getBoundingClientRect(), zoom = app.canvas.ds.scale;
+  return [element.dataset.nodeId, [x / zoom, y / zoom, width / zoom, height / zoom]];
+}))"""
 WATCH = """() => { window.ended = new Promise(done => {
   for (const type of ['execution_success', 'execution_error', 'execution_interrupted'])
     app.api.addEventListener(type, e => done({type, ...e.detail}), {once: true});
@@ -41,25 +46,36 @@ def find_chromium() -> str | None:
 
 
 class Editor:
-    """One page with the editor in it.
+    """One page with the editor in it, after :meth:`open`.
 
     Args:
-        page: a playwright page.
+        chromium: a playwright browser.
         url: the server's address.
+        width, height: of the page.
     """
 
-    def __init__(self, page, url: str):
-        self.page, self.url = page, url
+    def __init__(self, chromium, url: str, width: int, height: int):
+        self.chromium, self.url, self.size = chromium, url, {"width": width, "height": height}
+        self.page = None
         self.said: list[tuple[str, str]] = []  # (kind, text) of the console and of uncaught errors
-        page.on("console", lambda m: self.said.append((m.type, f"{m.text} {m.location.get('url', '')}")))
-        page.on("pageerror", lambda error: self.said.append(("error", str(error))))
 
     def open(self, *, newcomer: bool = False) -> None:
-        """Load the page. A newcomer is greeted by the template browser; otherwise the canvas is free."""
-        if not newcomer:
-            self.page.request.post(f"{self.url}/settings/Comfy.TutorialCompleted", data="true")
+        """Load the page in a browser that remembers nothing of earlier graphs.
+
+        A newcomer is greeted by the template browser; otherwise the canvas is free.
+        """
+        if self.page:
+            self.page.context.close()
+        self.page = self.chromium.new_context(viewport=self.size, reduced_motion="reduce").new_page()
+        self.page.on("console", lambda m: self.said.append((m.type, f"{m.text} {m.location.get('url', '')}")))
+        self.page.on("pageerror", lambda error: self.said.append(("error", str(error))))
+        for setting, value in (("Comfy.TutorialCompleted", not newcomer), ("Comfy.Minimap.Visible", newcomer)):
+            self.page.request.post(f"{self.url}/settings/{setting}", data=str(value).lower())
         self.page.goto(self.url)
-        self.page.wait_for_function("window.app?.vueAppReady && app.canvas && app.extensionManager", timeout=60_000)
+        ready = "window.app?.vueAppReady && app.canvas && app.extensionManager"
+        if not newcomer:
+            ready += " && app.graph.nodes.length > 0"  # the graph that is there at the start has come
+        self.page.wait_for_function(ready, timeout=60_000)
 
     def complaints(self) -> list[str]:
         """Errors in the console, but for files the editor looks for and a fresh user does not have."""
@@ -83,6 +99,16 @@ class Editor:
     def nodes(self) -> list[dict]:
         """id, type, title, box (x, y, width, height with the title bar), widgets, … of each node."""
         return self.page.evaluate(NODES)
+
+    def nodes_2(self, on: bool) -> None:
+        """Switch to the editor's newer mode, where nodes are parts of the page, or back."""
+        self.page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", on)
+        self.settle()
+
+    def rectangles(self) -> dict[str, list[float]]:
+        """In the newer mode: a node's id → x, y, width, height as shown, title bar included, at zoom 1."""
+        self.fit()
+        return self.page.evaluate(RECTANGLES)
 
     def groups(self) -> list[dict]:
         return self.page.evaluate(GROUPS)
@@ -133,7 +159,7 @@ def browser(url: str, *, width: int = 1600, height: int = 900) -> Iterator[Edito
     with sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=program, args=FLAGS)
         try:
-            yield Editor(chromium.new_page(viewport={"width": width, "height": height}), url)
+            yield Editor(chromium, url, width, height)
         finally:
             chromium.close()
 

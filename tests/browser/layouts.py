@@ -6,7 +6,7 @@ A layout is columns from left to right; a column is groups from top to bottom; a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -19,25 +19,22 @@ class Note:
 
 @dataclass(frozen=True)
 class Layout:
-    """``thumbnail``: ids of nodes whose pictures make the .jpg, one row each."""
+    """``thumbnail``: ids of nodes whose pictures make the .jpg, one row each; ``sizes``: other than SHOWN_AT's."""
 
     columns: list[dict[str, list[str | Note]]]
     thumbnail: str
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 SHOWN_AT = {  # node type → least width and height on the canvas
     "PreviewAny": (420, 420), "PreviewImage": (460, 330), "SaveImage": (520, 290), "CLIPTextEncode": (300, 110),
     "ImageGrid": (270, 130),
 }  # fmt: skip
-SIZES = {  # NAME.id → another size
-    "load_and_apply.info": (420, 300), "similarity.number": (420, 110), "similarity.heat_map": (620, 330), "transfer_before_sampling.heat_map": (620, 330),
-    "transfer_and_save.path": (420, 110), "lego_merge.path": (420, 110), "compare_transfer.save": (620, 680),
-    "compare_merges.save": (620, 960),
-}  # fmt: skip
 
 _EXAMPLES = """
 
-This runs as it is on the example models. Write them into ComfyUI's models folder once, from the folder of ComfyUI, then press **R** here:
+This runs as it is on the example models. Write them into ComfyUI's models folder once, from the folder of ComfyUI, \
+then press **R** here:
 
 `python custom_nodes/LoRA-Graft examples`"""
 _DRAWING = {"Prompt and size": ["clip", "vae", "prompt", "nothing", "latent"]}
@@ -62,7 +59,7 @@ the workflow *transfer_before_sampling*."""), _DRAWING_NOTE]},
         {"The LoRA": ["apply", "info"]},
         {"Without the LoRA": ["sample_without decode_without save_without"],
          "With the LoRA": ["sample_with decode_with save_with"]},
-    ], "save_without save_with"),
+    ], "save_without save_with", {"info": (420, 300)}),
     "similarity": Layout([
         {"Read me": [_about("""## Similarity of two bases
 Compares two base models weight by weight: how much of their leading singular subspaces they share. 0 is chance, 1 is \
@@ -74,7 +71,7 @@ its LoRAs move well. Near 0: nothing training-free will help.""")]},
         {"Similarity": ["similarity"]},
         {"Result": ["number", "report"]},
         {"By block and role": ["heat_map"]},
-    ], "heat_map"),
+    ], "heat_map", {"number": (420, 110), "heat_map": (620, 330)}),
     "transfer_before_sampling": Layout([
         {"Read me": [_about("""## Transfer before sampling
 Makes a LoRA of base A work on base B without training, and draws with it at once.
@@ -89,7 +86,7 @@ transfer's clip output."""), _DRAWING_NOTE]},
         {"The target alone": ["sample_target decode_target save_target"],
          "With the transferred LoRA": ["sample_transferred decode_transferred save_transferred"],
          "What arrived": ["heat_map"]},
-    ], "save_target save_transferred"),
+    ], "save_target save_transferred", {"heat_map": (620, 330)}),
     "transfer_and_save": Layout([
         {"Read me": [_about("""## Transfer and save
 Makes a LoRA for base B from a LoRA of base A and writes it to `output/loras`, with the settings and the hashes of \
@@ -101,7 +98,7 @@ the file name in *Save LoRA*. Choose `models/loras` there to find it in every Lo
         {"Transfer": ["transfer"]},
         {"Save": ["save", "path"], "What arrived": ["heat_map"]},
         {"Report": ["report"]},
-    ], "heat_map"),
+    ], "heat_map", {"path": (420, 110)}),
     "compare_transfer": Layout([
         {"Read me": [_about("""## Copy, transfer and source side by side
 Draws the same seeds four times: the target alone, with the LoRA plainly copied, with the transferred LoRA, and the \
@@ -110,13 +107,29 @@ source with its own LoRA.
 **Replace:** source, target and LoRA. Try other methods in *Transfer: rotation*: `lora-x` for LoRA-X adapters, \
 `prolora` for comparison. Between relatives the copy is hard to beat."""), _DRAWING_NOTE]},
         {"Models: choose yours": ["base_a", "base_b", "lora"], **_DRAWING},
-        {"Transfer": ["copy rotate", "report"], "The source's own": ["apply"]},
+        {"Transfer": ["copy", "rotate"], "The source's own": ["apply"]},
+        {"Report": ["report"]},
         {"The same seeds": ["sample_alone decode_alone", "sample_copied decode_copied",
                             "sample_rotated decode_rotated", "sample_source decode_source"]},
-        {"Side by side": ["together grid", "save", Note("""Rows from the top: **target alone**, **copied**, \
+        {"Side by side": ["together", "grid", "save", Note("""Rows from the top: **target alone**, **copied**, \
 **rotated**, **source with its LoRA**.
 
 Set the grid's columns to the number of pictures, its cells to their size.""", 620)]},
+    ], "save", {"save": (620, 680)}),
+    "batch": Layout([
+        {"Read me": [_about("""## Batch
+Moves a LoRA to another base and draws with it, once for every LoRA, base or prompt you name: `lora-graft batch` runs \
+the API form of this workflow with every combination of values, on one or several servers:
+
+`python custom_nodes/LoRA-Graft batch custom_nodes/LoRA-Graft/example_workflows/api/batch.json \
+--set "Load LoRA.lora=family_*_a*" --set "Target.unet=family_b*|family_c*"`
+
+It needs `pip install httpx websockets`.
+
+**Replace:** source, target, LoRA and prompt. Your own workflow: Workflow, Export (API)."""), _DRAWING_NOTE]},
+        {"Models: choose yours": ["source", "target", "lora"], **_DRAWING},
+        {"Transfer": ["transfer"]},
+        {"Draw": ["sample decode save"]},
     ], "save"),
     "lego_merge": Layout([
         {"Read me": [_about("""## LEGO merge of three
@@ -129,7 +142,7 @@ differ. `strengths`: one number for each, in order. `k`: the rank of the result.
         {"Merge": ["merge"]},
         {"Save": ["save", "path"], "Which ranks they share": ["cluster_plot"]},
         {"Report": ["report"]},
-    ], "cluster_plot"),
+    ], "cluster_plot", {"path": (420, 110)}),
     "merge_before_sampling": Layout([
         {"Read me": [_about("""## Merge before sampling
 Makes one LoRA of two and draws with it at once, beside the base alone.
@@ -147,14 +160,15 @@ Other methods stand in `method`; the workflow *compare_merges* draws several sid
 Merges the same three LoRAs in five ways and draws the same seeds with each: the exact sum (rank 24), and SVD cut, \
 LEGO, DARE and TIES at half that rank.
 
-**Replace:** the base, the LoRAs, and `method` in the merging nodes. `k` is the rank of the result."""), _DRAWING_NOTE]},
+**Replace:** the base, the LoRAs, and `method` in the merging nodes. `k` is the rank of the \
+result."""), _DRAWING_NOTE]},
         {"Models: choose yours": ["base_a", "frame", "slant", "stripes"], **_DRAWING},
         {"Merge": ["concat svd lego dare ties", "apply_concat apply_svd apply_lego apply_dare apply_ties"],
          "The same seeds": ["sample_concat sample_svd sample_lego sample_dare sample_ties",
                             "sample_base"]},
-        {"Side by side": ["together decode", "grid", "save", Note("""Rows from the top: **base alone**, **exact sum**, \
-**SVD cut**, **LEGO**, **DARE**, **TIES**.
+        {"Side by side": ["together", "decode", "grid", "save", Note("""Rows from the top: **base alone**, **exact \
+sum**, **SVD cut**, **LEGO**, **DARE**, **TIES**.
 
 Set the grid's columns to the number of pictures, its cells to their size.""", 620)]},
-    ], "save"),
+    ], "save", {"save": (620, 960)}),
 }  # fmt: skip

@@ -1,14 +1,15 @@
 """Make the graph form and the thumbnail of workflows from their API form and layout, in the real editor.
 
-    python tests/browser/build.py [NAME …]
+    python tests/browser/make_workflows.py [NAME …]
 
-Writes example_workflows/NAME.json and NAME.jpg. Needs ComfyUI and Chromium.
+Writes example_workflows/NAME.json and NAME.jpg, and docs/editor.png. Needs ComfyUI and Chromium.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import sys
 import tempfile
 import uuid
@@ -16,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 from editor import TITLE, Editor, browser
-from family import running
-from layouts import LAYOUTS, SHOWN_AT, SIZES, Layout, Note
+from family_host import running
+from layouts import LAYOUTS, SHOWN_AT, Layout, Note
 from PIL import Image
 
 FOLDER = Path(__file__).parents[2] / "example_workflows"
@@ -124,8 +125,23 @@ def tidy(graph: dict, name: str) -> dict:
                 del slot[key]
         for key in [key for key, value in node.items() if value is None]:
             del node[key]
+    renumber_links(graph)
     graph["nodes"].sort(key=lambda node: node["id"])
     return {key: value for key, value in graph.items() if value is not None}
+
+
+def renumber_links(graph: dict) -> None:
+    """Count links from 1, whatever the editor had open before."""
+    numbers = {link[0]: number for number, link in enumerate(graph["links"], 1)}
+    for link in graph["links"]:
+        link[0] = numbers[link[0]]
+    for node in graph["nodes"]:
+        for slot in node.get("inputs", []):
+            slot["link"] = numbers.get(slot["link"])
+        for slot in node.get("outputs", []):
+            if slot.get("links"):
+                slot["links"] = [numbers[link] for link in slot["links"]]
+    graph["last_link_id"] = len(numbers)
 
 
 def contact(rows: list[list[bytes]]) -> Image.Image:
@@ -135,24 +151,34 @@ def contact(rows: list[list[bytes]]) -> Image.Image:
     return Image.fromarray(np.concatenate(strips))
 
 
+def measured(editor: Editor, name: str, layout: Layout, wanted: dict, numbers: dict[str, int]):
+    """Run the graph, which makes nodes that show pictures grow: (id → size in either mode of the editor, pictures)."""
+    editor.open()
+    editor.nodes_2(True)
+    editor.load_api(wanted)
+    shown = editor.rectangles()
+    editor.nodes_2(False)
+    editor.open()
+    editor.load_api(wanted)
+    end = editor.run()
+    if end["type"] != "execution_success":
+        raise RuntimeError(f"{name}: {end['type']}: {end.get('exception_message')}")
+    nodes, size = {node["id"]: node for node in editor.nodes()}, {}
+    for key, number in numbers.items():
+        node = nodes[number]
+        least = layout.sizes.get(key) or SHOWN_AT.get(node["type"], (270, 0))
+        width = max(least[0], node["smallest"][0], 8 * len(node["title"]) + 50)
+        height = max(least[1], node["smallest"][1], shown[str(number)][3] - TITLE)
+        size[key] = (10 * math.ceil(width / 10), 10 * math.ceil(height / 10))
+    return size, [editor.picture(numbers[key]) for key in layout.thumbnail.split()]
+
+
 def build(editor: Editor, name: str) -> None:
-    layout, api = LAYOUTS[name], json.loads((FOLDER / "api" / f"{name}.json").read_text())
+    layout, api = LAYOUTS[name], json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
     numbers = numbered(api, layout)
     wanted = renumbered(api, numbers)
-    editor.load_api(wanted)
-    end = editor.run()  # nodes that show pictures grow
-    if end["type"] != "execution_success":
-        raise RuntimeError(f"{name}: {end}")
-    kinds = {int(node["id"]): node for node in editor.nodes()}
-    size = {}
-    for key, number in numbers.items():
-        node = kinds[number]
-        least = SIZES.get(f"{name}.{key}") or SHOWN_AT.get(node["type"], (270, 0))
-        width = max(least[0], node["smallest"][0], 8 * len(node["title"]) + 50)
-        size[key] = (10 * round(width / 10 + 0.4), 10 * round(max(least[1], node["smallest"][1]) / 10 + 0.4))
-    pictures = [editor.picture(numbers[key]) for key in layout.thumbnail.split()]
-
-    editor.open()  # afresh, so that links are counted from 1
+    size, pictures = measured(editor, name, layout, wanted, numbers)
+    editor.open()
     editor.load_api(wanted)
     places, notes, groups = arrange(layout, size)
     values = {number: node["inputs"] for number, node in wanted.items()}
@@ -161,17 +187,31 @@ def build(editor: Editor, name: str) -> None:
     graph = tidy(editor.page.evaluate("() => app.graph.serialize()"), name)
     (FOLDER / f"{name}.json").write_text(json.dumps(graph, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     image = contact(pictures)
-    zoom = min(480 / image.width, 480 / image.height)
+    zoom = 480 / max(image.size)
     image = image.resize((round(image.width * zoom), round(image.height * zoom)), Image.Resampling.LANCZOS)
     image.save(FOLDER / f"{name}.jpg", quality=82)
     print(f"{name}: {len(graph['nodes'])} nodes, {(FOLDER / f'{name}.jpg').stat().st_size // 1024} KB thumbnail")
 
 
+def portrait(editor: Editor, name: str = "transfer_before_sampling") -> None:
+    """docs/editor.png: a workflow in the editor after its run."""
+    editor.open()
+    editor.page.evaluate("() => app.extensionManager.setting.set('LiteGraph.Canvas.MinFontSizeForLOD', 0)")
+    editor.load(json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
+    editor.run()
+    editor.page.wait_for_timeout(6000)  # messages in the corner have gone
+    image = Image.open(io.BytesIO(editor.page.screenshot())).convert("RGB")
+    image.quantize(128, dither=Image.Dither.NONE).save(FOLDER.parent / "docs" / "editor.png", optimize=True)
+
+
 def main(names: list[str]) -> None:
-    with tempfile.TemporaryDirectory() as base, running(Path(base)) as host, browser(host.url) as editor:
-        editor.open()
-        for name in names or LAYOUTS:
-            build(editor, name)
+    with tempfile.TemporaryDirectory() as base, running(Path(base)) as host:
+        url = f"http://127.0.0.1:{host.port}"
+        with browser(url) as editor:
+            for name in names or LAYOUTS:
+                build(editor, name)
+        with browser(url, width=1900, height=1000) as editor:
+            portrait(editor)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,12 @@ import torch
 from lora_graft.examples.family.materialize import materialize
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "host")]
+sys.path.append(str(TESTS / "host"))
+
+
+def find_host():
+    """tests/conftest.py's: the host's folder and interpreter, or the reason why there is none."""
+    return runpy.run_path(str(TESTS / "conftest.py"))["find_host"]()
 
 
 @contextlib.contextmanager
@@ -23,7 +29,7 @@ def running(base: Path, *, pack: Path = TESTS.parent) -> Iterator:
     """
     from server import PACK_NAME, Host
 
-    found = sys.modules["conftest"].find_host()
+    found = find_host()
     if isinstance(found, str):
         raise FileNotFoundError(found)
     host = Host(*found, base, {PACK_NAME: pack})

@@ -1,0 +1,64 @@
+"""One ComfyUI and one Chromium for all browser tests; without them the tests skip, and the last line says why."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+SKIPPED = pytest.StashKey[str]()
+
+
+def missing() -> str | None:
+    """Why there is no browser to test in."""
+    from editor import NAMES, find_chromium
+
+    if importlib.util.find_spec("playwright") is None:
+        return "playwright is not installed"
+    if find_chromium() is None:
+        named = os.environ.get("CHROMIUM", "not set")
+        return f"no browser: CHROMIUM is {named}; on the PATH is none of {', '.join(NAMES)}"
+    return None
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "browser: needs Chromium and playwright")
+
+
+def pytest_collection_modifyitems(config, items):
+    asked = [item for item in items if item.get_closest_marker("browser")]
+    reason = missing() if asked else None
+    if reason:
+        config.stash[SKIPPED] = f"{len(asked)} browser tests skipped: {reason}"
+        for item in asked:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config):
+    reason = config.stash.get(SKIPPED, None)
+    if reason and not hasattr(config, "workerinput"):
+        print(reason)
+
+
+@pytest.fixture(scope="session")
+def family_host(tmp_path_factory):
+    """A running host with the example family's models."""
+    from family_host import running
+
+    with running(tmp_path_factory.mktemp("browser")) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def editor(family_host):
+    """The editor, not opened yet."""
+    from editor import browser
+
+    with browser(f"http://127.0.0.1:{family_host.port}") as editor:
+        yield editor
