@@ -127,7 +127,7 @@ def main() -> None:
         "size": options.size, "weights": len(names), "numbers": sum(p.numel() for p in model.model.parameters()),
         "dtype": str(model.model.get_dtype()), "loaded MB": round(loaded), "peak MB": round(peak),
         "ratio": round(peak / loaded, 3), "checkpointing": not options.no_checkpointing,
-        "seconds per step": round(min(b - a for a, b in zip(started, started[1:], strict=False)), 2),
+        "seconds per step": round(min((b - a for a, b in zip(started, started[1:], strict=False)), default=0), 2),
         "losses": result.losses, "device": torch.cuda.get_device_name() if cuda else "CPU",
     }))  # fmt: skip
 
