@@ -129,7 +129,7 @@ def _scaled_rows(slot: Slot, height: int, new_height: int) -> tuple[int, int] | 
 def _check_shapes(adapter: Adapter, found: dict[str, Slot], source: Base) -> None:
     for key, slot in found.items():
         module, expected = adapter.modules[key], shape_of(source, slot)
-        if module.shape is not None and _flat(module.shape) != _flat(expected):
+        if module.shape is not None and not module.fits(tuple(expected)):
             raise AdapterError(
                 f"the adapter changes a {_times(module.shape)} weight, but {slot.name} of {source.label} "
                 f"({source.architecture}) is {_times(expected)}",
@@ -138,14 +138,6 @@ def _check_shapes(adapter: Adapter, found: dict[str, Slot], source: Base) -> Non
                 hint=f"The adapter looks like one for {_looks_like(adapter)}. "
                 "Choose the base it was trained on as the source.",
             )
-
-
-def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """1x1 convolutions and linear layers are the same matrix."""
-    sizes = tuple(shape)
-    while len(sizes) > 2 and sizes[-1] == 1:
-        sizes = sizes[:-1]
-    return sizes
 
 
 def _wrong_architecture(adapter: Adapter, source: Base) -> AdapterError:

@@ -17,7 +17,7 @@ from ...errors import SettingsError
 from ...kernels.distill import levels
 from ...kernels.distill.branch import changed
 from .base import HostBase
-from .learning import checkpointed, ordinary_tensors
+from .learning import checkpointed, ordinary_tensors, sparing
 from .work import check_cancelled
 
 LIMIT = 999.0  # largest ratio: a flow's σ of .999
@@ -152,6 +152,7 @@ class HostDenoiser:
         layers, before = dict(self._layers()), mm.in_training
         with ExitStack() as stack:
             stack.enter_context(ordinary_tensors(self.real))
+            stack.enter_context(sparing(self.real.diffusion_model))
             if checkpointing:
                 stack.enter_context(checkpointed(self.real.diffusion_model))
             for name, student in students.items():

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 LARGE = 250_000  # numbers in a weight
+LAYERS = (nn.Linear, nn.Conv2d)
+NORMS = (nn.LayerNorm, nn.RMSNorm)
 CONTAINERS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 
 
@@ -47,7 +49,7 @@ def checkpointed(network: nn.Module) -> Iterator[None]:
     wrapped = []
     try:
         for block in blocks(network):
-            block.forward = _again(block.forward)
+            block.forward = _again(block)
             wrapped.append(block)
         yield
     finally:
@@ -60,7 +62,7 @@ def blocks(network: nn.Module) -> Iterator[nn.Module]:
     the host keeps half-precision weights as they are and makes a copy in the computation's own at every pass.
     """
     for child in network.children():
-        layers = [part for part in child.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
+        layers = [part for part in child.modules() if isinstance(part, LAYERS)]
         if isinstance(child, CONTAINERS) or _has_list(child):
             yield from blocks(child)
         elif len(layers) > 1 or any(layer.weight.numel() > LARGE for layer in layers):
@@ -73,13 +75,40 @@ def _has_list(module: nn.Module) -> bool:
 
 def _wide(parts: nn.ModuleList) -> bool:
     """Whether the list's members are blocks themselves."""
-    return any(sum(1 for p in part.modules() if isinstance(p, nn.Linear | nn.Conv2d)) > 1 for part in parts)
+    return any(sum(1 for p in part.modules() if isinstance(p, LAYERS)) > 1 for part in parts)
 
 
-def _again(forward):
+def _again(block: nn.Module):
+    forward = block.forward
+
+    def anew(*args, **kwargs):
+        return forward(*map(_own, args), **{name: _own(value) for name, value in kwargs.items()})
+
     def run(*args, **kwargs):
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+        # Some blocks write into their inputs, which the second pass needs as they were.
+        return checkpoint(forward if isinstance(block, LAYERS) else anew, *args, use_reentrant=False, **kwargs)
 
     return run
+
+
+@contextmanager
+def sparing(network: nn.Module) -> Iterator[None]:
+    """Norms get a copy of their input: they keep it for the backward pass, and some networks (Flux) add to it in place
+    later on.
+    """
+    hooks = [part.register_forward_pre_hook(_own_input) for part in network.modules() if isinstance(part, NORMS)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _own_input(module: nn.Module, inputs: tuple):
+    return tuple(map(_own, inputs)) if torch.is_grad_enabled() else None
+
+
+def _own(value):
+    return value.clone() if isinstance(value, Tensor) else value

@@ -11,6 +11,8 @@ from comfy.model_patcher import get_key_weight
 from comfy.quant_ops import QuantizedTensor
 from comfy_api.latest import ComfyExtension, io
 
+from . import distilling
+
 CATEGORY = "probe"
 
 
@@ -249,7 +251,8 @@ class Stack(io.ComfyNode):
 
 class Probes(ComfyExtension):
     async def get_node_list(self):
-        return [Digest, Compare, Conditioning, LatentDigest, Value, Plain, Base, NoPlots, PackModules, Stack]
+        return [Digest, Compare, Conditioning, LatentDigest, Value, Plain, Base, NoPlots, PackModules, Stack,
+                *distilling.NODES]
 
 
 async def comfy_entrypoint():
