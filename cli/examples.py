@@ -33,8 +33,10 @@ def examples(
     if not folder.is_dir():
         raise GraftError("there is no such folder", file=folder, hint="Give ComfyUI's models folder.")
 
+    from ..examples.family.demo import one_thread
     from ..examples.family.materialize import materialize
 
-    paths = materialize(folder)
+    with one_thread():
+        paths = materialize(folder)
     typer.echo(f"{len(paths)} example models are in {folder}.")
     typer.echo("In ComfyUI press R, then open a workflow: Templates, LoRA-Graft.")

@@ -201,7 +201,7 @@ def portrait(editor: Editor, name: str = "transfer_before_sampling") -> None:
     editor.run()
     editor.page.wait_for_timeout(6000)  # messages in the corner have gone
     image = Image.open(io.BytesIO(editor.page.screenshot())).convert("RGB")
-    image.quantize(128, dither=Image.Dither.NONE).save(FOLDER.parent / "docs" / "editor.png", optimize=True)
+    image.quantize(256, Image.Quantize.FASTOCTREE).save(FOLDER.parent / "docs" / "editor.png", optimize=True)
 
 
 def main(names: list[str]) -> None:
@@ -210,7 +210,7 @@ def main(names: list[str]) -> None:
         with browser(url) as editor:
             for name in names or LAYOUTS:
                 build(editor, name)
-        with browser(url, width=1900, height=1000) as editor:
+        with browser(url, width=1900, height=860) as editor:
             portrait(editor)
 
 

@@ -102,8 +102,33 @@ def batch(host, result):
     assert edge(pictures(host, result, "save")).mean(0) == pytest.approx([0.9, 0.7, 0.1], abs=0.3), "a golden frame"
 
 
+def grid(host, result, rows: int) -> np.ndarray:
+    """The pictures of a grid of four columns, (rows, 4, 128, 128, 3) in [0, 1]."""
+    sheet = pictures(host, result, "save")[0]
+    assert sheet.shape == (132 * rows - 4, 132 * 4 - 4, 3)
+    return np.stack([[sheet[y : y + 128, x : x + 128] for x in range(0, 528, 132)] for y in range(0, 132 * rows, 132)])
+
+
+def framed(images: np.ndarray) -> float:
+    """How golden the edges are: red and green well above blue."""
+    return float(edge(images)[:, :2].mean() - edge(images)[:, 2].mean())
+
+
+def compare_transfer(host, result):
+    assert "rotate" in result.text("report")
+    alone, copied, rotated, source = grid(host, result, 4)
+    assert framed(alone) < 0.2 and min(map(framed, (copied, rotated, source))) > 0.4
+    assert np.abs(copied - rotated).mean() > 0.001 and np.abs(copied - source).mean() > 0.05
+
+
+def compare_merges(host, result):
+    alone, *merged = grid(host, result, 6)
+    assert framed(alone) < 0.2 and min(map(framed, merged)) > 0.3
+    assert min(np.abs(one - other).mean() for i, one in enumerate(merged) for other in merged[:i]) > 0.001
+
+
 CHECKS = {f.__name__: f for f in (load_and_apply, similarity, transfer_before_sampling, transfer_and_save, lego_merge,
-                                  merge_before_sampling, batch)}  # fmt: skip
+                                  merge_before_sampling, batch, compare_transfer, compare_merges)}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [f.stem for f in FILES])
