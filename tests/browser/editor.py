@@ -78,8 +78,8 @@ class Editor:
         self.page.wait_for_function(ready, timeout=60_000)
 
     def complaints(self) -> list[str]:
-        """Errors in the console, but for files the editor looks for and a fresh user does not have."""
-        fresh = ("404 (Not Found)", "graph accessed before initialization")
+        """Errors in the console, but for files that a fresh user does not have and news from other servers."""
+        fresh = ("404 (Not Found)", "graph accessed before initialization", "https://")
         return [text for kind, text in self.said if kind == "error" and not any(word in text for word in fresh)]
 
     def load(self, graph: dict) -> None:
