@@ -30,8 +30,8 @@ def judged(name, prompts=PROMPTS, results=()):
     return judge.look(materialize.judge_weights(), images)
 
 
-def test_all_weights_fit_in_sixteen_megabytes():
-    assert sum(path.stat().st_size for path in materialize.HERE.glob("*.safetensors")) < 16e6
+def test_all_weights_fit_in_eighteen_megabytes():
+    assert sum(path.stat().st_size for path in materialize.HERE.glob("*.safetensors")) < 18e6
 
 
 @pytest.mark.parametrize("name", materialize.BASES)

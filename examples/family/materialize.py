@@ -18,7 +18,7 @@ from . import model, store, text, vae
 
 HERE = Path(__file__).parent
 PREFIX = "model.diffusion_model."
-BASES = ("a", "b", "c", "s")
+BASES = ("a", "b", "c", "s", "w")
 EFFECTS = ("frame", "slant", "stripes")
 FROZEN_SEEDS = {"a": 7, "b": 7, "c": 7, "s": 8, "w": 9, "v": 10}
 AUTOENCODERS = {"family": "autoencoder", "family_v": "autoencoder_v"}  # compact file of each latent space
@@ -141,9 +141,9 @@ def _half_base(name: str) -> dict[str, Tensor]:
 def materialize(folder: str | Path, *, text_encoder: bool = True) -> dict[str, Path]:
     """Write the family below ``folder`` in the folders of a host's ``models``; files already right are kept.
 
-    ``diffusion_models/family_{a,b,c,s}``, ``vae/family_vae``, ``text_encoders/family_clip_l`` (75 MB on disk; left
-    out with ``text_encoder=False``), ``loras/family_{frame,slant,stripes}_{a,b,c,s}`` and ``…_lorax_a``, all
-    ``.safetensors``.
+    ``diffusion_models/family_{a,b,c,s,w}``, ``vae/family_vae`` and ``family_vae_v`` (base V's),
+    ``text_encoders/family_clip_l`` (75 MB on disk; left out with ``text_encoder=False``),
+    ``loras/family_{frame,slant,stripes}_{a,b,c,s,w}`` and ``…_lorax_a``, all ``.safetensors``.
 
     Returns:
         path of every file by its name without suffix.
@@ -155,7 +155,9 @@ def materialize(folder: str | Path, *, text_encoder: bool = True) -> dict[str, P
 
     for name in BASES:
         put("diffusion_models", f"family_{name}", (f"base_{name}.safetensors",), lambda name=name: _half_base(name))
-    put("vae", "family_vae", ("autoencoder.safetensors",), lambda: vae.expand(autoencoder()))
+    for file in AUTOENCODERS.values():
+        put("vae", file.replace("autoencoder", "family_vae"), (f"{file}.safetensors",),
+            lambda file=file: vae.expand(_autoencoder(file)))
     for effect in EFFECTS:
         for name in BASES:
             put("loras", f"family_{effect}_{name}", (f"{effect}_{name}.safetensors",),
