@@ -124,9 +124,10 @@ class DistillAdapter(io.ComfyNode):
         marks = (source_vae, target_vae) if source_vae is not None and target_vae is not None else (None, None)
         dtype = training_dtype(target) if dtype == "auto" else dtype
         with learning():
-            teacher = Teacher(HostDenoiser(source, source_clip, marks[0]),
-                              [dressed(source, source_clip, marks[0], [lora]) for lora in loras])
-            student = HostDenoiser(target, target_clip, marks[1], dtype=dtype)
+            said: dict = {}
+            teacher = Teacher(HostDenoiser(source, source_clip, marks[0], said=said),
+                              [dressed(source, source_clip, marks[0], [lora], said) for lora in loras])
+            student = HostDenoiser(target, target_clip, marks[1], dtype=dtype, said=said)
             size = sum(torch.Size(shape).numel() for shape in student.base.weights().values())
             settings = Distillation(
                 objective, kind, rank, alpha or None, modules, effect, match_effect, lessons or None,
@@ -207,7 +208,8 @@ def _before_and_after(dataset, before, model, clip, source_vae, target_vae, coun
         return nothing_to_show()
     shared = dataset.target is not None
     mine = dataset.target[:count] if shared else draw_again(before, dataset, count, progress)
-    after = draw_again(HostDenoiser(model, clip, label="target with the new adapter"), dataset, count, progress)
+    taught = HostDenoiser(model, clip, label="target with the new adapter", said=before.said)
+    after = draw_again(taught, dataset, count, progress)
     rows = [("source\nwith its LoRAs", decoded(source_vae, dataset.taught[:count]))] if source_vae is not None else []
     rows += [("target", decoded(vae, mine)), ("target with the\nnew adapter", decoded(vae, after))]
     return picture([(label, images.numpy()) for label, images in rows], "contact_sheet")

@@ -67,15 +67,15 @@ def given(loras, strengths) -> list[tuple]:
     return found
 
 
-def dressed(model, clip, vae, loras: list[tuple], dtype: str = "auto"):
-    """The source with LoRAs on it, as the host's loader puts them there."""
+def dressed(model, clip, vae, loras: list[tuple], said: dict | None = None):
+    """The source with LoRAs on it, as the host's loader puts them there. said: see HostDenoiser."""
     from .host.denoiser import HostDenoiser
 
     base = host.HostBase(model, clip)
     label = f"{base.label} with " + " and ".join(name_of(adapter) for adapter, _, _ in loras)
     for adapter, strength, strength_clip in loras:
         model, clip = host.apply(model, clip, fitting(adapter, base), strength, strength_clip)
-    return HostDenoiser(model, clip, vae, dtype=dtype, label=label)
+    return HostDenoiser(model, clip, vae, label=label, said=said)
 
 
 def name_of(adapter) -> str:

@@ -72,9 +72,10 @@ def matched(lora, target, target_clip, original, source, source_clip, prompts, d
 
     progress = host.Progress(spoken=True)
     with learning():
-        worn = dressed(source, source_clip, None, [(original, 1.0, 1.0)])
-        teacher = Teacher(HostDenoiser(source, source_clip), [worn])
-        theirs = HostDenoiser(target, target_clip)
+        said: dict = {}
+        worn = dressed(source, source_clip, None, [(original, 1.0, 1.0)], said)
+        teacher = Teacher(HostDenoiser(source, source_clip, said=said), [worn])
+        theirs = HostDenoiser(target, target_clip, said=said)
         if dataset is None:
             few = Generation(count=16, seed=seed, drawing=drawing, least_action=0.0)
             lines = [line for line in prompts if line.strip()] or own_prompts(original)
@@ -83,7 +84,7 @@ def matched(lora, target, target_clip, original, source, source_clip, prompts, d
 
         def at(strength: float) -> HostDenoiser:
             model, clip = host.apply(target, target_clip, state, strength, strength)
-            return HostDenoiser(model, clip, label=f"{theirs.label} at {strength:.2f}")
+            return HostDenoiser(model, clip, label=f"{theirs.label} at {strength:.2f}", said=said)
 
         return match_strength(teacher, theirs, at, dataset, batch=drawing.batch, seed=seed, progress=progress)
 

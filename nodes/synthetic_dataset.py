@@ -93,9 +93,10 @@ class SyntheticDataset(io.ComfyNode):
         both = source_vae is not None and target_vae is not None
         marks = (source_vae, target_vae) if both else (None, None)
         with learning():
-            teacher = Teacher(HostDenoiser(source, source_clip, marks[0]),
-                              [dressed(source, source_clip, marks[0], given(loras, strengths))])
-            student = None if target is None else HostDenoiser(target, target_clip, marks[1])
+            said: dict = {}
+            teacher = Teacher(HostDenoiser(source, source_clip, marks[0], said=said),
+                              [dressed(source, source_clip, marks[0], given(loras, strengths), said)])
+            student = None if target is None else HostDenoiser(target, target_clip, marks[1], said=said)
 
             def embed(latents: torch.Tensor) -> torch.Tensor:
                 return _seen(clip_vision, decoded(source_vae, latents))

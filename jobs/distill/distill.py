@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -26,6 +27,7 @@ from .train import Keeper, train
 OBJECTIVES = ("auto", "difference", "output", "samples")
 KEPT_WORDS = ("ss_tag_frequency", "ss_dataset_dirs", "ss_base_model_version", "modelspec.trigger_phrase",
               "modelspec.architecture", "modelspec.title")  # fmt: skip
+_WORDS = re.compile(r"lora_(prior_)?te\d?_|text_encoder")  # keys of a text encoder
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def distill(
         learning_rate=result.learning_rate, resumed=result.resumed, trouble=result.trouble,
         start=_began(start, students), evaluations={**bank.evaluations, "student": result.evaluations,
                                                     **matching, "data": int(dataset.info.get("evaluations", 0))},
-        samples=len(dataset.kept_indices()), notes=_notes(adapters, teacher, begin) + effects,
+        samples=len(dataset.kept_indices()), notes=_notes(adapters, begin) + effects,
         seconds={"lessons": told - started, "learning": time.perf_counter() - told},
     )  # fmt: skip
     provenance = {
@@ -251,14 +253,11 @@ class _Salvaged:
             self.salvage(self.made(), self.step)
 
 
-def _notes(adapters: Sequence[Adapter], teacher: Teacher, begin: dict) -> list[str]:
+def _notes(adapters: Sequence[Adapter], begin: dict) -> list[str]:
     notes = []
     if len(adapters) > 1 and not begin:
         notes.append("Several LoRAs were taught from nothing. Where they fit the target's weights, starting from their "
                      "merge (LEGO Merge into start_from) gives much cleaner pictures in the same time.")
-    words = [a for a, d in zip(adapters, teacher.adapted, strict=False)
-             if any((slot := d.base.names.resolve(key)) is not None and not slot.name.startswith("diffusion_model.")
-                    for key in a.modules)]  # fmt: skip
-    if words:
+    if any(_WORDS.match(key) for adapter in adapters for key in adapter.modules):
         notes.append("The adapter also changes the text encoder; what that does is taught to the new base's denoiser.")
     return notes

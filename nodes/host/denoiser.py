@@ -32,15 +32,17 @@ class HostDenoiser:
         clip: its CLIP; None where nothing is encoded.
         vae: its VAE, which tells latent spaces of one form apart; None trusts the form.
         dtype: of the computation, a name in DTYPES; auto is the host's choice.
+        said: prompts that were encoded already; the models of one run share it, so that each is encoded once.
     """
 
-    def __init__(self, model, clip=None, vae=None, *, dtype: str = "auto", label: str = ""):
+    def __init__(self, model, clip=None, vae=None, *, dtype: str = "auto", label: str = "", said: dict | None = None):
         self.patcher, self.clip, self.vae = model, clip, vae
         if DTYPES[dtype] is not None:
             self.patcher = model.clone()
             self.patcher.set_model_compute_dtype(DTYPES[dtype])
         self.base = HostBase(model)
         self.label = label or self.base.label
+        self.said = {} if said is None else said
         self._ready: dict[tuple, dict] = {}
 
     @cached_property
@@ -69,11 +71,13 @@ class HostDenoiser:
         if self.clip is None:
             raise SettingsError(f"{self.label} has no text encoder here",
                                 hint="Connect the CLIP that belongs to the model.")
-        found = []
+        encoder = self.clip.patcher
+        whose = (id(encoder.model), encoder.patches_uuid if encoder.patches else None, self.clip.layer_idx)
         for prompt in prompts:
-            check_cancelled()
-            found.append(self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt)))
-        return found
+            if (*whose, prompt) not in self.said:
+                check_cancelled()
+                self.said[(*whose, prompt)] = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt))
+        return [self.said[(*whose, prompt)] for prompt in prompts]
 
     def ratios(self, shares: Tensor) -> Tensor:
         from comfy.model_sampling import CONST

@@ -20,12 +20,17 @@ def patchers(model, clip):
     return [p for p in (model, clip.patcher if clip is not None else None) if p is not None]
 
 
-def patched(patcher, name):
-    """The weight with the patches on it, float32, without touching the model."""
+def stored(patcher, name):
+    """The weight as it was loaded, float32, whatever patches the host has put on it meanwhile."""
     weight, _, _ = get_key_weight(patcher.model, name)
     backup = patcher.backup.get(name)
     weight = backup.weight if backup is not None else weight
-    weight = (weight.dequantize() if isinstance(weight, QuantizedTensor) else weight).float().clone()
+    return (weight.dequantize() if isinstance(weight, QuantizedTensor) else weight).float().clone()
+
+
+def patched(patcher, name):
+    """The weight with the patches on it, float32, without touching the model."""
+    weight = stored(patcher, name)
     return comfy.lora.calculate_weight(patcher.patches[name], weight, name) if name in patcher.patches else weight
 
 
@@ -73,7 +78,7 @@ class Compare(io.ComfyNode):
             for name in sorted(set(left.patches) | set(right.patches)):
                 names.add(name)
                 x, y = patched(left, name), patched(right, name)
-                base = get_key_weight(left.model, name)[0].float()
+                base = stored(left, name)
                 change = (y - base).norm()
                 worst = max(worst, float((x - y).norm() / change.clamp(min=1e-12)))
                 changed = max(changed, float(change / base.norm()))
