@@ -24,7 +24,7 @@ AUTOENCODERS = {"autoencoder": {}, "autoencoder_v": {"steps": 2200, "seed": 11, 
 SCRATCH = {"a": (192, 2, 3400), "s": (192, 3, 3400), "w": (128, 4, 5000), "v": (192, 5, 3400)}  # width, seed, steps
 
 
-def train_vae(stage: str, steps: int = 3000, seed: int = 1, spread: float = 1.0) -> Weights:
+def train_vae(stage: str, steps: int = 3200, seed: int = 1, spread: float = 1.0) -> Weights:
     """An autoencoder: reconstruct every look and effect, latents near a spread and inside the decoder's clamp."""
     generator = torch.Generator().manual_seed(seed)
     weights = {name: w.requires_grad_() for name, w in vae.initial(generator).items()}

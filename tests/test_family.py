@@ -12,6 +12,7 @@ from lora_graft import adapters
 from lora_graft.bases import open_base
 from lora_graft.errors import SettingsError
 from lora_graft.examples.family import judge, materialize, model, store, text, vae
+from lora_graft.examples.family.denoiser import FamilyDenoiser
 from lora_graft.examples.family.sample import latents, patched, sample, schedule
 from safetensors.torch import load_file, save_file
 
@@ -26,7 +27,8 @@ def models(tmp_path_factory):
 
 
 def judged(name, prompts=PROMPTS, results=()):
-    images = sample(materialize.base(name), materialize.autoencoder(), prompts, range(len(prompts)), adapters=results)
+    images = sample(materialize.base(name), materialize.autoencoder(name), prompts, range(len(prompts)),
+                    adapters=results)
     return judge.look(materialize.judge_weights(), images)
 
 
@@ -71,11 +73,29 @@ def test_lora_x_adapters_work_and_lie_in_the_subspace(models, effect):
     assert (u @ (u.T @ delta @ vt.T) @ vt - delta).norm() < 2e-3 * delta.norm()
 
 
-def test_b_is_a_mild_fine_tune_and_s_a_stranger():
-    a, b, s = (materialize.base(name) for name in "abs")
+def test_b_is_a_mild_fine_tune_and_s_and_v_are_strangers():
+    a, b, s, v = (materialize.base(name) for name in "absv")
     for name in (f"{target}.weight" for target in model.lora_targets()):
         assert 0.01 < (b[name] - a[name]).norm() / a[name].norm() < 0.5
-        assert (s[name] - a[name]).norm() / a[name].norm() > 1
+        assert all((other[name] - a[name]).norm() / a[name].norm() > 1 for other in (s, v))
+
+
+def test_w_is_of_another_width_and_depth():
+    a, w = materialize.base("a"), materialize.base("w")
+    assert (model.width_of(a), model.depth_of(a)) == (192, 3) and (model.width_of(w), model.depth_of(w)) == (128, 2)
+
+
+def test_v_has_a_latent_space_of_its_own(models):
+    data = pytest.importorskip("lora_graft.examples.data")
+    pytest.importorskip("sklearn")
+    images = data.render(16, generator=torch.Generator().manual_seed(3)).images
+    ours, theirs = materialize.autoencoder(), materialize.autoencoder("v")
+    own, crossed = (vae.decode(theirs, vae.encode(weights, images)) for weights in (theirs, ours))
+    assert (crossed - images).square().mean() > 20 * (own - images).square().mean()
+    assert vae.encode(theirs, images).std() < 0.9 * vae.encode(ours, images).std()
+    bases = {name: FamilyDenoiser(name, models) for name in "awv"}
+    assert bases["a"].space == bases["w"].space != bases["v"].space
+    assert bases["v"].autoencoder is theirs and bases["w"].autoencoder is ours
 
 
 def test_pruned_block_does_nothing():
@@ -92,14 +112,14 @@ def test_materialised_files_are_what_they_say(models):
         assert base.architecture.lower().startswith("sd3")
         weight = base.load("diffusion_model.joint_blocks.0.x_block.attn.qkv.weight")
         assert torch.equal(weight, materialize.base(name)["joint_blocks.0.x_block.attn.qkv.weight"])
-    lora = adapters.read(models["family_frame_a"])
-    names = open_base(models["family_a"]).names
-    assert len(lora.modules) == 15 and all(names.resolve(key) for key in lora.modules)
+    for name, count in (("a", 15), ("w", 10), ("v", 15)):
+        lora, names = adapters.read(models[f"family_frame_{name}"]), open_base(models[f"family_{name}"]).names
+        assert len(lora.modules) == count and all(names.resolve(key) for key in lora.modules)
 
 
 def test_materialising_again_writes_the_same_bytes(models, tmp_path):
     again = materialize.materialize(tmp_path, text_encoder=False)
-    for name in ("family_c", "family_vae", "family_slant_b", "family_frame_lorax_a"):
+    for name in ("family_c", "family_w", "family_vae", "family_vae_v", "family_slant_b", "family_frame_lorax_a"):
         assert again[name].read_bytes() == models[name].read_bytes()
     changed = again["family_vae"].stat().st_mtime_ns
     materialize.materialize(tmp_path, text_encoder=False)
@@ -154,10 +174,11 @@ def test_judge_tells_real_digits_it_never_saw():
     assert (verdict.effects - batch.effects).abs().mean() < 0.06
 
 
-def test_autoencoder_restores_pictures():
+@pytest.mark.parametrize("name", "av")
+def test_autoencoders_restore_pictures(name):
     data = pytest.importorskip("lora_graft.examples.data")
     pytest.importorskip("sklearn")
-    weights = materialize.autoencoder()
+    weights = materialize.autoencoder(name)
     for look in data.LOOKS:
         images = data.render(16, look=look, generator=torch.Generator().manual_seed(2)).images
         assert (vae.decode(weights, vae.encode(weights, images)) - images).square().mean() < 1.5e-3
@@ -178,21 +199,21 @@ with torch.no_grad():
     clip = comfy.sd.load_clip([paths["family_clip_l"]], clip_type=comfy.sd.CLIPType.SD3)
     made["pooled"] = torch.cat([clip.encode_from_tokens(clip.tokenize(p), return_pooled=True)[1]
                                 for p in json.loads(arguments[1])])
-    for name in "ac":
+    for name in "acwv":
         unet = comfy.sd.load_diffusion_model(paths["family_" + name], {"dtype": torch.float32}).model.diffusion_model
         wide = torch.nn.functional.pad(given["pooled"], (0, 2048 - 768))
         made["velocity_" + name] = unet.float()(given["x"], given["t"], y=wide, context=torch.randn(2, 77, 4096))
-    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(paths["family_vae"]))
-    stage = vae.first_stage_model.float()
-    made["image"] = stage.decode(given["x"] / 1.5305 + 0.0609) / 2 + 0.5
-    made["latent"] = (stage.encode(given["picture"] * 2 - 1) - 0.0609) * 1.5305
+    for name, file in (("a", "family_vae"), ("v", "family_vae_v")):
+        stage = comfy.sd.VAE(sd=comfy.utils.load_torch_file(paths[file])).first_stage_model.float()
+        made["image_" + name] = stage.decode(given["x"] / 1.5305 + 0.0609) / 2 + 0.5
+        made["latent_" + name] = (stage.encode(given["picture"] * 2 - 1) - 0.0609) * 1.5305
 save_file({k: v.contiguous().float() for k, v in made.items()}, folder + "/out.safetensors")
 """
 
 
 @pytest.mark.host
 def test_a_real_comfyui_computes_the_same(models, tmp_path, request):
-    """Text vectors, velocities (A and the pruned C), decoded pictures and latents, to 1e-4."""
+    """Text vectors, velocities (A, the pruned C, W, V), decoded pictures and latents, to 1e-4."""
     host, python = next(p for p in request.config.pluginmanager.get_plugins() if hasattr(p, "find_host")).find_host()
     prompts = ["red digit three", "number seven, handwritten in blue ink", "the figure 8 in white", ""]
     clip = tmp_path / "clip_l.safetensors"
@@ -208,13 +229,13 @@ def test_a_real_comfyui_computes_the_same(models, tmp_path, request):
     assert done.returncode == 0, done.stderr[-3000:]
     made = load_file(tmp_path / "out.safetensors")
     assert (made["pooled"][:, :768] - text.encode(prompts)).abs().max() < 1e-4 * 28
-    for name in "ac":
+    for name in "acwv":
         ours = model.forward(materialize.base(name), given["x"], given["t"], given["pooled"])
         assert (made[f"velocity_{name}"] - ours).abs().max() < 1e-4
-    # The decoder is held against the host before the clamp.
-    ours = vae.decode_raw(materialize.autoencoder(), given["x"])
-    assert (made["image"] - ours).abs().max() < 1e-4
-    assert (made["latent"] - vae.encode(materialize.autoencoder(), given["picture"])).abs().max() < 1e-4
+    for name in "av":  # the decoder is held against the host before the clamp
+        weights = materialize.autoencoder(name)
+        assert (made[f"image_{name}"] - vae.decode_raw(weights, given["x"])).abs().max() < 1e-4
+        assert (made[f"latent_{name}"] - vae.encode(weights, given["picture"])).abs().max() < 1e-4
 
 
 def test_demo_writes_sheet_report_and_lora(tmp_path):

@@ -18,7 +18,7 @@ from . import model, store, text, vae
 
 HERE = Path(__file__).parent
 PREFIX = "model.diffusion_model."
-BASES = ("a", "b", "c", "s", "w")
+BASES = ("a", "b", "c", "s", "w", "v")
 EFFECTS = ("frame", "slant", "stripes")
 FROZEN_SEEDS = {"a": 7, "b": 7, "c": 7, "s": 8, "w": 9, "v": 10}
 AUTOENCODERS = {"family": "autoencoder", "family_v": "autoencoder_v"}  # compact file of each latent space
@@ -141,9 +141,9 @@ def _half_base(name: str) -> dict[str, Tensor]:
 def materialize(folder: str | Path, *, text_encoder: bool = True) -> dict[str, Path]:
     """Write the family below ``folder`` in the folders of a host's ``models``; files already right are kept.
 
-    ``diffusion_models/family_{a,b,c,s,w}``, ``vae/family_vae`` and ``family_vae_v`` (base V's),
+    ``diffusion_models/family_{a,b,c,s,w,v}``, ``vae/family_vae`` and ``family_vae_v`` (base V's),
     ``text_encoders/family_clip_l`` (75 MB on disk; left out with ``text_encoder=False``),
-    ``loras/family_{frame,slant,stripes}_{a,b,c,s,w}`` and ``…_lorax_a``, all ``.safetensors``.
+    ``loras/family_{frame,slant,stripes}_{a,b,c,s,w,v}`` and ``…_lorax_a``, all ``.safetensors``.
 
     Returns:
         path of every file by its name without suffix.
