@@ -32,7 +32,7 @@ def test_a_clone_finds_the_models_folder_beside_it(clone):
     assert done.returncode == 0, done.stderr
     models = clone.parents[1] / "models"
     assert {f.name for f in models.iterdir()} == {"diffusion_models", "loras", "text_encoders", "vae"}
-    assert len(list(models.rglob("family_*.safetensors"))) == 21
+    assert len(list(models.rglob("family_*.safetensors"))) == 30
 
 
 def test_a_file_of_the_same_name_is_not_overwritten(clone):
