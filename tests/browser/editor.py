@@ -126,7 +126,7 @@ class Editor:
         else:
             self.page.evaluate("() => app.queuePrompt(0)")
         end = self.page.evaluate(
-            "() => Promise.race([window.ended, new Promise(r => setTimeout(() => r({type: 'nothing'}), 120000))])"
+            "() => Promise.race([window.ended, new Promise(r => setTimeout(() => r({type: 'nothing'}), 600000))])"
         )
         if end["type"] == "execution_success":
             self.page.wait_for_function(SHOWN)

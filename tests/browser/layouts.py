@@ -143,6 +143,43 @@ differ. `strengths`: one number for each, in order. `k`: the rank of the result.
         {"Save": ["save", "path"], "Which ranks they share": ["cluster_plot"]},
         {"Report": ["report"]},
     ], "cluster_plot", {"path": (420, 110)}),
+    "distill_to_another_base": Layout([
+        {"Read me": [_about("""## Distil to another base
+Between bases that were trained apart nothing made of weights carries a LoRA over. Here base S, a stranger, is taught \
+what the LoRA does on base A: prompts from the LoRA's training tags, pictures drawn with both bases, a hundred \
+steps of learning. It takes a minute or two on a CPU.
+
+**Replace:** *Source* with the base your LoRA was trained on, *Target* with the base you want it on, the LoRA, and in \
+*Synthetic Prompts* the template, by the one its help page shows or a few prompts of yours.
+
+Your own models: width, height, steps and cfg as you draw with them, 64 samples, `batch` as large as memory holds and \
+`batch` × `accumulation` about 32. Each base its own text encoder and autoencoder."""), _DRAWING_NOTE]},
+        {"Models: choose yours": ["source", "target", "lora"], **_DRAWING},
+        {"What to learn from": ["prompts", "data"]},
+        {"Learn": ["distill", "curve"]},
+        {"Save": ["save_lora path"], "The target alone": ["sample_target decode_target save_target"],
+         "With the distilled adapter": ["sample_distilled decode_distilled save_distilled"]},
+        {"Report": ["report"]},
+    ], "save_target save_distilled", {"path": (420, 110)}),
+    "lora_to_lorax": Layout([
+        {"Read me": [_about("""## Turn a LoRA into a LoRA-X adapter and move it
+A LoRA-X adapter lies in the strongest directions of its base, so that projection carries it to relatives without \
+training. Here base A teaches itself: teacher is A with the ordinary LoRA, student is A with a LoRA-X adapter. Then \
+both are projected on base B: the ordinary LoRA loses most of its effect, the LoRA-X adapter keeps it.
+
+**Replace:** *Source* with the base of your LoRA, *Target* with a relative of it, the LoRA, and in *Synthetic \
+Prompts* the template. `rank`: about a quarter of the width of the base, the same share as `k_share` in the \
+transfers. LoRA-X learns best at a higher rate than other kinds; `learning_rate` is set for these models, 0 chooses a \
+careful one."""), _DRAWING_NOTE]},
+        {"Models: choose yours": ["source", "target", "lora"], **_DRAWING},
+        {"What to learn from": ["prompts", "data"]},
+        {"Learn": ["distill", "curve"]},
+        {"Move": ["move_ordinary", "move_lorax"]},
+        {"Save the LoRA-X adapter": ["save_lora path"], "The target alone": ["sample_target decode_target save_target"],
+         "The ordinary LoRA, projected": ["sample_ordinary decode_ordinary save_ordinary"],
+         "The LoRA-X adapter, projected": ["sample_lorax decode_lorax save_lorax"]},
+        {"Report": ["report"]},
+    ], "save_target save_ordinary save_lorax", {"path": (420, 110)}),
     "merge_before_sampling": Layout([
         {"Read me": [_about("""## Merge before sampling
 Makes one LoRA of two and draws with it at once, beside the base alone.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def family(host):
 
 def run(host, name: str):
     graph = json.loads((FOLDER / f"{name}.json").read_text())
-    result = host.run(graph, seconds=180)
+    result = host.run(graph, seconds=600)
     assert result.status == "success", result.message
     return result
 
@@ -127,8 +128,35 @@ def compare_merges(host, result):
     assert min(np.abs(one - other).mean() for i, one in enumerate(merged) for other in merged[:i]) > 0.001
 
 
+def learnt(host, result) -> float:
+    """The share of the effect that the report tells; the adapter is on disk and says how it was made."""
+    with safe_open(result.text("path"), "pt") as file:
+        assert json.loads(file.metadata()["lora_graft.settings"])["objective"] == "difference"
+    assert pictures(host, result, "curve").std() > 0.05
+    return float(re.search(r"reproduces (\d+) %", result.text("report"))[1]) / 100
+
+
+def distill_to_another_base(host, result):
+    assert learnt(host, result) > 0.8
+    assert framed(pictures(host, result, "save_target")) < 0.2 < 0.4 < framed(pictures(host, result, "save_distilled"))
+
+
+def striped(images: np.ndarray) -> float:
+    """How much more pictures change from row to row than from column to column."""
+    return float(np.abs(np.diff(images, axis=1)).mean() / np.abs(np.diff(images, axis=2)).mean())
+
+
+def lora_to_lorax(host, result):
+    """On the target the ordinary LoRA loses to projection what the LoRA-X adapter keeps."""
+    assert learnt(host, result) > 0.8
+    nodes = ("save_target", "save_ordinary", "save_lorax")
+    alone, ordinary, lorax = (striped(pictures(host, result, node)) for node in nodes)
+    assert lorax - alone > 2 * (ordinary - alone) + 0.3
+
+
 CHECKS = {f.__name__: f for f in (load_and_apply, similarity, transfer_before_sampling, transfer_and_save, lego_merge,
-                                  merge_before_sampling, batch, compare_transfer, compare_merges)}  # fmt: skip
+                                  merge_before_sampling, batch, compare_transfer, compare_merges,
+                                  distill_to_another_base, lora_to_lorax)}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [f.stem for f in FILES])
