@@ -116,6 +116,7 @@ def train(
     with run.ready():
         resumed = run.resume(keeper.load() if keeper else None)
         trouble = ""
+        broken = True
         try:
             while run.state.step < settings.steps and not trouble:
                 tell(run.state.step, settings.steps, run.label())
@@ -124,12 +125,13 @@ def train(
                 if keeper and keeper.every and not trouble and done % keeper.every == 0 and done < settings.steps:
                     keeper.save(run.snapshot())
             tell(run.state.step, settings.steps, run.label())
+            broken = False
         except BaseException:
             if keeper and run.state.step:
                 keeper.save(run.snapshot())
             raise
         finally:
-            run.settle()
+            run.settle(broken)
     state = run.state
     best = max(state.checks, key=lambda check: (check[1], check[0]))[0]
     return Trained(state.losses, state.checks, best, run.rate, resumed, trouble, run.evaluations)
@@ -247,8 +249,10 @@ class _Run:
             self.show(answer[:1].detach())
         return squared_error(answer, bank.goal[which].to(answer.device), bank.ratio[which].to(answer.device))
 
-    def settle(self) -> None:
-        """Leave the students with the best values."""
+    def settle(self, broken: bool) -> None:
+        """Leave the students with the best values; of a run broken off before its second check, with the last."""
+        if broken and self.state.checks and self.state.checks[-1][0] == 0:
+            return
         with torch.no_grad():
             for name, value in self.state.best.items():
                 self.state.params[name].copy_(value)
@@ -271,6 +275,8 @@ class _Run:
         hint = "Lower the learning rate, or train in bf16 or fp32."
         if self.state.step == 0:
             raise SettingsError(f"The loss is {loss} in the first step", hint=hint)
+        if self.state.checks[-1][0] < self.state.step:
+            self.check()
         return (f"The loss became {loss} or its gradient infinite in step {self.state.step + 1}; "
                 f"the best values before it are kept. {hint}")  # fmt: skip
 

@@ -37,12 +37,11 @@ class Progress:
         import comfy.utils
 
         check_cancelled()
-        if self._bar is None:
-            self._bar = comfy.utils.ProgressBar(total)
-        self._bar.update_absolute(done, total, preview)
         now = time.monotonic()
-        if total != self._total:  # another phase
+        if self._bar is None or total != self._total or done < self._bar.current:
+            self._bar = comfy.utils.ProgressBar(total)  # another phase; the host's bars only go forward
             self._total, self._first, self._began = total, done, now
+        self._bar.update_absolute(done, total, preview)
         if self._spoken and label and (now - self._said > 1 or done >= total):
             self._said = now
             _say(label + self._left(done, total, now))

@@ -34,7 +34,8 @@ class Fragile(FamilyDenoiser):
             if self.at is not None and self.calls >= self.at:
                 if self.how == "raise":
                     raise Broken
-                return answer * float(self.how)
+                if self.how != "nan once" or self.calls == self.at:
+                    return answer * float(self.how.split()[0])
         return answer
 
 
@@ -247,6 +248,13 @@ def test_the_salvaged_values_are_the_best_not_the_last(go):
     assert saved[0].digest == whole.adapter.digest
 
 
+def test_broken_off_before_the_second_check_the_last_values_are_salvaged(go):
+    saved = []
+    with pytest.raises(Broken):
+        go(Training(steps=30, batch=4), progress=stopping(3), salvage=lambda adapter, step: saved.append(adapter))
+    assert all(module.delta().any() for module in saved[0].modules.values())
+
+
 @pytest.mark.parametrize("step", [None, 0])
 def test_nothing_is_salvaged_before_anything_was_learnt(go, tmp_path, step):
     def progress(done, total, label):
@@ -280,6 +288,13 @@ def test_nan_later_keeps_the_last_good_values(go, accumulation):
     assert result.report.trouble in result.report.to_markdown()
     assert result.adapter.digest == good[0].digest
     assert all(module.delta().isfinite().all() for module in result.adapter.modules.values())
+
+
+def test_nan_between_two_checks_keeps_what_came_before_it(go):
+    result, _ = go(Training(steps=30, batch=4, learning_rate=0.01), at=5, how="nan once")  # a check, then three steps
+    assert [step for step, _ in result.report.checks] == [0, 3] and result.report.best == 3
+    assert "in step 4" in result.report.trouble
+    assert all(module.delta().any() for module in result.adapter.modules.values())
 
 
 def test_nan_in_a_check_only_is_no_best(go):

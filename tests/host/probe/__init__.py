@@ -54,6 +54,8 @@ class Digest(io.ComfyNode):
         state = hashlib.sha256()
         for patcher in patchers(model, clip):
             for name, weight in sorted(patcher.model.state_dict().items()):
+                backup = patcher.backup.get(name)  # there while the host has a LoRA on the weight
+                weight = backup.weight if backup is not None else weight
                 state.update(name.encode())
                 state.update(weight.contiguous().flatten().view(torch.uint8).numpy().data)
         names = sorted(name for patcher in patchers(model, clip) for name in patcher.patches)

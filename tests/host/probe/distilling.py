@@ -215,7 +215,8 @@ class Spoilt(io.ComfyNode):
 
         import comfy.patcher_extension as extension
 
-        model.add_wrapper(extension.WrappersMP.APPLY_MODEL, wrapper)
+        extension.add_wrapper(extension.WrappersMP.APPLY_MODEL, wrapper,
+                              model.model_options.setdefault("transformer_options", {}))
         return io.NodeOutput(model)
 
 
