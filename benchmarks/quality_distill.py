@@ -39,6 +39,7 @@ from lora_graft.jobs.distill.pace import Training
 from lora_graft.jobs.distill.prompts import PromptSettings, synthesize
 from lora_graft.jobs.distill.strength import match_strength
 from lora_graft.jobs.transfer import TransferSettings, transfer
+from lora_graft.kernels.distill.filter import action
 from quality import LOOK
 from quality_merge import spread
 from torch import Tensor
@@ -238,7 +239,7 @@ def filters(bench: Bench, seeds: Sequence[int]) -> list[str]:
             half = torch.arange(len(clean.prompts)) % 2 == 0
             taught = torch.where(half.view(-1, 1, 1, 1), clean.plain, clean.taught)
             without = replace(clean, taught=taught)
-            with_filter = replace(without, kept=~half)
+            with_filter = replace(without, kept=action(taught, clean.plain) >= Generation().least_action)
             for objective in ("difference", "samples"):
                 for row, data in (("all samples good", clean), ("with the filter", with_filter),
                                   ("without the filter", without)):
