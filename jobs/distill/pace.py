@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ...errors import SettingsError
+from ...kernels.distill.students import Student
 
 SCHEDULES = ("cosine", "linear", "constant")
 FINAL = 0.02  # the last rate, as a share of the highest
@@ -47,13 +48,13 @@ class Training:
             raise SettingsError(f"the learning rate must not be negative, got {self.learning_rate}")
 
 
-def learning_rate(weights: int) -> float:
-    """The highest rate for students of so many weights: 0.04/√L, at most 0.01.
+def learning_rate(students: Collection[Student], settings: Training) -> float:
+    """The highest rate for these students: as set, or 0.04/√L, at most 0.01, times the pace of their kind.
 
     One step of every weight moves the answer about √L times as far as a step of one. The factor is measured on the
-    example models (15 weights; 25 to 100 steps of batch 32).
+    example models (L = 15 weights; 25 to 100 steps of batch 32).
     """
-    return min(MOST, PEAK / math.sqrt(weights))
+    return settings.learning_rate or min(MOST, PEAK / math.sqrt(len(students))) * next(iter(students)).pace
 
 
 def share_of_peak(step: int, settings: Training) -> float:

@@ -142,14 +142,15 @@ class _Run:
                  controls: Mapping[str, Student], show: Callable[[Tensor], None] | None):  # fmt: skip
         self.show = show
         self.denoiser, self.bank, self.settings = denoiser, bank, settings
-        named = {f"{name}|{part}": t for name, student in students.items() for part, t in student.params.items()}
-        named |= {f"{name}|control|{part}": t for name, student in controls.items()
-                  for part, t in student.params.items()}  # fmt: skip
+        named, sizes = {}, []
+        for owner, mark in ((students, ""), (controls, "control|")):
+            params = {f"{name}|{mark}{part}": t for name, one in owner.items() for part, t in one.params.items()}
+            sizes += groups(params.values(), learning_rate(owner.values(), settings)) if owner else []
+            named |= params
         self.pairs = [Together(students[name], controls[name]) for name in students] if controls else []
         self.shown = dict(zip(students, self.pairs, strict=True)) if controls else students
-        self.rate = settings.learning_rate or learning_rate(len(students))
-        self.optimizer = torch.optim.AdamW(groups(named.values(), self.rate), lr=self.rate, betas=BETAS,
-                                           weight_decay=0.0)  # fmt: skip
+        self.rate = learning_rate(students.values(), settings)
+        self.optimizer = torch.optim.AdamW(sizes, lr=self.rate, betas=BETAS, weight_decay=0.0)
         self.state = State(params=named)
         self.conditions = denoiser.encode(bank.prompts)
         self.learnt = len(bank) - HELD_OUT

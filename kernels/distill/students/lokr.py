@@ -26,6 +26,8 @@ class Lokr(Student):
     m = a·c and n = b·d (:func:`split`). Starts from the nearest Kronecker product (:func:`nearest`), w₂ then cut.
     """
 
+    pace = 3.0
+
     @classmethod
     def create(cls, weight_shape, rank, alpha, generator, *, weight=None, start=None, device="cpu",
                dtype=torch.float32) -> Lokr:

@@ -22,6 +22,7 @@ class LoraX(Student):
     """Parameter ``core`` (k, k), k = rank; starts from Uᵀ ΔW V. ``left`` U (m, k) and ``right`` V (n·kh·kw, k) stay."""
 
     needs_base = True
+    pace = 3.0
     diagonal: ClassVar[bool] = False
 
     @classmethod
