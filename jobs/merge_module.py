@@ -263,9 +263,14 @@ def _bias(shares: Sequence[Share]) -> Tensor | None:
 
 def finite(module: Module) -> Module:
     for suffix, tensor in module.tensors.items():
-        if tensor.dtype.is_floating_point and not bool(torch.isfinite(tensor).all()):
+        if tensor.dtype.is_floating_point and not _all_finite(tensor):
             raise AdapterError(
                 f"The merged values do not fit {str(tensor.dtype).removeprefix('torch.')}", key=module.key + suffix,
                 hint="Write the result as fp32 or bf16, or choose smaller strengths.",
             )  # fmt: skip
     return module
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    """A sum is finite only where all its terms are, and quick; one that overflows is looked at again."""
+    return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(torch.isfinite(tensor).all())

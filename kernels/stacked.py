@@ -8,7 +8,7 @@ fresh memory for whole float64 copies would cost more than the arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,7 +25,7 @@ NEGLIGIBLE = 1e-7
 # Ranks that add up to more than this share of min(m, n) are merged as a dense matrix.
 DENSE_SHARE = 0.75
 # Numbers in a piece of the stacked factors, and vectors of it that meet those before them at once.
-PIECE, BLOCK = 1 << 17, 32
+PIECE, BLOCK = 1 << 18, 32
 
 
 class Stack(NamedTuple):
@@ -60,9 +60,9 @@ class Stack(NamedTuple):
 
 def stack(updates: list[LowRank], dtype: torch.dtype = torch.float64) -> Stack:
     """Put the LoRAs' factors side by side; `dtype`: in which the Gram matrices are computed."""
-    left = sum(_gram(piece.T) for _, piece in _pieces([u.up for u in updates], 0, dtype))
-    right = sum(_gram(piece) for _, piece in _pieces([u.down for u in updates], 1, dtype))
-    return Stack(updates, *(_mirrored(lower).double() for lower in (left, right)))
+    left = _gram(piece.T for _, piece in _pieces([u.up for u in updates], 0, dtype))
+    right = _gram(piece for _, piece in _pieces([u.down for u in updates], 1, dtype))
+    return Stack(updates, left.double(), right.double())
 
 
 def _pieces(factors: Sequence[Tensor], along: int, dtype: torch.dtype) -> Iterator[tuple[tuple[int, int], Tensor]]:
@@ -75,17 +75,15 @@ def _pieces(factors: Sequence[Tensor], along: int, dtype: torch.dtype) -> Iterat
         yield (start, start + parts[0].shape[along]), torch.cat(parts, 1 - along).to(dtype)
 
 
-def _gram(rows: Tensor) -> Tensor:
-    """X Xᵀ of (N, d) rows, N x N; above the diagonal blocks it is zero."""
-    product = rows.new_zeros(len(rows), len(rows))
-    for start in range(0, len(rows), BLOCK):
-        end = min(start + BLOCK, len(rows))
-        torch.mm(rows[start:end], rows[:end].T, out=product[start:end, :end])
-    return product
-
-
-def _mirrored(lower: Tensor) -> Tensor:
-    return lower.tril() + lower.tril(-1).T
+def _gram(pieces: Iterable[Tensor]) -> Tensor:
+    """X Xᵀ, N x N, of (N, d) rows that come in pieces along d; the upper triangle is copied from the lower."""
+    total = None
+    for rows in pieces:
+        total = rows.new_zeros(len(rows), len(rows)) if total is None else total
+        for start in range(0, len(rows), BLOCK):
+            end = min(start + BLOCK, len(rows))
+            total[start:end, :end].addmm_(rows[start:end], rows[:end].T)
+    return total.tril() + total.tril(-1).T
 
 
 def root(matrix: Tensor) -> tuple[Tensor, Tensor] | None:

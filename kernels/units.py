@@ -140,8 +140,8 @@ def _canonical(pooled: Stack) -> tuple[Tensor, Tensor] | None:
         units = (ends[ranks == rank] - rank)[:, None] + torch.arange(rank)
         block = units[:, :, None], units[:, None, :]
         rows = pooled.right[block]
-        identity = torch.eye(rank).to(rows)
-        found = root(torch.where(rows.any(2).any(1)[:, None, None], rows, identity))
+        acts = rows.diagonal(dim1=1, dim2=2).sum(1) > 0  # not so where all rows are zero: any L does there
+        found = root(torch.where(acts[:, None, None], rows, torch.eye(rank).to(rows)))
         if found is None:
             return None
         lower, inverse = found
