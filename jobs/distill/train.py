@@ -193,7 +193,6 @@ class _Run:
         state, settings = self.state, self.settings
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share_of_peak(state.step, settings)
-        self.optimizer.zero_grad(set_to_none=True)
         loss = 0.0
         for part in range(settings.accumulation):
             which = drawn(self.learnt, state.step * settings.accumulation + part, settings)
@@ -204,6 +203,7 @@ class _Run:
         if not (math.isfinite(loss) and math.isfinite(size)):
             return self.broken(loss)
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         state.losses.append(loss)
         state.step += 1
         if self.due():
@@ -226,7 +226,8 @@ class _Run:
         if state.checks and not explained >= max(value for _, value in state.checks):
             explained = explained if math.isfinite(explained) else -math.inf
         else:
-            state.best = {name: value.detach().clone() for name, value in state.params.items()}
+            for name, value in state.params.items():
+                state.best.setdefault(name, torch.empty_like(value, requires_grad=False)).copy_(value.detach())
         state.checks.append((state.step, explained))
 
     def errors(self, which: Tensor) -> Tensor:
