@@ -46,7 +46,7 @@ def pytest_unconfigure(config):
         print(reason)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def family_host(tmp_path_factory):
     """A running host with the example family's models."""
     from family_host import running
@@ -55,9 +55,9 @@ def family_host(tmp_path_factory):
         yield host
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def editor(family_host):
-    """The editor, not opened yet."""
+    """The editor, not opened yet. Its driver keeps an event loop running, so it must end before other tests begin."""
     from editor import browser
 
     with browser(f"http://127.0.0.1:{family_host.port}") as editor:
