@@ -16,7 +16,7 @@ from ..errors import SettingsError
 from ..kernels.merge import METHODS
 from ..version import __version__
 from .merge_files import DTYPES, joined_extras, merged_metadata, widest
-from .merge_module import RANKS, Merger, MergeSettings, Weighted, entries
+from .merge_module import RANKS, Merger, MergeSettings, Weighted
 from .merge_report import Lora, MergeReport
 from .places import Place, find_places
 from .shares import bound
@@ -69,7 +69,7 @@ def merge(
     merger = Merger(used, [i for i, lora in enumerate(loras) if not lora.left_out], len(loras), settings, base, dtype,
                     device or "cpu")  # fmt: skip
     lines, modules = [], {}
-    with closing(in_order(merger, places, weigh=entries, here=merger.here)) as merged:
+    with closing(in_order(merger, places, here=merger.here)) as merged:
         for done, place in enumerate(places):
             tell(done, len(places), place.label)
             for module, line in next(merged):

@@ -27,6 +27,8 @@ Weighted = tuple[Adapter, float, float]
 RANKS = ("auto", "max", "sum")
 # Methods that lose nothing by themselves: only a number cuts them.
 UNCUT = ("concat", "linear")
+# Numbers in the dense changes of a place, all LoRAs together: 256 MB in float32. More is merged one place at a time.
+HEAVY = 1 << 26
 EXACT = 5e-3  # relative errors under this are measured again in float64
 
 
@@ -74,11 +76,6 @@ class MergeSettings:
         )  # fmt: skip
 
 
-def entries(place: Place) -> int:
-    """Numbers in the dense changes that a place is merged from."""
-    return sum(prod(part.module.shape or ()) for part in place.parts)
-
-
 @dataclass
 class Merger:
     """Merges one place after the other.
@@ -96,9 +93,10 @@ class Merger:
     device: torch.device | str
 
     def here(self, place: Place) -> bool:
-        """Whether only the calling thread may do it: the base or another device than the CPU takes part."""
+        """Whether only the calling thread may do it: the base or another device takes part, or it is large."""
         base = self.base is not None and any(part.module.needs_base for part in place.parts)
-        return base or torch.device(self.device).type != "cpu"
+        heavy = sum(prod(part.module.shape or ()) for part in place.parts) > HEAVY
+        return base or heavy or torch.device(self.device).type != "cpu"
 
     def __call__(self, place: Place) -> list[tuple[Module, MergedModule]]:
         """The merged module and its line; nothing when the strengths leave nothing of it.

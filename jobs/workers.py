@@ -1,7 +1,7 @@
 """Independent pieces of work on a few threads of the CPU, their results in the order of the pieces.
 
-Work on many small matrices hardly gains from threads inside one operation; pieces side by side do. The threads that
-PyTorch may use are shared out among the workers.
+Work on many small matrices hardly gains from threads inside one operation; pieces side by side do. Each worker uses one
+thread, so that their number changes no byte of a result.
 """
 
 from __future__ import annotations
@@ -18,51 +18,46 @@ import torch
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 WORKERS = 4
-# Weight of the pieces that are begun or done and not yet taken; in merges one float32 number each, so 1 GB.
-BUDGET = 1 << 28
+# Just below the largest block that changes what glibc keeps, 32 MB.
+KEPT = 31 << 20
 
 
 def in_order(
-    work: Callable[[Piece], Result],
-    pieces: Iterable[Piece],
-    *,
-    weigh: Callable[[Piece], float] = lambda piece: 1,
-    here: Callable[[Piece], bool] = lambda piece: False,
+    work: Callable[[Piece], Result], pieces: Iterable[Piece], *, here: Callable[[Piece], bool] = lambda piece: False
 ) -> Iterator[Result]:
     """work(piece) of every piece, in order; close it to stop: what has not begun is dropped.
 
-    Only a few pieces are ahead of the one taken: twice the workers, and together no heavier than BUDGET (a piece
-    heavier than that is alone). Workers take over whether the caller records gradients. An error of `work` is raised
-    where its result would have come.
+    At most twice as many pieces as workers are begun or done and not yet taken. Workers take over whether the caller
+    records gradients. An error of `work` is raised where its result would have come.
 
     Args:
-        weigh: weight of a piece.
-        here: whether the calling thread itself must do a piece; it does so when the piece's turn comes.
+        here: whether the calling thread itself must do a piece; it does so, with all its threads, when the piece's
+            turn comes.
     """
-    threads = torch.get_num_threads()
-    workers = min(threads, WORKERS)
+    _keep_freed_memory()
+    workers = min(torch.get_num_threads(), WORKERS)
     if workers < 2:
         yield from map(work, pieces)
         return
     modes = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
-    waiting: deque[tuple[Callable[[], Result], float]] = deque()
-    pool = _pool(workers, threads)
+    waiting: deque[Callable[[], Result]] = deque()
+    pool = _pool(workers)
     try:
         for piece in pieces:
-            weight = weigh(piece)
-            while waiting and (len(waiting) == 2 * workers or weight + sum(w for _, w in waiting) > BUDGET):
-                yield waiting.popleft()[0]()
-            done = partial(work, piece) if here(piece) else pool.submit(_as_caller, modes, work, piece).result
-            waiting.append((done, weight))
+            if len(waiting) == 2 * workers:
+                yield waiting.popleft()()
+            mine = here(piece)
+            waiting.append(partial(work, piece) if mine else pool.submit(_as_caller, modes, work, piece).result)
         while waiting:
-            yield waiting.popleft()[0]()
+            yield waiting.popleft()()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
-    """Running workers that share `threads`; the setting of all other threads is as it was."""
-    pool = ThreadPoolExecutor(workers, "lora_graft", _share_threads, (threads // workers,))
+def _pool(workers: int) -> ThreadPoolExecutor:
+    """Running workers of one thread each; the setting of all other threads is as it was."""
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, "lora_graft", _one_thread)
     started = Barrier(workers + 1)
     for _ in range(workers):
         pool.submit(started.wait)
@@ -71,9 +66,17 @@ def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
     return pool
 
 
-def _share_threads(count: int) -> None:
+def _one_thread() -> None:
     torch.get_num_threads()  # a new thread otherwise takes, at its first operation, the number last set by any thread
-    torch.set_num_threads(count)
+    torch.set_num_threads(1)
+
+
+def _keep_freed_memory() -> None:
+    """Once a block of this size was freed, glibc hands back less of what is freed later, to ask for it again at once.
+
+    The pages of such memory cost as much as a tenth of a merge. The block itself is never touched.
+    """
+    torch.empty(KEPT, dtype=torch.uint8)
 
 
 def _as_caller(modes: tuple[bool, bool], work: Callable[[Piece], Result], piece: Piece) -> Result:

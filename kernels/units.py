@@ -21,6 +21,7 @@ from torch import Tensor
 from . import lowrank
 from .lowrank import LowRank
 from .stacked import NEGLIGIBLE, Stack, root, spectrum, stack
+from .turns import in_turn
 
 if TYPE_CHECKING:
     from .merge.registry import MergeOptions
@@ -128,6 +129,7 @@ def _balanced(pooled: Stack) -> tuple[Tensor, Tensor]:
     return torch.diag(1 / ratio), torch.diag(ratio)
 
 
+@in_turn
 def _canonical(pooled: Stack) -> tuple[Tensor, Tensor] | None:
     """Per LoRA the SVD of B·A: with A = L Q it is that of B·L, from the eigenvectors of Lᵀ BᵀB L.
 

@@ -17,6 +17,7 @@ from .. import lowrank
 from ..kmeans import Clusters, kmeans
 from ..lowrank import LowRank
 from ..stacked import NEGLIGIBLE, zero
+from ..turns import in_turn
 from ..units import Units, units_of
 from .registry import Merged, MergeOptions, method
 
@@ -75,6 +76,7 @@ def _means(units: Units, found: Clusters, reweight: bool) -> tuple[Tensor, Tenso
     return mean, mean.T
 
 
+@in_turn
 def _top_pairs(units: Units, found: Clusters) -> tuple[Tensor, Tensor]:
     """Coefficients (M, k), (k, M) of each cluster's top singular pair √σ u, √σ vᵀ of Σ b aᵀ.
 

@@ -11,6 +11,7 @@ import torch
 from lora_graft import adapters, plots
 from lora_graft.bases import Slot, known_names, names_for
 from lora_graft.errors import AdapterError, SettingsError
+from lora_graft.jobs import merge_module, workers
 from lora_graft.jobs.merge import MergeSettings, merge
 from lora_graft.jobs.merge_module import figures
 from lora_graft.jobs.merge_report import MergeReport
@@ -325,6 +326,19 @@ def test_the_base_is_read_by_the_calling_thread(dora):
     finally:
         torch.set_num_threads(before)
     assert readers == {threading.current_thread()}
+
+
+def test_large_places_are_merged_one_at_a_time(three, monkeypatch):
+    want = merge([both(a) for a in three]).adapter
+    monkeypatch.setattr(merge_module, "HEAVY", 0)
+    monkeypatch.setattr(workers, "_as_caller", None)  # no worker could do anything
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = merge([both(a) for a in three]).adapter
+    finally:
+        torch.set_num_threads(before)
+    assert list(found.modules) == list(want.modules)
 
 
 # What needs the base
