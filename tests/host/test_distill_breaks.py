@@ -92,9 +92,9 @@ def test_cancel_while_learning_keeps_the_best_and_goes_on_from_there(family, bef
     same = graph.compare([node, 1], ["whole", 1])
     result = ok(family.run(graph, seconds=300))
     assert told(result, halfway)["largest_change"] > 0
-    step = int(re.search(r"went on from its step (\d+)", result.text(again))[1])
-    assert 3 <= step < 30
-    assert "went on from" not in result.text("whole")
+    # Both nodes are one run to a checkpoint; whichever the host takes first goes on from it, the other is unbroken.
+    resumed = [m for m in (re.search(r"went on from its step (\d+)", result.text(n)) for n in (again, "whole")) if m]
+    assert len(resumed) == 1 and 3 <= int(resumed[0][1]) < 30
     assert told(result, same)["worst"] == 0 and told(result, same)["largest_change"] > 1e-3
     assert not list(kept.glob("*.safetensors")), "a finished run leaves no checkpoint"
     assert result.text(saved)
