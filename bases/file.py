@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BaseModelError
+from ..kernels.finite import all_finite
 from .guess import guess_architecture
 from .layout import canonical_parts
 from .names import Names, Part, names_for
@@ -80,7 +81,7 @@ class FileBase:
                                  file=self.path, key=name)  # fmt: skip
         pieces = [_load(file, part) for file, part in _cut(stored, rows)]
         weight = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-        if not torch.isfinite(weight.sum()) and not torch.isfinite(weight).all():
+        if not all_finite(weight):
             raise BaseModelError("The weight contains NaN or Inf", file=self.path, key=name)
         return weight
 

@@ -16,6 +16,7 @@ from ..adapters.lora import RESHAPE
 from ..bases.model import Base
 from ..errors import AdapterError, GraftError, SettingsError
 from ..kernels import lowrank, units
+from ..kernels.finite import all_finite
 from ..kernels.lowrank import LowRank
 from ..kernels.merge import METHODS, MergeOptions
 from ..kernels.stacked import stack
@@ -261,14 +262,9 @@ def _bias(shares: Sequence[Share]) -> Tensor | None:
 
 def finite(module: Module) -> Module:
     for suffix, tensor in module.tensors.items():
-        if tensor.dtype.is_floating_point and not _all_finite(tensor):
+        if tensor.dtype.is_floating_point and not all_finite(tensor):
             raise AdapterError(
                 f"The merged values do not fit {str(tensor.dtype).removeprefix('torch.')}", key=module.key + suffix,
                 hint="Write the result as fp32 or bf16, or choose smaller strengths.",
             )  # fmt: skip
     return module
-
-
-def _all_finite(tensor: Tensor) -> bool:
-    """A sum is finite only where all its terms are, and quick; one that overflows is looked at again."""
-    return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(torch.isfinite(tensor).all())

@@ -10,7 +10,17 @@ from comfy_api.latest import io
 
 from . import host
 from .common import CATEGORY, fitting, menu, picture, shown, to_adapter, to_state
-from .distilling import DATASET, decoded, dressed, given, learning, nothing_to_show, previewer, teacher_inputs
+from .distilling import (
+    DATASET,
+    comparable,
+    decoded,
+    dressed,
+    given,
+    learning,
+    nothing_to_show,
+    previewer,
+    teacher_inputs,
+)
 
 LARGE = 200e6  # numbers in a network from which its blocks are computed twice to save memory
 
@@ -121,7 +131,7 @@ class DistillAdapter(io.ComfyNode):
         from .host.denoiser import HostDenoiser, training_dtype
 
         loras, progress = given(loras, strengths), host.Progress(spoken=True)
-        marks = (source_vae, target_vae) if source_vae is not None and target_vae is not None else (None, None)
+        marks = comparable(source_vae, target_vae)
         dtype = training_dtype(target) if dtype == "auto" else dtype
         with learning():
             said: dict = {}
@@ -187,11 +197,10 @@ def _salvage(adapter, step: int) -> None:
     """Keep what a run had reached when it was broken off, as a new file in output/loras."""
     from .. import adapters
     from ..errors import GraftError
-    from .save_lora import free_paths
+    from .save_lora import saved
 
     try:
-        path = next(free_paths(host.save_folder("output"), f"distilled_until_step_{step}"))
-        adapters.write(adapter, path)
+        path = saved(host.save_folder("output"), f"distilled_until_step_{step}", lambda p: adapters.write(adapter, p))
         logging.info("Distill Adapter: the best of %d steps is in %s", step, path)
     except (GraftError, OSError) as problem:  # what ended the run is what the user must read
         logging.error("Distill Adapter: the best of %d steps could not be saved: %s", step, problem)

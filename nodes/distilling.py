@@ -78,6 +78,11 @@ def dressed(model, clip, vae, loras: list[tuple], said: dict | None = None):
     return HostDenoiser(model, clip, vae, label=label, said=said)
 
 
+def comparable(source_vae, target_vae) -> tuple:
+    """Both VAEs, to tell latent spaces of one form apart; (None, None) where one is missing and the form must do."""
+    return (source_vae, target_vae) if source_vae is not None and target_vae is not None else (None, None)
+
+
 def name_of(adapter) -> str:
     """A LoRA's file name without folder and ending."""
     from pathlib import Path

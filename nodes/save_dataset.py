@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from . import host
 from .common import CATEGORY
 from .distilling import DATASET
-from .save_lora import free_paths
+from .save_lora import saved
 
 
 class SaveDataset(io.ComfyNode):
@@ -31,16 +31,9 @@ class SaveDataset(io.ComfyNode):
 
     @classmethod
     def execute(cls, dataset, filename_prefix) -> io.NodeOutput:
-        from ..errors import AdapterError
         from ..jobs.distill.dataset import save
 
-        for path in free_paths(host.dataset_folder(), filename_prefix):
-            try:
-                save(dataset, path)
-                break
-            except AdapterError:
-                if not path.exists():
-                    raise  # else another job took the number meanwhile
+        path = saved(host.dataset_folder(), filename_prefix, lambda path: save(dataset, path))
         return io.NodeOutput(str(path), ui={"text": (str(path),)})
 
 

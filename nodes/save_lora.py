@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from comfy_api.latest import io
@@ -65,20 +66,32 @@ class SaveLoRA(io.ComfyNode):
     @classmethod
     def execute(cls, lora, filename_prefix, folder, dtype, layout, model=None, clip=None) -> io.NodeOutput:
         from .. import adapters
-        from ..errors import AdapterError
         from ..jobs.convert import convert
 
         adapter = to_adapter(lora)
         if layout != "same":
             adapter = convert(adapter, layout, None if model is None else host.HostBase(model, clip))
-        for path in free_paths(host.save_folder(PLACES[folder]), filename_prefix):
-            try:
-                adapters.write(adapter, path, dtype=DTYPES[dtype])
-                break
-            except AdapterError:
-                if not path.exists():
-                    raise  # else another job took the number meanwhile
+        path = saved(host.save_folder(PLACES[folder]), filename_prefix,
+                     lambda path: adapters.write(adapter, path, dtype=DTYPES[dtype]))  # fmt: skip
         return io.NodeOutput(str(path), ui={"text": (f"Saved {path}",)})
+
+
+def saved(root: Path, prefix: str, write: Callable[[Path], object]) -> Path:
+    """Write a new file below root under the next free number; its path.
+
+    Raises:
+        SettingsError, AdapterError: as :func:`free_paths` and `write` do.
+    """
+    from ..errors import AdapterError
+
+    for path in free_paths(root, prefix):
+        try:
+            write(path)
+            return path
+        except AdapterError:
+            if not path.exists():
+                raise  # else another job took the number meanwhile
+    raise AssertionError("there is always another number")
 
 
 def free_paths(root: Path, prefix: str):

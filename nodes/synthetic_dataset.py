@@ -10,6 +10,7 @@ from .common import CATEGORY, shown
 from .distilling import (
     DATASET,
     SHOWN,
+    comparable,
     decoded,
     drawing_inputs,
     dressed,
@@ -90,8 +91,7 @@ class SyntheticDataset(io.ComfyNode):
         if references is not None and (clip_vision is None or source_vae is None):
             raise SettingsError("References need something to look at them and at the samples",
                                 hint="Connect clip_vision and source_vae.")
-        both = source_vae is not None and target_vae is not None
-        marks = (source_vae, target_vae) if both else (None, None)
+        marks = comparable(source_vae, target_vae)
         with learning():
             said: dict = {}
             teacher = Teacher(HostDenoiser(source, source_clip, marks[0], said=said),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...errors import SettingsError
 from ...kernels.distill.levels import spread
+from ...kernels.finite import all_finite
 from .dataset import Dataset, require_samples
 from .denoiser import Denoiser, Progress
 
@@ -120,7 +121,7 @@ def answers(bank: Bank, denoiser: Denoiser, batch: int, progress: Progress, done
             given = [conditions[i] for i in bank.asked[which]]
             found.append(denoiser.predict(bank.clean(which), bank.noise(which), bank.ratio[which], given).float().cpu())
     answer = torch.cat(found)
-    if not torch.isfinite(answer).all():
+    if not all_finite(answer):
         raise SettingsError(f"{denoiser.label} answers NaN or Inf", hint="Load it in bf16 or fp32.")
     return answer
 
@@ -131,19 +132,17 @@ def fill(bank: Bank, teacher: Teacher, student: Denoiser, objective: str, streng
 
     strength: λ, the factor on all effects together.
     """
-    everyone = [*teacher.adapted, teacher.base, student] if objective == "difference" else [*teacher.adapted, student]
-    if objective == "output" and len(teacher.adapted) > 1:
-        everyone.insert(-1, teacher.base)
+    count = len(teacher.adapted)
+    absolute = objective == "output" and count == 1  # then the answer itself is the goal, without a difference
+    everyone = [*teacher.adapted, *([] if absolute else [teacher.base]), student]
     total, said = len(everyone) * len(bank), []
     for place, denoiser in enumerate(everyone):
         said.append(answers(bank, denoiser, batch, progress, place * len(bank), total))
-    count = len(teacher.adapted)
     bank.own = said[-1]
-    if objective == "difference":
-        bank.goal = bank.own + strength * (torch.stack(said[:count]).sum(0) - count * said[count])
-    elif count == 1:
+    if absolute:
         bank.goal = said[0]
     else:
-        bank.goal = said[count] + strength * (torch.stack(said[:count]).sum(0) - count * said[count])
+        begin = bank.own if objective == "difference" else said[count]
+        bank.goal = begin + strength * (torch.stack(said[:count]).sum(0) - count * said[count])
     bank.evaluations = {"teacher": (len(everyone) - 1) * len(bank), "target": len(bank)}
     return bank

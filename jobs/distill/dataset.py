@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -83,11 +83,6 @@ def load(path: str | os.PathLike) -> Dataset:
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as problem:
         raise AdapterError("This file is not a dataset of the Synthetic Dataset node", file=path) from problem
-
-
-def as_info(settings) -> dict:
-    """A dataclass of settings as plain values."""
-    return json.loads(json.dumps(asdict(settings)))
 
 
 def require_samples(dataset: Dataset) -> list[int]:

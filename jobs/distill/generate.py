@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
-import torch
 from torch import Tensor
 
 from ...errors import SettingsError
 from ...kernels.distill.filter import action, likeness
+from ...kernels.finite import all_finite
 from .bank import Teacher
 from .dataset import Dataset
 from .denoiser import Denoiser, Drawing, Progress
@@ -84,7 +84,7 @@ def generate(
     def part(denoiser: Denoiser, first: int, count: int, offset: int = 0) -> Tensor:
         latents = denoiser.draw(asked[:count], [seed + offset for seed in seeds[:count]], settings.drawing,
                                 lambda done, _, label: tell(first + done, total, label))
-        if not torch.isfinite(latents).all():
+        if not all_finite(latents):
             raise SettingsError(f"{denoiser.label} draws NaN or Inf", hint="Load it in bf16 or fp32.")
         return latents
 

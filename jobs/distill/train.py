@@ -69,11 +69,6 @@ class Trained:
     trouble: str
     evaluations: int
 
-    @property
-    def explained(self) -> float:
-        """Share of the effect that the result reproduces on held-out lessons; at most 1, and 0 for no effect."""
-        return max(value for _, value in self.checks)
-
 
 class Together:
     """A student with a second one beside it that learns the source's look; `both` says whether the first takes part."""

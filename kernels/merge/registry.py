@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...errors import SettingsError
+from ..finite import all_finite
 from ..lowrank import LowRank
 
 UNITS = ("canonical", "balanced", "paper")
@@ -106,7 +107,5 @@ def check(updates: list[LowRank], rank: int | None = None) -> None:
         raise SettingsError(f"updates of different shapes cannot be merged: {', '.join(map(str, shapes))}")
     if rank is not None and rank < 1:
         raise SettingsError(f"rank must be at least 1, got {rank}")
-    # A sum is finite only where all its terms are; an overflow of the sum is looked at again.
-    factors = [factor for update in updates for factor in update]
-    if not all(bool(f.sum().isfinite()) or bool(f.isfinite().all()) for f in factors):
+    if not all(all_finite(factor) for update in updates for factor in update):
         raise SettingsError("an update contains NaN or Inf", hint="The file is damaged or was trained to divergence.")

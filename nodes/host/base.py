@@ -15,6 +15,7 @@ from torch import Tensor
 from ...bases.guess import guess_architecture
 from ...bases.names import DENOISER, Names, Slot, names_for
 from ...errors import BaseModelError
+from ...kernels.finite import all_finite
 from .work import check_cancelled, device
 
 _SAMPLE = 512  # elements read from each of four places of a weight for a base's fingerprint
@@ -87,7 +88,7 @@ class HostBase:
         patches = self._patcher(name).patches.get(name)
         if patches:
             weight = comfy.lora.calculate_weight(patches, weight, name).float()
-        if not torch.isfinite(weight).all():
+        if not all_finite(weight):
             raise BaseModelError("The base model's weight has NaN or Inf inside", file=self.label, key=name)
         return weight if rows is None else weight[rows[0] : rows[0] + rows[1]].clone()
 
