@@ -1,4 +1,4 @@
-"""Where the real ComfyUI is, and the last line of a run that did without it."""
+"""Where the real ComfyUI is, the last line of a run that did without it, and a clone that may have any name."""
 
 from __future__ import annotations
 
@@ -36,6 +36,14 @@ def find_host() -> tuple[Path, Path] | str:
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "host: needs a real ComfyUI, which the tests start themselves")
+    config.pluginmanager.register(PlainRoot())  # a conftest's own hook is not asked about the folders above it
+
+
+class PlainRoot:
+    """Keeps pytest from importing the clone as a package: its name may hold a hyphen, as a clone's usually does."""
+
+    def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+        return pytest.Dir.from_parent(parent, path=path) if path == PACK else None
 
 
 def pytest_collection_modifyitems(config, items):
