@@ -21,8 +21,8 @@ import torch
 from lora_graft import adapters
 from lora_graft.adapters import Adapter
 from lora_graft.bases import open_base
-from lora_graft.examples.family import judge, materialize, text
-from lora_graft.examples.family.sample import sample
+from lora_graft.family import judge, materialize, text
+from lora_graft.family.sample import sample
 from lora_graft.jobs.cache import SubspaceCache
 from lora_graft.jobs.transfer import TransferSettings, transfer
 from torch import Tensor

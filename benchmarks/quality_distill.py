@@ -27,9 +27,9 @@ import torch
 from lora_graft import adapters
 from lora_graft.adapters import Adapter
 from lora_graft.bases import open_base
-from lora_graft.examples.family import judge, materialize, text
-from lora_graft.examples.family.denoiser import FamilyDenoiser
-from lora_graft.examples.family.sample import sample
+from lora_graft.family import judge, materialize, text
+from lora_graft.family.denoiser import FamilyDenoiser
+from lora_graft.family.sample import sample
 from lora_graft.jobs.distill.bank import Teacher
 from lora_graft.jobs.distill.dataset import Dataset
 from lora_graft.jobs.distill.denoiser import Drawing
@@ -91,7 +91,7 @@ class Bench:
         return result.adapter, sum(result.report.evaluations.values()), result.report.explained
 
     def translation(self, target: str):
-        from lora_graft.examples.family import vae
+        from lora_graft.family import vae
 
         theirs = materialize.autoencoder(target) if target == "v" else materialize.autoencoder()
         return lambda latents: vae.encode(theirs, vae.decode(materialize.autoencoder(), latents))

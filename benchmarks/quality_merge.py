@@ -20,12 +20,12 @@ from pathlib import Path
 import torch
 from lora_graft import adapters
 from lora_graft.adapters import Adapter
-from lora_graft.examples import data
-from lora_graft.examples.family import judge, materialize, text
-from lora_graft.examples.family.demo import PROMPTS, contact_sheet
-from lora_graft.examples.family.sample import sample
-from lora_graft.examples.learn import Pool
-from lora_graft.examples.train import kohya_file, train_lora
+from lora_graft.family import judge, materialize, text
+from lora_graft.family.demo import PROMPTS, contact_sheet
+from lora_graft.family.sample import sample
+from lora_graft.family.training import data
+from lora_graft.family.training.learn import Pool
+from lora_graft.family.training.train import kohya_file, train_lora
 from lora_graft.jobs.merge import MergeSettings, merge
 from lora_graft.kernels import lowrank
 from lora_graft.kernels.merge import METHODS

@@ -20,7 +20,7 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Move a LoRA between two small trained models and draw the result: files, report and pictures in a folder."""
-    from ..examples.family.demo import run
+    from ..family.demo import run
     from .screen import show_demo
 
     with progress("Demo") as tell:

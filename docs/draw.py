@@ -15,11 +15,11 @@ import numpy as np
 from lora_graft import adapters
 from lora_graft.adapters import Adapter
 from lora_graft.bases import open_base
-from lora_graft.examples.family import materialize, text
-from lora_graft.examples.family.demo import PROMPTS, contact_sheet, one_thread
-from lora_graft.examples.family.denoiser import FamilyDenoiser
-from lora_graft.examples.family.sample import sample
-from lora_graft.examples.family.vae import decode
+from lora_graft.family import materialize, text
+from lora_graft.family.demo import PROMPTS, contact_sheet, one_thread
+from lora_graft.family.denoiser import FamilyDenoiser
+from lora_graft.family.sample import sample
+from lora_graft.family.vae import decode
 from lora_graft.jobs.compare import compare
 from lora_graft.jobs.convert import convert
 from lora_graft.jobs.distill import dataset as datasets

@@ -11,9 +11,9 @@ import torch
 from lora_graft import adapters
 from lora_graft.bases import open_base
 from lora_graft.errors import SettingsError
-from lora_graft.examples.family import judge, materialize, model, store, text, vae
-from lora_graft.examples.family.denoiser import FamilyDenoiser
-from lora_graft.examples.family.sample import latents, patched, sample, schedule
+from lora_graft.family import judge, materialize, model, store, text, vae
+from lora_graft.family.denoiser import FamilyDenoiser
+from lora_graft.family.sample import latents, patched, sample, schedule
 from safetensors.torch import load_file, save_file
 
 DIGITS = torch.arange(20) % 10
@@ -86,7 +86,7 @@ def test_w_is_of_another_width_and_depth():
 
 
 def test_v_has_a_latent_space_of_its_own(models):
-    data = pytest.importorskip("lora_graft.examples.data")
+    data = pytest.importorskip("lora_graft.family.training.data")
     pytest.importorskip("sklearn")
     images = data.render(16, generator=torch.Generator().manual_seed(3)).images
     ours, theirs = materialize.autoencoder(), materialize.autoencoder("v")
@@ -163,7 +163,7 @@ def test_frechet_distance_of_known_gaussians():
 
 
 def test_judge_tells_real_digits_it_never_saw():
-    data = pytest.importorskip("lora_graft.examples.data")
+    data = pytest.importorskip("lora_graft.family.training.data")
     pytest.importorskip("sklearn")
     generator = torch.Generator().manual_seed(1)
     batch = data.render(400, effects=torch.rand(400, 3, generator=generator).round(),
@@ -176,7 +176,7 @@ def test_judge_tells_real_digits_it_never_saw():
 
 @pytest.mark.parametrize("name", "av")
 def test_autoencoders_restore_pictures(name):
-    data = pytest.importorskip("lora_graft.examples.data")
+    data = pytest.importorskip("lora_graft.family.training.data")
     pytest.importorskip("sklearn")
     weights = materialize.autoencoder(name)
     for look in data.LOOKS:
@@ -240,7 +240,7 @@ def test_a_real_comfyui_computes_the_same(models, tmp_path, request):
 
 def test_demo_writes_sheet_report_and_lora(tmp_path):
     pytest.importorskip("lora_graft.jobs.transfer")
-    from lora_graft.examples.family import demo
+    from lora_graft.family import demo
 
     steps = []
     made = demo.run(tmp_path, progress=lambda done, total, label: steps.append((done, total)))

@@ -60,7 +60,7 @@ def test_every_other_file_is_package_data():
                for file in PACK.joinpath(*package.split(".")[1:]).glob(pattern)}  # fmt: skip
     others = {f for folder in shipped_folders() for f in folder.rglob("*") if f.is_file()
               and "__pycache__" not in f.parts and f.suffix not in (".py", ".pyc")}  # fmt: skip
-    assert {str(f.relative_to(PACK)) for f in others - covered} <= {"examples/README.md"}
+    assert {str(f.relative_to(PACK)) for f in others - covered} <= {"family/README.md"}
 
 
 def test_one_version_everywhere():
@@ -97,8 +97,8 @@ def test_the_archive_has_what_runs_and_nothing_else(archive):
     tops = {name.split("/")[0] for name in inside}
     assert tops.isdisjoint({"tests", "benchmarks", "docs", ".github", ".ci", "Makefile"})
     assert tops >= {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md", "web", "locales",
-                    "example_workflows", "nodes"}  # fmt: skip
-    for pattern in ("web/docs/*.md", "example_workflows/*.json", "examples/family/*.safetensors", "locales/*/*.json"):
+                    "workflows", "nodes"}  # fmt: skip
+    for pattern in ("web/docs/*.md", "workflows/*.json", "family/*.safetensors", "locales/*/*.json"):
         tracked = {name for name in git("ls-files") if Path(name).match(pattern) and (PACK / name).is_file()}
         assert tracked and tracked <= inside, pattern
 

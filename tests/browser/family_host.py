@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from lora_graft.examples.family.materialize import materialize
+from lora_graft.family.materialize import materialize
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path.append(str(TESTS / "host"))

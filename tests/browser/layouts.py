@@ -1,7 +1,7 @@
 """Where the nodes of each workflow stand and what the notes on the canvas say.
 
 A layout is columns from left to right; a column is groups from top to bottom; a group is rows; a row is node ids of
-``example_workflows/api/NAME.json`` side by side, or a :class:`Note`.
+``workflows/api/NAME.json`` side by side, or a :class:`Note`.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ Set the grid's columns to the number of pictures, its cells to their size.""", 6
 Moves a LoRA to another base and draws with it, once for every LoRA, base or prompt you name: `lora-graft batch` runs \
 the API form of this workflow with every combination of values, on one or several servers:
 
-`python custom_nodes/LoRA-Graft batch custom_nodes/LoRA-Graft/example_workflows/api/batch.json \
+`python custom_nodes/LoRA-Graft batch custom_nodes/LoRA-Graft/workflows/api/batch.json \
 --set "Load LoRA.lora=family_*_a*" --set "Target.unet=family_b*|family_c*"`
 
 It needs `pip install httpx websockets`.

@@ -2,7 +2,7 @@
 
     python tests/browser/make_workflows.py [NAME …]
 
-Writes example_workflows/NAME.json and NAME.jpg, and docs/editor.png. Needs ComfyUI and Chromium.
+Writes workflows/NAME.json and NAME.jpg, and docs/editor.png. Needs ComfyUI and Chromium.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from family_host import running
 from layouts import LAYOUTS, SHOWN_AT, Layout, Note
 from PIL import Image
 
-FOLDER = Path(__file__).parents[2] / "example_workflows"
+FOLDER = Path(__file__).parents[2] / "workflows"
 GAP, MARGIN, HEAD = 40, 20, 40  # between nodes; around a group; a group's title
 CHARACTERS = 5.6  # width of one of a note's letters
 PLACE = """([values, places, notes, groups]) => {

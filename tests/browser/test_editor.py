@@ -11,7 +11,7 @@ from editor import overlaps
 from PIL import Image
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
-FOLDER = Path(__file__).parents[2] / "example_workflows"
+FOLDER = Path(__file__).parents[2] / "workflows"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.json"))
 SHELF = """types => { app.graph.clear(); types.forEach((type, i) => {
   const node = LiteGraph.createNode(type); app.graph.add(node); node.pos = [i % 4 * 500, Math.floor(i / 4) * 700];

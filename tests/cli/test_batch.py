@@ -201,7 +201,7 @@ def test_the_body_of_a_request_is_a_workflow_too(tmp_path):
 
 
 def test_the_shipped_example_is_in_api_form():
-    file = Path(__file__).parents[2] / "example_workflows" / "api" / "batch.json"
+    file = Path(__file__).parents[2] / "workflows" / "api" / "batch.json"
     loaded = workflows.load(file)
     assert {loaded.title(node) for node in loaded.nodes} >= {"Load LoRA", "Target", "Save Image"}
 

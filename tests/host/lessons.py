@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from graphs import NODE, WIDTHS, Graph
-from lora_graft.examples.family import judge, materialize
+from lora_graft.family import judge, materialize
 from PIL import Image
 
 PROMPTS = "red digit two\na green three\nwhite digit zero\nnumber four in blue ink"

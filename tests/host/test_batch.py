@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from lora_graft.examples.family.materialize import EFFECTS, materialize
+from lora_graft.family.materialize import EFFECTS, materialize
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 

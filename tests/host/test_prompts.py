@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from graphs import NODE, Graph
-from lora_graft.examples.family.materialize import materialize
+from lora_graft.family.materialize import materialize
 from lora_graft.jobs.distill.prompts import TEMPLATE
 
 pytestmark = pytest.mark.host

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lora_graft.examples.family.materialize import materialize
+from lora_graft.family.materialize import materialize
 from PIL import Image
 from safetensors import safe_open
 
 pytestmark = pytest.mark.host
-FOLDER = Path(__file__).parents[2] / "example_workflows" / "api"
+FOLDER = Path(__file__).parents[2] / "workflows" / "api"
 FILES = sorted(FOLDER.glob("*.json"))
 
 

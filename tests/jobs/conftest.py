@@ -6,8 +6,8 @@ import pytest
 import torch
 from lora_graft import adapters
 from lora_graft.bases import open_base
-from lora_graft.examples.family.denoiser import FamilyDenoiser
-from lora_graft.examples.family.materialize import materialize
+from lora_graft.family.denoiser import FamilyDenoiser
+from lora_graft.family.materialize import materialize
 from lora_graft.jobs.distill.bank import Teacher
 from lora_graft.jobs.distill.denoiser import Drawing
 from lora_graft.jobs.distill.generate import Generation, generate

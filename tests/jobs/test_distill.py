@@ -8,9 +8,9 @@ import pytest
 import torch
 from lora_graft import adapters
 from lora_graft.errors import SettingsError
-from lora_graft.examples.family import judge, materialize
-from lora_graft.examples.family.denoiser import FamilyDenoiser
-from lora_graft.examples.family.sample import sample
+from lora_graft.family import judge, materialize
+from lora_graft.family.denoiser import FamilyDenoiser
+from lora_graft.family.sample import sample
 from lora_graft.jobs.distill.bank import HELD_OUT, Teacher, fill, lessons
 from lora_graft.jobs.distill.distill import Distillation, choose, distill
 from lora_graft.jobs.distill.pace import Training

@@ -9,7 +9,7 @@ import torch
 from lora_graft import adapters
 from lora_graft.adapters import container
 from lora_graft.errors import AdapterError, SettingsError
-from lora_graft.examples.family.denoiser import FamilyDenoiser
+from lora_graft.family.denoiser import FamilyDenoiser
 from lora_graft.jobs.distill import bank as banks
 from lora_graft.jobs.distill import checkpoint, train
 from lora_graft.jobs.distill.checkpoint import FileKeeper, identity

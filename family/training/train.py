@@ -1,4 +1,4 @@
-"""Train the example family from scratch, on a CPU: ``python -m lora_graft.examples.train all --out CHECKPOINTS``.
+"""Train the example family from scratch, on a CPU: ``python -m lora_graft.family.training.train all --out OUT``.
 
 Every stage is a function with its own seed; a stage whose checkpoint is already there is skipped, so that an
 interrupted run goes on where it stopped. ``pack`` writes the compact files that the repository carries.
@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .. import judge, materialize, model, store, vae
 from . import data
-from .family import judge, materialize, model, store, vae
 from .learn import Log, Pool, any_picture, fit, random_effects, rate
 
 Weights = dict[str, Tensor]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ...adapters import Adapter
+from ..adapters import Adapter
 from . import model, text, vae
 
 STEPS, CFG, LATENT = 10, 3.0, 8

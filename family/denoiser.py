@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...adapters import Adapter
-from ...bases import open_base
-from ...kernels.distill import levels
-from ...kernels.distill.students import Student
+from ..adapters import Adapter
+from ..bases import open_base
+from ..kernels.distill import levels
+from ..kernels.distill.students import Student
 from . import materialize, model, sample, text
 
 PREFIX = "diffusion_model."

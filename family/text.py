@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...errors import SettingsError
+from ..errors import SettingsError
 
 SEED = 20
 WIDTH = 768

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import model, text, vae
 from . import data
-from .family import model, text, vae
 
 Weights = dict[str, Tensor]
 

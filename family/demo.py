@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ... import adapters, plots
-from ...bases import open_base
-from ...jobs.transfer import TransferSettings, transfer
+from .. import adapters, plots
+from ..bases import open_base
+from ..jobs.transfer import TransferSettings, transfer
 from . import judge, materialize
 from .sample import sample
 

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ...adapters import container
-from ...errors import GraftError
+from ..adapters import container
+from ..errors import GraftError
 from . import model, store, text, vae
 
 HERE = Path(__file__).parent
