@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 # The tests' matrices are small: more threads only wait for one another.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint install dev clean
+.PHONY: demo test lint docs install dev clean
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -29,7 +29,10 @@ lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 
-test: dev lint
+docs: dev
+	$(BIN)/mkdocs build --strict
+
+test: dev lint docs
 	$(BIN)/python -m pytest
 
 clean:
