@@ -21,13 +21,24 @@ def method_names(folder: Path = METHODS_FOLDER) -> tuple[str, ...]:
     Importing the registry itself would load torch, a second too much for ``--help``. Order: as the package
     imports them.
     """
-    names: dict[str, list[str]] = {}
-    for file in folder.glob("*.py"):
-        functions = [n for n in ast.parse(file.read_text("utf-8")).body if isinstance(n, ast.FunctionDef)]
-        names[file.stem] = [name for f in functions for d in f.decorator_list if (name := _registered(d))]
+    return tuple(name for name, _ in _methods(folder))
+
+
+def readers(option: str, folder: Path = MERGE_FOLDER) -> str:
+    """The methods of a folder that read an option, as text: those whose signature has it after the star."""
+    return ", ".join(name for name, f in _methods(folder) if option in {a.arg for a in f.args.kwonlyargs})
+
+
+def _methods(folder: Path) -> list[tuple[str, ast.FunctionDef]]:
+    """Name and definition of the registered functions, as the package imports their files."""
     package = ast.parse((folder / "__init__.py").read_text("utf-8"))
-    order = [a.name for n in package.body if isinstance(n, ast.ImportFrom) and not n.module for a in n.names]
-    return tuple(name for stem in order for name in names.get(stem, []))
+    imports = [n for n in package.body if isinstance(n, ast.ImportFrom) and n.level == 1]
+    found = []
+    for stem in (s for n in imports for s in ([n.module] if n.module else [a.name for a in n.names])):
+        functions = [n for n in ast.parse((folder / f"{stem}.py").read_text("utf-8")).body
+                     if isinstance(n, ast.FunctionDef)]  # fmt: skip
+        found += [(name, f) for f in functions for d in f.decorator_list if (name := _registered(d))]
+    return found
 
 
 def constant(file: Path, name: str) -> tuple[str, ...]:

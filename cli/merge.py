@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 
 from .guard import cleanly
-from .menus import MERGE_FOLDER, constant, menu, method_names
+from .menus import KERNELS, MERGE_FOLDER, constant, menu, method_names, readers
 from .options import BASE_HELP, Debug, DtypeOption, Force, Layout, png, suffixed
 from .output import claim, staged
 from .progress import progress
 
 MergeMethod = menu("MergeMethod", method_names(MERGE_FOLDER))
-Units = menu("Units", constant(MERGE_FOLDER / "registry.py", "UNITS"))
+Units = menu("Units", constant(KERNELS / "units.py", "UNITS"))
 RANK_WORDS = ("auto", "max", "sum")
 
 Report = Annotated[
@@ -53,10 +53,10 @@ def merge(
         Units, typer.Option("--units", help="lego: form of the units; paper is LoRA-LEGO as printed.")
     ] = Units.canonical,
     density: Annotated[
-        float, typer.Option("--density", help="ties, dare, della and others: share of entries kept, above 0 up to 1.")
+        float, typer.Option("--density", help=f"Share of entries kept, above 0 up to 1: {readers('density')}.")
     ] = 0.5,
     energy: Annotated[float, typer.Option("--energy", help="Rank auto: share of the sum's energy to keep.")] = 0.95,
-    seed: Annotated[int, typer.Option("--seed", help="Of k-means and of random masks.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help=f"Of k-means and of random masks: {readers('seed')}.")] = 0,
     parameter_reweighting: Annotated[
         bool, typer.Option(help="lego: restore the size of clusters' means.")
     ] = True,

@@ -84,7 +84,7 @@ def merge(
     extras, clashes = joined_extras(files)
     report = MergeReport(
         job="merge", method=method.name, display=method.display, paper=method.paper, loras=loras,
-        settings={k: v for k, v in asdict(settings).items() if k != "method"}, modules=lines, extras=list(extras),
+        settings=settings.effective(), modules=lines, extras=list(extras),
     )  # fmt: skip
     report.notes = _notes(report, settings, clashes)
     report.elapsed = time.perf_counter() - started

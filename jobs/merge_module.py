@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import prod
 
 import torch
@@ -15,10 +15,11 @@ from ..adapters.full import Bias, Diff, Norm
 from ..adapters.lora import RESHAPE
 from ..bases.model import Base
 from ..errors import AdapterError, GraftError, SettingsError
-from ..kernels import lowrank, units
+from ..kernels import checks, lowrank, units
 from ..kernels.finite import all_finite
 from ..kernels.lowrank import LowRank
-from ..kernels.merge import METHODS, MergeOptions
+from ..kernels.merge import METHODS
+from ..kernels.merge.registry import CHECKS
 from ..kernels.stacked import stack
 from .merge_report import MergedModule
 from .places import Part, Place, check_shapes
@@ -40,7 +41,9 @@ class MergeSettings:
     method: a name in ``kernels.merge.METHODS``.
     rank: of the result: a number; "max", the largest of a module's sources; "sum", all their ranks together; "auto",
         for each module the smallest that keeps ``energy`` of the sum. concat and linear are cut by a number only.
-    units, seed, density, energy, parameter_reweighting, output_reweighting: see ``kernels.merge.MergeOptions``.
+    energy: share of ‖Σ ΔW‖² that rank "auto" keeps, in (0, 1].
+    units, seed, density, parameter_reweighting, output_reweighting: options of the methods' functions in
+        ``kernels.merge``; each method reads its own (``METHODS[name].options``) and no others.
     dtype: of the factors, "fp16", "bf16" or "fp32"; None for the widest that came in.
 
     Raises:
@@ -66,15 +69,18 @@ class MergeSettings:
             raise SettingsError(f"the rank must be at least 1, got {self.rank}")
         if self.dtype not in (None, "fp16", "bf16", "fp32"):
             raise SettingsError(f"unknown dtype {self.dtype!r}", hint="Choose fp16, bf16 or fp32.")
-        self.options()
+        checks.share("energy", self.energy)
+        for name in CHECKS.keys() & asdict(self).keys():
+            CHECKS[name](getattr(self, name))
 
-    def options(self, seed: int | None = None) -> MergeOptions:
-        """The same for the kernels."""
-        return MergeOptions(
-            units=self.units, seed=self.seed if seed is None else seed, density=self.density,
-            energy=self.energy, parameter_reweighting=self.parameter_reweighting,
-            output_reweighting=self.output_reweighting,
-        )  # fmt: skip
+    def options(self) -> dict[str, object]:
+        """Those that the method reads, as keyword arguments of its function."""
+        return METHODS[self.method].own(asdict(self))
+
+    def effective(self) -> dict[str, object]:
+        """The settings that have a say in the result."""
+        own = {"rank", "dtype", *self.options(), *(["energy"] if self.rank == "auto" else [])}
+        return {name: value for name, value in asdict(self).items() if name in own}
 
 
 @dataclass
@@ -151,8 +157,10 @@ class Merger:
         self, place: Place, updates: list[LowRank], line: MergedModule, alone: bool
     ) -> tuple[LowRank, list[list[int]] | None]:
         """The updates merged by the method, and its clusters. What only one LoRA has is kept, cut where it must be."""
-        options = self.settings.options(zlib.crc32(f"{self.settings.seed} {place.label}".encode()))
-        rank, reason = _rank(updates, self.settings, options)
+        options = self.settings.options()
+        if "seed" in options:
+            options["seed"] = zlib.crc32(f"{self.settings.seed} {place.label}".encode())
+        rank, reason = _rank(updates, self.settings)
         if alone:
             (update,) = updates
             line.decision = "kept"
@@ -161,7 +169,7 @@ class Merger:
             line.decision, line.reason = "cut", f"only one LoRA has it; rank {update.rank} is cut to {rank}"
             return lowrank.recompress(update, rank=rank)[0], None
         try:
-            merged = METHODS[self.settings.method].run(updates, rank, options)
+            merged = METHODS[self.settings.method].run(updates, rank, **options)
         except GraftError as error:
             raise type(error)(error.what, key=place.key, hint=error.hint) from None
         line.decision, line.reason = self.settings.method, reason
@@ -187,7 +195,7 @@ class Merger:
         return kept.renamed(place.key), line
 
 
-def _rank(updates: list[LowRank], settings: MergeSettings, options: MergeOptions) -> tuple[int, str]:
+def _rank(updates: list[LowRank], settings: MergeSettings) -> tuple[int, str]:
     """The rank to ask of the method for one module and, for "auto", why."""
     total = sum(u.rank for u in updates)
     if settings.rank == "sum" or (isinstance(settings.rank, str) and settings.method in UNCUT):
@@ -195,7 +203,7 @@ def _rank(updates: list[LowRank], settings: MergeSettings, options: MergeOptions
     if settings.rank == "max":
         return max(u.rank for u in updates), ""
     if settings.rank == "auto":
-        return units.auto_rank(updates, options)
+        return units.auto_rank(updates, settings.energy)
     return min(settings.rank, total), ""
 
 

@@ -32,6 +32,24 @@ class LowRank(NamedTuple):
     def shape(self) -> tuple[int, int]:
         return self.up.shape[0], self.down.shape[1]
 
+    @classmethod
+    def of(cls, up: Tensor, down: Tensor, alpha: float | None = None) -> LowRank:
+        """The update of a LoRA's factors as files hold them: alpha/r · up · down in float32.
+
+        Args:
+            up: (m, r), or a 1x1 kernel (m, r, 1, 1); any floating dtype.
+            down: (r, n), or a kernel (r, in_channels, kh, kw), flattened.
+            alpha: a number or a tensor with one; None for alpha = r, scale 1.
+
+        Raises:
+            SettingsError: the factors do not fit each other.
+        """
+        if up.ndim < 2 or down.ndim < 2 or up.shape[1] != down.shape[0] or up[0, 0].numel() != 1:
+            raise SettingsError(f"factors of shapes {tuple(up.shape)} and {tuple(down.shape)} do not fit each other",
+                                hint="up is (m, r) or (m, r, 1, 1); down is (r, n) or (r, channels, height, width).")
+        scale = 1.0 if alpha is None else float(alpha) / up.shape[1]
+        return cls(up.float().flatten(1) * scale, down.float().flatten(1))
+
     def dense(self) -> Tensor:
         """The (m, n) matrix itself."""
         return self.up @ self.down

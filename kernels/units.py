@@ -13,18 +13,17 @@ Units are sorted by content, so that neither the order of LoRAs nor that of rank
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import lowrank
+from . import checks, lowrank
 from .lowrank import LowRank
 from .stacked import NEGLIGIBLE, Stack, root, spectrum, stack
 from .turns import in_turn
 
-if TYPE_CHECKING:
-    from .merge.registry import MergeOptions
+UNITS = ("canonical", "balanced", "paper")
 
 
 class Units(NamedTuple):
@@ -81,15 +80,20 @@ def units_of(updates: list[LowRank], form: str = "canonical") -> Units:
     return Units(pooled, left[:, order], right[order], gb[pairs], ga[pairs], owner[order], place[order])
 
 
-def auto_rank(updates: list[LowRank], options: MergeOptions) -> tuple[int, str]:
-    """The smallest rank that keeps `options.energy` of the sum's energy ‖Σ ΔW‖², and a sentence that says so."""
+def auto_rank(updates: list[LowRank], energy: float = 0.95) -> tuple[int, str]:
+    """The smallest rank that keeps the share `energy` of the sum's energy ‖Σ ΔW‖², and a sentence that says so.
+
+    Raises:
+        SettingsError: a share outside (0, 1].
+    """
+    checks.share("energy", energy)
     values = spectrum(stack(updates)).square()
     total = float(values.sum())
     count = sum(update.rank for update in updates)
     if not total > 1e-12 * sum(lowrank.norm(update) ** 2 for update in updates):
         return 1, "the updates cancel: nothing to keep"
     share = values.cumsum(0) / total
-    k = min(int((share < options.energy * (1 - 1e-12)).sum()) + 1, len(values))
+    k = min(int((share < energy * (1 - 1e-12)).sum()) + 1, len(values))
     return k, f"rank {k} of {count} units keeps {float(share[k - 1]):.1%} of the sum's energy"
 
 

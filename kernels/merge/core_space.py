@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from ..lowrank import LowRank
-from .elementwise import agree, trim
-from .registry import Merged, MergeOptions, method
+from .registry import Merged, method
 from .results import from_factors
+from .sparsified import disjoint_merge, trim
 
 
 @method(name="core-ties", display="Core Space, TIES", paper="Core Space (arXiv 2509.17786, NeurIPS 2025) with TIES")
-def core_ties(updates: list[LowRank], rank: int | None, options: MergeOptions) -> Merged:
+def core_ties(updates: list[LowRank], rank: int | None = None, *, density: float = 0.5) -> Merged:
     """M_i = U_Bᵀ B_i A_i V_A, U_B and V_A singular bases of [B_1 … B_T] and [A_1; …; A_T] (section 3), merged by TIES.
 
     The bases hold every update, so that nothing is lost: ΔW = U_B M V_Aᵀ.
@@ -20,7 +20,7 @@ def core_ties(updates: list[LowRank], rank: int | None, options: MergeOptions) -
     left = basis(torch.cat([u.up.double() for u in updates], 1))
     right = basis(torch.cat([u.down.double() for u in updates], 0).T)
     cores = ((left.T @ u.up.double()) @ (u.down.double() @ right) for u in updates)
-    merged = agree(trim(core, options.density) for core in cores)
+    merged = disjoint_merge(trim(core, density) for core in cores)
     return from_factors(left @ merged, right.T, rank)
 
 

@@ -6,11 +6,11 @@ import torch
 
 from .. import lowrank
 from ..lowrank import LowRank
-from .registry import Merged, MergeOptions, method
+from .registry import Merged, method
 
 
 @method(name="iso", display="Iso-C", paper="Isotropic merging in common subspace (arXiv 2502.04959, ICML 2025)")
-def iso(updates: list[LowRank], rank: int | None, options: MergeOptions) -> Merged:
+def iso(updates: list[LowRank], rank: int | None = None) -> Merged:
     """Σ ΔW = U Σ Vᵀ becomes σ̄ U Vᵀ with σ̄ the mean of its singular values (equation 7).
 
     The mean runs over the singular values that the sum has, at most the sum of the ranks: zeros of an update of low

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from ..lowrank import LowRank
-from .elementwise import agree, trim
-from .registry import Merged, MergeOptions, method
+from .registry import Merged, method
 from .results import from_factors
+from .sparsified import disjoint_merge, trim
 
 
 @method(name="knots", display="KnOTS-TIES", paper="KnOTS (arXiv 2410.19735, ICLR 2025) with TIES")
-def knots(updates: list[LowRank], rank: int | None, options: MergeOptions) -> Merged:
+def knots(updates: list[LowRank], rank: int | None = None, *, density: float = 0.5) -> Merged:
     """[ΔW_1 … ΔW_T] = U Σ [V_1ᵀ … V_Tᵀ] (equation 4); merge the V_iᵀ by TIES; ΔW = U Σ V_mergedᵀ.
 
     With ΔW_i = B_i A_i, B = [B_1 … B_T] = Q R and A_iᵀ = Q_i R_i the SVD is that of [R_1' R_1ᵀ … R_T' R_Tᵀ], R_i' the
@@ -24,6 +24,6 @@ def knots(updates: list[LowRank], rank: int | None, options: MergeOptions) -> Me
     live = values > values[0] * 1e-12
     shares = vt[live].split([block.shape[1] for block in blocks], 1)
     aligned = (share @ q.T for share, (q, _) in zip(shares, rights, strict=True))
-    merged = agree(trim(v, options.density) for v in aligned)
+    merged = disjoint_merge(trim(v, density) for v in aligned)
     half = values[live].sqrt()
     return from_factors(basis @ (u[:, live] * half), half[:, None] * merged, rank)

@@ -19,36 +19,51 @@ from ..lowrank import LowRank
 from ..stacked import NEGLIGIBLE, zero
 from ..turns import in_turn
 from ..units import Units, units_of
-from .registry import Merged, MergeOptions, method
+from .registry import Merged, method
 
 # Kind of centre (:mod:`..kmeans`) by form of units.
 CENTRES = {"paper": "points", "balanced": "signed", "canonical": "lines"}
 
 
 @method(name="lego", display="LEGO", paper="LoRA-LEGO (arXiv 2409.16167, ICLR 2025)")
-def lego(updates: list[LowRank], rank: int | None, options: MergeOptions) -> Merged:
-    """k clusters of units, k = `rank` or the rank of the largest source. As many clusters as units: the exact sum."""
+def lego(
+    updates: list[LowRank],
+    rank: int | None = None,
+    *,
+    units: str = "canonical",
+    seed: int = 0,
+    restarts: int = 10,
+    parameter_reweighting: bool = True,
+    output_reweighting: bool = True,
+) -> Merged:
+    """k clusters of units, k = `rank` or the rank of the largest source. As many clusters as units: the exact sum.
+
+    Args:
+        units: their form, "canonical", "balanced" or "paper" (:mod:`..units`).
+        seed, restarts: of k-means; the best of the starts is taken.
+        parameter_reweighting, output_reweighting: the paper's two corrections of the size of means. Canonical clusters
+            add up and need neither.
+    """
     k = max(update.rank for update in updates) if rank is None else rank
     count = sum(update.rank for update in updates)
     if k >= count:
         owners = [i for i, update in enumerate(updates) for _ in range(update.rank)]
         return Merged(lowrank.concatenate(updates), 0.0, [[i] for i in owners], list(range(count)))
-    units = units_of(updates, options.units)
-    if not len(units.owner):
-        return Merged(zero(units.stacked), 0.0, [], [])
-    gb, ga = units.gb, units.ga
-    likeness = _as_matrices(gb, ga) if options.units == "canonical" else ga + gb
-    found = kmeans(likeness, min(k, len(units.owner)), seed=options.seed, restarts=options.restarts,
-                   kind=CENTRES[options.units])
-    if options.units == "canonical":
-        left, right = _top_pairs(units, found)
+    pool = units_of(updates, units)
+    if not len(pool.owner):
+        return Merged(zero(pool.stacked), 0.0, [], [])
+    gb, ga = pool.gb, pool.ga
+    likeness = _as_matrices(gb, ga) if units == "canonical" else ga + gb
+    found = kmeans(likeness, min(k, len(pool.owner)), seed=seed, restarts=restarts, kind=CENTRES[units])
+    if units == "canonical":
+        left, right = _top_pairs(pool, found)
     else:
-        left, right = _means(units, found, options.parameter_reweighting)
-        if options.output_reweighting:
+        left, right = _means(pool, found, parameter_reweighting)
+        if output_reweighting:
             half = (count / len(updates) / left.shape[1]) ** 0.25
             left, right = left * half, right * half
-    update = units.stacked.combined(units.left @ left, right @ units.right)
-    return Merged(update, _distance(units, left, right), *_listing(units, found.labels))
+    update = pool.stacked.combined(pool.left @ left, right @ pool.right)
+    return Merged(update, _distance(pool, left, right), *_listing(pool, found.labels))
 
 
 def _as_matrices(gb: Tensor, ga: Tensor) -> Tensor:

@@ -1,51 +1,30 @@
-"""The list of merge methods, their options and results. Menus and the command line's choices come from it."""
+"""The list of merge methods and of their options, both read off the functions themselves.
+
+A method is a plain function ``name(updates, rank=None, *, option=default, …)``. What its signature holds after the star
+are its options: menus, nodes, command line and reports ask :attr:`Method.options` which method reads what.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial, wraps
+from typing import Any, NamedTuple, ParamSpec
 
 from ...errors import SettingsError
+from .. import checks
 from ..finite import all_finite
 from ..lowrank import LowRank
+from ..units import UNITS
 
-UNITS = ("canonical", "balanced", "paper")
-
-
-@dataclass(frozen=True)
-class MergeOptions:
-    """What the methods may be told; each reads only what concerns it.
-
-    units: form of LEGO's units (:mod:`..units`): "canonical", "balanced" or "paper".
-    seed: of k-means (lego) and of the random masks (dare, della).
-    density: share of entries kept, in (0, 1] (ties, dare, della, magnitude, knots, core-ties).
-    parameter_reweighting, output_reweighting: LEGO's two corrections of the size of means (units "paper" and
-        "balanced"). Canonical clusters add up, as LoRAs in a chain of loaders do, and need neither.
-    restarts: starts of k-means; the best is taken.
-    energy: share of ‖Σ ΔW‖² that rank "auto" keeps, in (0, 1].
-
-    Raises:
-        SettingsError: a value out of range.
-    """
-
-    units: str = "canonical"
-    seed: int = 0
-    density: float = 0.5
-    parameter_reweighting: bool = True
-    output_reweighting: bool = True
-    restarts: int = 10
-    energy: float = 0.95
-
-    def __post_init__(self) -> None:
-        if self.units not in UNITS:
-            raise SettingsError(f"unknown form of units {self.units!r}", hint=f"Choose one of {', '.join(UNITS)}.")
-        if not 0 < self.density <= 1:
-            raise SettingsError(f"density must lie in (0, 1], got {self.density}")
-        if not 0 < self.energy <= 1:
-            raise SettingsError(f"energy must lie in (0, 1], got {self.energy}")
-        if self.restarts < 1:
-            raise SettingsError(f"restarts must be at least 1, got {self.restarts}")
+# What an option's value must be, wherever an option of that name occurs; other options their functions check.
+CHECKS: dict[str, Callable[[Any], None]] = {
+    "density": partial(checks.share, "density"),
+    "restarts": partial(checks.at_least_one, "restarts"),
+    "units": partial(checks.one_of, "form of units", choices=UNITS),
+}
+Options = ParamSpec("Options")
 
 
 class Merged(NamedTuple):
@@ -63,49 +42,86 @@ class Merged(NamedTuple):
     labels: list[int] | None = None
 
 
-Run = Callable[[list[LowRank], "int | None", MergeOptions], Merged]
-
-
-class Method(NamedTuple):
+@dataclass(frozen=True)
+class Method:
     """One way to merge several updates of one module.
 
     name: what the user types; display: what menus show; paper: where it comes from;
-    run(updates, rank, options): `updates` one per LoRA, of one shape and any ranks, strengths folded in; `rank` the
-    largest rank of the result, None for no cut (lego: the largest source's). Raises SettingsError for an empty list,
-    different shapes, NaN or Inf, or a rank below 1.
+    run(updates, rank=None, **options): the checked function, see :func:`method`; options: its options with their
+    defaults, in the order of its signature.
     """
 
     name: str
     display: str
     paper: str
-    run: Run
+    run: Callable[..., Merged]
+    options: Mapping[str, Any]
+
+    def own(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of some settings that are options of this method."""
+        return {name: settings[name] for name in self.options if name in settings}
 
 
 METHODS: dict[str, Method] = {}
 
 
-def method(*, name: str, display: str, paper: str) -> Callable[[Run], Run]:
-    """Register a function run(updates, rank, options) as a merge method; what it is given is checked first."""
+def method(
+    *, name: str, display: str, paper: str
+) -> Callable[[Callable[Options, Merged]], Callable[Options, Merged]]:
+    """Make a function (updates, rank=None, *, options) → Merged a merge method: checked when called, and registered.
 
-    def register(run: Run) -> Run:
-        def checked(updates: list[LowRank], rank: int | None = None, options: MergeOptions | None = None) -> Merged:
+    `updates`: one per LoRA, of one shape (m, n) and any ranks, strengths folded in; `rank`: the largest rank of the
+    result, None for no cut (lego: the largest source's).
+
+    The function then raises:
+        SettingsError: an empty list, factors that do not fit, different shapes, NaN or Inf, a rank below 1, an option
+            out of its range.
+        TypeError: an option that the method does not have.
+    """
+
+    def register(run: Callable[Options, Merged]) -> Callable[Options, Merged]:
+        @wraps(run)
+        def checked(updates: Sequence[LowRank], rank: int | None = None, **options: Any) -> Merged:
+            updates = list(updates)
             check(updates, rank)
-            return run(updates, rank, options or MergeOptions())
+            for option, value in options.items():
+                if option in CHECKS:
+                    CHECKS[option](value)
+            return run(updates, rank, **options)  # type: ignore[call-arg]
 
-        METHODS[name] = Method(name, display, paper, checked)
-        return run
+        METHODS[name] = Method(name, display, paper, checked, options_of(run))
+        return checked  # type: ignore[return-value]
 
     return register
 
 
-def check(updates: list[LowRank], rank: int | None = None) -> None:
+def options_of(run: Callable[..., object]) -> dict[str, Any]:
+    """The keyword-only arguments of a function and their defaults.
+
+    Raises:
+        TypeError: one without a default, which nobody could choose from a menu.
+    """
+    found = {p.name: p.default for p in inspect.signature(run).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    missing = [name for name, default in found.items() if default is inspect.Parameter.empty]
+    if missing:
+        raise TypeError(f"option {missing[0]} of merge method {run.__name__} has no default")
+    return found
+
+
+def check(updates: Sequence[LowRank], rank: int | None = None) -> None:
     """Raises SettingsError for updates that cannot be merged or an impossible rank."""
     if not updates:
         raise SettingsError("nothing to merge: the list of updates is empty")
+    for up, down in updates:
+        if up.ndim != 2 or down.ndim != 2 or up.shape[1] != down.shape[0]:
+            raise SettingsError(
+                f"factors of shapes {tuple(up.shape)} and {tuple(down.shape)} make no update",
+                hint="LowRank takes up (m, r) and down (r, n); LowRank.of folds alpha in and flattens kernels.",
+            )
     shapes = sorted({update.shape for update in updates})
     if len(shapes) > 1:
         raise SettingsError(f"updates of different shapes cannot be merged: {', '.join(map(str, shapes))}")
-    if rank is not None and rank < 1:
-        raise SettingsError(f"rank must be at least 1, got {rank}")
+    if rank is not None:
+        checks.at_least_one("rank", rank)
     if not all(all_finite(factor) for update in updates for factor in update):
         raise SettingsError("an update contains NaN or Inf", hint="The file is damaged or was trained to divergence.")

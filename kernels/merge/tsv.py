@@ -7,12 +7,12 @@ from torch import Tensor
 
 from .. import lowrank
 from ..lowrank import LowRank
-from .registry import Merged, MergeOptions, method
+from .registry import Merged, method
 from .results import from_factors
 
 
 @method(name="tsv", display="TSV-Merge", paper="Task Singular Vectors (arXiv 2412.00081, CVPR 2025)")
-def tsv(updates: list[LowRank], rank: int | None, options: MergeOptions) -> Merged:
+def tsv(updates: list[LowRank], rank: int | None = None) -> Merged:
     """ΔW_i = U_i Σ_i V_iᵀ; U = [U_1 … U_T] and V likewise become their nearest orthonormal U⊥, V⊥; ΔW = U⊥ Σ V⊥ᵀ.
 
     The paper keeps min(m, n)/T triplets per task, so that all fit; LoRAs mostly fit as they are, and where their

@@ -459,3 +459,16 @@ def test_unknown_keys_of_all_files_are_kept(three):
 def test_slots_of_the_names_used_here_exist():
     assert known_names("SDXL").resolve(Q) == known_names("SDXL").resolve(Q_DIFFUSERS)
     assert isinstance(names_for({"diffusion_model.x.weight": (2, 2)}).resolve("lora_unet_x"), Slot)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_have_the_defaults_of_the_methods(name):
+    given = MergeSettings(method=name)
+    assert given.options() == {k: v for k, v in METHODS[name].options.items() if k != "restarts"}
+
+
+def test_the_report_lists_the_settings_that_were_read():
+    given = [both(read(lora(Q, 40, 30, 4, seed))) for seed in (1, 2)]
+    for method, rank, own in (("ties", 3, ["density"]), ("svd", "auto", ["energy"]), ("dare", 3, ["density", "seed"])):
+        settings = merge(given, MergeSettings(method=method, rank=rank)).report.settings
+        assert sorted(settings) == sorted(["rank", "dtype", *own])

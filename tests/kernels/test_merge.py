@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from lora_graft.errors import SettingsError
 from lora_graft.kernels import lowrank, stacked
 from lora_graft.kernels.lowrank import LowRank
-from lora_graft.kernels.merge import METHODS, MergeOptions
-from lora_graft.kernels.merge.della import keep
+from lora_graft.kernels.merge import METHODS, lego, ties
+from lora_graft.kernels.merge.sparsified import keep
+from lora_graft.kernels.units import auto_rank
 
 from .merge_samples import distance, elected_mean, entries, exact, lora, mixed, svd_cut, trimmed
 
@@ -90,7 +91,11 @@ REFERENCES = {
     "tsv": dense_tsv,
     "iso": dense_iso,
 }
-OPTIONS = MergeOptions(density=DENSITY, seed=5)
+
+
+def run(name, updates, rank):
+    """A method with those of the tests' options that it reads."""
+    return METHODS[name].run(updates, rank, **METHODS[name].own({"density": DENSITY, "seed": 5}))
 
 
 def test_every_method_of_the_menu_has_a_reference():
@@ -106,7 +111,7 @@ def test_every_method_of_the_menu_has_a_reference():
 def test_against_the_dense_reference_without_a_cut(name, weights):
     updates = [lowrank.scale(u, w) for u, w in zip(mixed(26, 30, (3, 8, 15)), weights, strict=True)]
     reference = REFERENCES[name](updates)
-    merged = METHODS[name].run(updates, None, OPTIONS)
+    merged = run(name, updates, None)
     # The ranks add up to min(m, n), so that entry-by-entry results lose nothing either.
     assert merged.update.rank <= 26
     assert distance(merged.update.dense(), reference) < 1e-5
@@ -118,7 +123,7 @@ def test_against_the_dense_reference_without_a_cut(name, weights):
 def test_against_the_dense_reference_cut_to_a_rank(name, rank):
     updates = mixed()
     reference = REFERENCES[name](updates)
-    merged = METHODS[name].run(updates, rank, OPTIONS)
+    merged = run(name, updates, rank)
     assert merged.update.rank == rank
     if name == "iso":  # All its singular values are equal; the directions kept are the largest of the sum.
         u, s, vt = torch.linalg.svd(exact(updates), full_matrices=False)
@@ -137,7 +142,7 @@ def test_against_the_dense_reference_cut_to_a_rank(name, rank):
 )
 def test_any_shapes_and_ranks(name, m, n, ranks, seed):
     updates = [lora(m, n, r, 10 * seed + i, 0.5) for i, r in enumerate(ranks)]
-    merged = METHODS[name].run(updates, None, OPTIONS)
+    merged = run(name, updates, None)
     if name != "tsv" or sum(ranks) <= min(m, n):
         reference = REFERENCES[name](updates)
         best = svd_cut(reference, min(m, n, sum(ranks)))
@@ -149,7 +154,7 @@ def test_order_of_the_loras_does_not_matter(name):
     if name in ("dare", "della"):
         pytest.skip("each LoRA has its own random mask")
     updates = mixed()
-    first, second = (METHODS[name].run(order, 6, OPTIONS).update.dense() for order in (updates, updates[::-1]))
+    first, second = (run(name, order, 6).update.dense() for order in (updates, updates[::-1]))
     assert distance(first, second) < 1e-5
 
 
@@ -165,7 +170,7 @@ def test_degenerate_updates(name, rank, case):
         "cancelling": [a, lowrank.scale(a, -1)],
         "one only": [a],
     }[case]
-    merged = METHODS[name].run(updates, rank, OPTIONS)
+    merged = run(name, updates, rank)
     assert merged.update.shape == (40, 28)
     assert merged.update.rank <= (rank or 10)
     assert all(factor.isfinite().all() and factor.dtype == torch.float32 for factor in merged.update)
@@ -179,7 +184,7 @@ def test_degenerate_updates(name, rank, case):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_bad_input_is_refused(name):
-    run, (a, b) = METHODS[name].run, mixed(ranks=(3, 2))
+    a, b = mixed(ranks=(3, 2))
     broken = LowRank(a.up.clone(), a.down)
     broken.up[0, 0] = float("nan")
     for updates, rank, words in (
@@ -189,27 +194,50 @@ def test_bad_input_is_refused(name):
         ([a, broken], None, "NaN"),
     ):
         with pytest.raises(SettingsError, match=words):
-            run(updates, rank, OPTIONS)
+            run(name, updates, rank)
 
 
-@pytest.mark.parametrize("settings", [{"density": 0}, {"density": 1.1}, {"density": float("nan")}, {"units": "best"},
-                                      {"restarts": 0}, {"energy": 0}])
-def test_bad_options_are_refused(settings):
-    with pytest.raises(SettingsError):
-        MergeOptions(**settings)
+@pytest.mark.parametrize(
+    ("function", "options"),
+    [(ties, {"density": 0}), (ties, {"density": 1.1}), (ties, {"density": float("nan")}), (lego, {"units": "best"}),
+     (lego, {"restarts": 0}), (auto_rank, {"energy": 0})],
+)  # fmt: skip
+def test_bad_options_are_refused(function, options):
+    with pytest.raises(SettingsError, match=next(iter(options))):
+        function(mixed(), **options)
+
+
+def test_options_are_those_of_the_signature():
+    assert METHODS["ties"].run is ties and METHODS["ties"].options == {"density": 0.5}
+    assert not METHODS["svd"].options and set(METHODS["dare"].options) == {"density", "seed"}
+    assert METHODS["lego"].own({"units": "paper", "density": 0.1}) == {"units": "paper"}
+    with pytest.raises(TypeError, match="density"):
+        METHODS["svd"].run(mixed(), 3, density=0.1)
+
+
+def test_factors_as_files_hold_them():
+    up, down = torch.randn(8, 4).half(), torch.randn(4, 3, 2, 2).half()
+    update = LowRank.of(up[..., None, None], down, torch.tensor(2.0))
+    assert update.shape == (8, 12) and update.up.dtype == torch.float32
+    assert distance(update.dense(), up.double() @ down.double().flatten(1) / 2) < 1e-6
+    for wrong in ((up, down[:3]), (up[0], down), (down, down)):
+        with pytest.raises(SettingsError, match="fit"):
+            LowRank.of(*wrong)
+    with pytest.raises(SettingsError, match="make no update"):
+        lego([LowRank(up, down)])
 
 
 def test_random_masks_follow_the_seed():
     updates = mixed()
     for name in ("dare", "della"):
-        first, again, other = (METHODS[name].run(updates, 9, MergeOptions(seed=seed)).update for seed in (1, 1, 2))
+        first, again, other = (METHODS[name].run(updates, 9, seed=seed).update for seed in (1, 1, 2))
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
         assert distance(first.dense(), other.dense()) > 0.01
 
 
 def test_dare_keeps_the_mean():
     updates = mixed(12, 10, (2, 3))
-    runs = [METHODS["dare"].run(updates, 10, MergeOptions(seed=seed, density=0.7)) for seed in range(400)]
+    runs = [METHODS["dare"].run(updates, 10, seed=seed, density=0.7) for seed in range(400)]
     assert distance(torch.stack([run.update.dense() for run in runs]).mean(0), exact(updates)) < 0.1
 
 
@@ -227,7 +255,7 @@ def test_della_keeps_large_entries_more_often_and_the_density_on_average(density
 
 def test_density_one_trims_nothing():
     updates = mixed()
-    merged = METHODS["magnitude"].run(updates, None, MergeOptions(density=1.0))
+    merged = METHODS["magnitude"].run(updates, None, density=1.0)
     assert distance(merged.update.dense(), exact(updates)) < 1e-5
 
 
@@ -261,5 +289,5 @@ def test_ill_conditioned_factors(kind):
 
 def test_the_result_is_balanced():
     for name in set(METHODS) - {"lego"}:
-        update = METHODS[name].run(mixed(), 5, OPTIONS).update
+        update = run(name, mixed(), 5).update
         assert torch.allclose(update.up.norm(dim=0), update.down.norm(dim=1), rtol=1e-3), name

@@ -13,7 +13,7 @@ import pytest
 import torch
 from lora_graft.kernels import lowrank
 from lora_graft.kernels.lowrank import LowRank
-from lora_graft.kernels.merge import METHODS, MergeOptions
+from lora_graft.kernels.merge import METHODS
 
 from .merge_samples import distance, elected_mean, entries, exact, lora, svd_cut, trimmed
 
@@ -63,13 +63,13 @@ def test_cat_takes_negative_weights(updates):
 @pytest.mark.parametrize("weight", [1.0, 0.6])
 def test_ties_at_equal_weights(updates, weight):
     weights = [weight] * 3
-    merged = METHODS["ties"].run(weighted(updates, weights), 9, MergeOptions(density=0.3)).update.dense()
+    merged = METHODS["ties"].run(weighted(updates, weights), 9, density=0.3).update.dense()
     assert distance(merged, combine(updates, weights, "ties_svd", svd_rank=9, density=0.3)) < 1e-5
 
 
 def test_ties_at_other_weights_differs_in_the_election(updates):
     weights = [1.0, 0.2, 0.5]
-    merged = METHODS["ties"].run(weighted(updates, weights), 20, MergeOptions(density=0.3)).update.dense()
+    merged = METHODS["ties"].run(weighted(updates, weights), 20, density=0.3).update.dense()
     ours = elected_mean([trimmed(entries(u), 0.3) for u in weighted(updates, weights)])
     assert distance(merged, svd_cut(ours, 20)) < 1e-5 or distance(merged, svd_cut(ours, 12)) < 1e-5
     assert distance(combine(updates, weights, "ties_svd", svd_rank=20, density=0.3), ours) > 0.01
@@ -77,16 +77,15 @@ def test_ties_at_other_weights_differs_in_the_election(updates):
 
 @pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [0.8, 1.3, -0.6]])
 def test_magnitude(updates, weights):
-    merged = METHODS["magnitude"].run(weighted(updates, weights), 7, MergeOptions(density=0.3)).update.dense()
+    merged = METHODS["magnitude"].run(weighted(updates, weights), 7, density=0.3).update.dense()
     assert distance(merged, combine(updates, weights, "magnitude_prune_svd", svd_rank=7, density=0.3)) < 1e-5
 
 
 def test_dare_drops_the_same_share_and_rescales_alike(updates):
-    options = MergeOptions(density=0.6)
     torch.manual_seed(0)
     # Alone an adapter is not thinned out by PEFT at all.
     whole = combine(updates[:2], [1.0, 0.0], "dare_linear_svd", svd_rank=N, density=0.6)
-    for result in (whole, METHODS["dare"].run([padded(updates[0])], N, options).update.dense()):
+    for result in (whole, METHODS["dare"].run([padded(updates[0])], N, density=0.6).update.dense()):
         kept = result.abs() > 1e-5
         assert 0.5 < float(kept.float().mean()) < 0.7
         assert torch.allclose(result[kept], updates[0].dense()[kept] / 0.6, atol=1e-4)
@@ -120,7 +119,7 @@ def test_ties_against_mergekit(updates, weights):
     by_weight = (torch.tensor(weights)[:, None, None] * agrees).sum(0)
     by_weight[by_weight == 0] = 1
     wide = [padded(lowrank.scale(u, w)) for u, w in zip(updates, weights, strict=True)]
-    merged = METHODS["ties"].run(wide, N, MergeOptions(density=density)).update.dense()
+    merged = METHODS["ties"].run(wide, N, density=density).update.dense()
     # Theirs times the mean weight of those that agree is ours.
     mean_weight = by_weight / agrees.sum(0).clamp_min(1)
     assert distance(merged, top / by_weight * mean_weight) < 1e-5
@@ -137,7 +136,7 @@ def test_dare_against_mergekit(updates):
         mask = (torch.rand(M, N, generator=generator) < density).double()
         expected += weight * (entries(update) * mask / density)
     wide = [padded(u) for u in weighted(updates, weights)]
-    merged = METHODS["dare"].run(wide, N, MergeOptions(density=density, seed=3)).update.dense()
+    merged = METHODS["dare"].run(wide, N, density=density, seed=3).update.dense()
     assert distance(merged, expected) < 1e-5
 
 
@@ -149,7 +148,7 @@ def test_della_against_mergekit(updates):
     ranks = update.abs().argsort(1).argsort(1).double()
     chance = (density - epsilon) + ranks / (N - 1) * 2 * epsilon
     mask = (torch.rand(M, N, generator=generator) < chance).double()
-    merged = METHODS["della"].run([padded(updates[0])], N, MergeOptions(density=density, seed=3)).update.dense()
+    merged = METHODS["della"].run([padded(updates[0])], N, density=density, seed=3).update.dense()
     assert bool(((merged.abs() > 1e-5) == mask.bool()).all())
     assert distance(merged, update * mask / chance) < 1e-5
     theirs = update * mask * (update.abs().sum() / (update * mask).abs().sum())

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_graft.kernels.kmeans import kmeans
 from lora_graft.kernels.lowrank import LowRank, norm, scale
-from lora_graft.kernels.merge import MergeOptions
 from lora_graft.kernels.units import auto_rank, fold, units_of
 from sklearn.cluster import KMeans
 
@@ -119,13 +118,13 @@ def test_equal_points_share_clusters_or_fill_them():
 def test_auto_rank_is_the_smallest_that_keeps_the_energy():
     updates = mixed(decay=1.0)
     for energy in (0.5, 0.9, 0.95, 0.999, 1.0):
-        k, reason = auto_rank(updates, MergeOptions(energy=energy))
+        k, reason = auto_rank(updates, energy=energy)
         whole = exact(updates)
         kept = [float(svd_cut(whole, rank).square().sum() / whole.square().sum()) for rank in range(14)]
         assert kept[k] >= energy - 1e-9 and (k == 1 or kept[k - 1] < energy)
         assert f"rank {k}" in reason and "%" in reason
     a = updates[0]
-    assert auto_rank([a, a], MergeOptions(energy=1.0))[0] == a.rank
-    assert auto_rank([a, scale(a, -1.0)], MergeOptions())[0] == 1
-    assert auto_rank([LowRank(a.up * 0, a.down)], MergeOptions())[0] == 1
+    assert auto_rank([a, a], energy=1.0)[0] == a.rank
+    assert auto_rank([a, scale(a, -1.0)])[0] == 1
+    assert auto_rank([LowRank(a.up * 0, a.down)])[0] == 1
     assert norm(a) > 0

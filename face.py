@@ -1,0 +1,119 @@
+"""LoRA Graft from Python: the jobs, with file names wherever a user has files. ``import lora_graft`` offers all of it.
+
+Every job returns what it made and a report; nothing is written but by :func:`write`. An adapter is a file name or an
+:class:`~.adapters.Adapter`, a base a file name (checkpoint or diffusers folder) or an opened :class:`~.bases.Base`.
+Settings are keyword arguments, named as in the job's settings. Errors are :class:`~.errors.GraftError`, with the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from .adapters import Adapter, read, write
+from .bases import Base, open_base
+from .jobs.compare import compare
+from .jobs.convert import convert as _convert
+from .jobs.distill.distill import distill
+from .jobs.inspect import Inspection, inspect_adapter
+from .jobs.inspect import inspect as _inspect
+from .jobs.merge import MergeResult, MergeSettings
+from .jobs.merge import merge as _merge
+from .jobs.report import Report
+from .jobs.resize import ResizeSettings
+from .jobs.resize import resize as _resize
+from .jobs.transfer import TransferResult, TransferSettings
+from .jobs.transfer import transfer as _transfer
+from .kernels.spectral import SubspaceSize
+
+Path: TypeAlias = "str | os.PathLike[str]"
+Lora: TypeAlias = "Path | Adapter"
+Progress: TypeAlias = Callable[[int, int, str], None]
+
+__all__ = ["convert", "distill", "inspect", "merge", "open_base", "read", "resize", "similarity", "transfer", "write"]
+
+
+def inspect(lora: Lora) -> Inspection:
+    """What an adapter is: format, likely base, modules, ranks, norms, trigger words; ``.to_text()`` prints it."""
+    return inspect_adapter(lora) if isinstance(lora, Adapter) else _inspect(lora)
+
+
+def similarity(
+    source: Path | Base, target: Path | Base, *, lora: Lora | None = None, size: SubspaceSize | None = None, **how: Any
+) -> Report:
+    """How much of two bases' leading directions agree, weight by weight; with `lora`, of the weights it changes.
+
+    how: ``progress``, ``cache``, ``device`` of :func:`.jobs.compare.compare`.
+    """
+    adapter = None if lora is None else _adapter(lora)
+    return compare(_base(source), _base(target), size, adapter=adapter, **how)
+
+
+def transfer(
+    lora: Lora,
+    source: Path | Base,
+    target: Path | Base,
+    *,
+    progress: Progress | None = None,
+    cache: Any = None,
+    device: Any = None,
+    **settings: Any,
+) -> TransferResult:
+    """An adapter of `source` rebuilt for `target`: ``.adapter``, ``.report`` and ``.provenance``.
+
+    settings: fields of :class:`.jobs.transfer.TransferSettings`: ``method="copy"``, ``strength=0.8``, ``rank=16`` …
+    cache: a :class:`.jobs.cache.SubspaceCache` for many adapters of one pair.
+    """
+    chosen = TransferSettings(**settings)
+    return _transfer(
+        _adapter(lora), _base(source), _base(target), chosen, progress=progress, cache=cache, device=device
+    )
+
+
+def merge(
+    loras: Sequence[Lora | tuple[Lora, float] | tuple[Lora, float, float]],
+    *,
+    base: Path | Base | None = None,
+    progress: Progress | None = None,
+    device: Any = None,
+    **settings: Any,
+) -> MergeResult:
+    """Several adapters as one, in the first one's layout.
+
+    loras: each an adapter, (adapter, strength), or (adapter, strength on the model, strength on the text encoder).
+    base: needed for DoRA and the like, and where files name the same weights in ways that only the base can match.
+    settings: fields of :class:`.jobs.merge.MergeSettings`: ``method="ties"``, ``rank=16``, ``density=0.3`` …
+    """
+    chosen, opened = MergeSettings(**settings), None if base is None else _base(base)
+    return _merge([_weighted(entry) for entry in loras], chosen, base=opened, progress=progress, device=device)
+
+
+def resize(
+    lora: Lora, *, base: Path | Base | None = None, progress: Progress | None = None, **settings: Any
+) -> MergeResult:
+    """An adapter at the ranks that a rule chooses.
+
+    settings: fields of :class:`.jobs.resize.ResizeSettings`: ``rule="energy"``, ``amount=0.9``, ``most=32`` …
+    """
+    chosen, opened = ResizeSettings(**settings), None if base is None else _base(base)
+    return _resize(_adapter(lora), chosen, base=opened, progress=progress)
+
+
+def convert(lora: Lora, layout: str, base: Path | Base | None = None) -> Adapter:
+    """The same adapter under the key names of "kohya", "diffusers", "peft" or "comfy"."""
+    return _convert(_adapter(lora), layout, None if base is None else _base(base))
+
+
+def _adapter(lora: Lora) -> Adapter:
+    return lora if isinstance(lora, Adapter) else read(lora)
+
+
+def _base(base: Path | Base) -> Base:
+    return open_base(base) if isinstance(base, (str, os.PathLike)) else base
+
+
+def _weighted(entry) -> tuple[Adapter, float, float]:
+    lora, *strengths = entry if isinstance(entry, tuple) else (entry,)
+    model = strengths[0] if strengths else 1.0
+    return _adapter(lora), model, strengths[1] if len(strengths) > 1 else model
