@@ -8,7 +8,7 @@ import pytest
 import torch
 from lora_graft import adapters
 from lora_graft.errors import AdapterError
-from lora_graft.kernels import threads
+from lora_graft.kernels import blas, threads
 from lora_graft.kernels.spectral import ROUTES, subspace
 from lora_graft.kernels.threads import all_threads, most, one_thread
 
@@ -107,3 +107,19 @@ def test_adapters_are_read_and_written_on_one_thread(monkeypatch, tmp_path):
     with pytest.raises(AdapterError):
         adapters.read(tmp_path / "none.safetensors")
     assert count() == 3
+
+
+def test_scipys_own_threads_follow(monkeypatch):
+    found = blas._blas()
+    if found is None:
+        pytest.skip("SciPy is not from a wheel")
+    given = []
+    monkeypatch.setattr(blas, "_blas", lambda: blas._Blas(4, given.append))
+    with one_thread(), blas.as_torch():
+        pass
+    with blas.as_torch():
+        pass
+    torch.set_num_threads(4)
+    with blas.as_torch():
+        pass
+    assert given == [1, 4, 3, 4] and found.number >= 1
