@@ -1,12 +1,10 @@
-# Everything a new machine needs, in two targets: `make demo` and `make test`.
+# Everything a new machine needs, in two targets: `make demo` and `make test` (`make test-fast` without ComfyUI and browser).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
-# The tests' matrices are small: more threads only wait for one another.
-export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint docs install dev clean
+.PHONY: demo test test-fast lint docs install dev clean
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -34,6 +32,9 @@ docs: dev
 
 test: dev lint docs
 	$(BIN)/python -m pytest
+
+test-fast: dev lint
+	$(BIN)/python -m pytest -m "not host"
 
 clean:
 	rm -rf $(VENV) out

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import AdapterError
+from ..writing import beside
 
 _NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -144,7 +144,7 @@ def publish(path: str | os.PathLike, blocks: Iterable[bytes | memoryview], *, ov
     final = Path(path)
     if not overwrite and final.exists():
         raise _exists(final)
-    temporary = final.with_name(f".{final.name}.{secrets.token_hex(6)}.tmp")
+    temporary = beside(final)
     try:
         with temporary.open("xb") as out:
             for block in blocks:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import AdapterError, SettingsError
 from ..kernels.finite import all_finite
+from ..kernels.threads import one_thread
 from . import container, layouts
 from .dialects import translate
 from .embeddings import embeddings
@@ -27,6 +28,7 @@ _UNSUPPORTED = {".oft_R": "PEFT's OFT", ".boft_R": "PEFT's BOFT", ".vera_lambda"
                 ".hra_u": "HRA", ".fourierft": "FourierFT", ".ip_adapter": "an IP-Adapter", "to_k_ip": "an IP-Adapter"}
 
 
+@one_thread()
 def read(path: str | os.PathLike) -> Adapter:
     """An adapter from a ``.safetensors`` file.
 
@@ -47,6 +49,7 @@ def read(path: str | os.PathLike) -> Adapter:
     return _adapter(tensors, metadata, str(path), digest)
 
 
+@one_thread()
 def from_state_dict(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None,
                     file: str | None = None) -> Adapter:
     """An adapter from tensors in memory, e.g. ComfyUI's LORA_MODEL. A LoraState brings its own metadata and path.
@@ -110,6 +113,7 @@ def _not_an_adapter(extras: dict[str, Tensor], metadata: dict[str, str], file: s
     return AdapterError("There is no adapter in this file: none of its keys is of a known format", file=file, key=first)
 
 
+@one_thread()
 def to_state_dict(adapter: Adapter, dtype: str | None = None, layout: str = "same", names: Any = None) -> LoraState:
     """The adapter's tensors under the keys of a layout.
 
@@ -152,6 +156,7 @@ def cast(tensor: Tensor, dtype: torch.dtype | None, key: str, *, keep: bool = Fa
     return out
 
 
+@one_thread()
 def write(adapter: Adapter, path: str | os.PathLike, *, dtype: str | None = None, layout: str = "same",
           names: Any = None, overwrite: bool = False, provenance: dict[str, Any] | None = None) -> Path:
     """Writes a ``.safetensors`` file, whole or not at all; the same adapter gives the same bytes.

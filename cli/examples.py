@@ -33,8 +33,8 @@ def examples(
     if not folder.is_dir():
         raise GraftError("there is no such folder", file=folder, hint="Give ComfyUI's models folder.")
 
-    from ..family.demo import one_thread
     from ..family.materialize import materialize
+    from ..kernels.threads import one_thread
 
     with one_thread():
         paths = materialize(folder)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import GraftError
+from ..writing import beside
 
 
 def claim(*paths: Path | None, force: bool = False, inputs: tuple[Path | None, ...] = ()) -> None:
@@ -42,13 +42,10 @@ def staged(files: dict[Path, bytes]) -> Iterator[None]:
     scratch: dict[Path, Path] = {}
     try:
         for path, data in files.items():
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            scratch[path] = Path(name)
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
+            scratch[path] = beside(path)
+            scratch[path].write_bytes(data)
         yield
         for path, temporary in scratch.items():
-            os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
     except OSError as error:
         raise GraftError(f"could not write: {error.strerror or error}", file=error.filename or _names(files)) from error
@@ -59,9 +56,3 @@ def staged(files: dict[Path, bytes]) -> Iterator[None]:
 
 def _names(files: dict[Path, bytes]) -> str:
     return ", ".join(str(path) for path in files)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -196,8 +196,11 @@ def _open(order: Order) -> None:
 
 def _guarded(task: Callable, item: object) -> tuple[object, str | None]:
     """(result, None), or (None, what went wrong)."""
+    from ..kernels.threads import one_thread
+
     try:
-        return task(item), None
+        with one_thread():
+            return task(item), None
     except (GraftError, OSError, MemoryError) as error:
         return None, told(error)
     except Exception as error:  # one odd file must not stop the others

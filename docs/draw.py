@@ -16,7 +16,7 @@ from lora_graft import adapters
 from lora_graft.adapters import Adapter
 from lora_graft.bases import open_base
 from lora_graft.family import materialize, text
-from lora_graft.family.demo import PROMPTS, contact_sheet, one_thread
+from lora_graft.family.demo import PROMPTS, contact_sheet
 from lora_graft.family.denoiser import FamilyDenoiser
 from lora_graft.family.sample import sample
 from lora_graft.family.vae import decode
@@ -34,6 +34,7 @@ from lora_graft.jobs.merge import MergeSettings, merge
 from lora_graft.jobs.resize import ResizeSettings, resize
 from lora_graft.jobs.transfer import TransferSettings, transfer
 from lora_graft.kernels.spectral import SubspaceSize
+from lora_graft.kernels.threads import one_thread
 from lora_graft.plots import canvas, clusters, heatmap, loss_curve
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Curve

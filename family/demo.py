@@ -7,8 +7,7 @@ same effect transferred, and the source with its LoRA.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor
 from .. import adapters, plots
 from ..bases import open_base
 from ..jobs.transfer import TransferSettings, transfer
+from ..kernels.threads import one_thread
 from . import judge, materialize
 from .sample import sample
 
@@ -32,17 +32,6 @@ Progress = Callable[[int, int, str], None]
 def contact_sheet(rows: Sequence[tuple[str, Tensor]]) -> np.ndarray:
     """Rows of pictures with a label at the left, (height, width, 3) uint8; images (n, 3, 64, 64) in [0, 1]."""
     return plots.contact_sheet([(label, images.permute(0, 2, 3, 1).numpy()) for label, images in rows])
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """The matrices are small: more threads gain little, and on a busy machine they spend minutes waiting."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @one_thread()

@@ -15,7 +15,6 @@ import re
 import shutil
 import sys
 import time
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from safetensors.torch import load, save
 
 from ..bases.model import Base
 from ..kernels.spectral import VERSION, Subspace
+from ..writing import whole
 
 # Both subspaces of a pair of SDXL-sized bases take 2.7 GB at k = 128 and 6.6 GB at a quarter of the width.
 LIMIT = 8 << 30
@@ -120,13 +120,9 @@ class SubspaceCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not self._make_room(len(data)):
                 return
-            aside = self.folder / f"{key}.{os.getpid()}.{uuid.uuid4().hex}.part"
-            try:
-                aside.write_bytes(data)
-                os.replace(aside, self._path(key))
-                self._used, self._writes = (self._used or 0) + len(data), self._writes + 1
-            finally:
-                aside.unlink(missing_ok=True)
+            with whole(self._path(key)) as file:
+                file.write(data)
+            self._used, self._writes = (self._used or 0) + len(data), self._writes + 1
 
     def digest(self, base: Base, name: str) -> str:
         """`base.digest(name)`, remembered from one process to the next for bases in files.

@@ -14,6 +14,7 @@ from ..bases.model import Base
 from ..bases.names import Slot
 from ..errors import BaseModelError
 from ..kernels.spectral import SubspaceSize
+from ..kernels.threads import one_thread
 from .advice import relation, strangers
 from .cache import SubspaceCache
 from .move import likeness
@@ -24,6 +25,7 @@ from .report import ModuleReport, Report
 Progress = Callable[[int, int, str], None]
 
 
+@one_thread()
 def compare(
     source: Base,
     target: Base,

@@ -7,10 +7,12 @@ from ..adapters.metadata import written
 from ..bases import KNOWN, Names, guess_adapter_architecture, known_names, names_of_adapters, told_architecture
 from ..bases.model import Base
 from ..errors import AdapterError
+from ..kernels.threads import one_thread
 
 _GIVE = "Give the base model it was made for (--base on the command line, the model input of the node)."
 
 
+@one_thread()
 def convert(adapter: Adapter, layout: str, base: Base | None = None) -> Adapter:
     """The adapter with the keys of `layout` ("kohya", "diffusers", "peft", "comfy").
 

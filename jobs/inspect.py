@@ -12,6 +12,7 @@ from pathlib import Path
 from .. import adapters
 from ..bases import guess_adapter_architecture
 from ..kernels import lowrank
+from ..kernels.threads import one_thread
 
 TOP_MODULES, TOP_TAGS = 8, 30
 
@@ -107,6 +108,7 @@ def inspect(path: str | os.PathLike, *, top_tags: int = TOP_TAGS) -> Inspection:
     return inspect_adapter(adapters.read(path), top_tags=top_tags)
 
 
+@one_thread()
 def inspect_adapter(adapter: adapters.Adapter, *, top_tags: int = TOP_TAGS) -> Inspection:
     """The same for an adapter that is already read."""
     modules = adapter.modules

@@ -14,6 +14,7 @@ from ..adapters import Adapter
 from ..bases.model import Base
 from ..errors import SettingsError
 from ..kernels.merge import METHODS
+from ..kernels.threads import one_thread
 from ..version import __version__
 from .merge_files import DTYPES, joined_extras, merged_metadata, widest
 from .merge_module import RANKS, Merger, MergeSettings, Weighted
@@ -36,6 +37,7 @@ class MergeResult:
     provenance: dict[str, object]
 
 
+@one_thread()
 def merge(
     adapters: Sequence[Weighted],
     settings: MergeSettings | None = None,

@@ -21,6 +21,7 @@ from ..kernels.lowrank import LowRank
 from ..kernels.merge import METHODS
 from ..kernels.merge.registry import CHECKS
 from ..kernels.stacked import stack
+from ..kernels.threads import all_threads
 from .merge_report import MergedModule
 from .places import Part, Place, check_shapes
 from .shares import BASE_HINT, Share, share_of
@@ -102,8 +103,7 @@ class Merger:
     def here(self, place: Place) -> bool:
         """Whether only the calling thread may do it: the base or another device takes part, or it is large."""
         base = self.base is not None and any(part.module.needs_base for part in place.parts)
-        heavy = sum(prod(part.module.shape or ()) for part in place.parts) > HEAVY
-        return base or heavy or torch.device(self.device).type != "cpu"
+        return base or _heavy(place) or torch.device(self.device).type != "cpu"
 
     def __call__(self, place: Place) -> list[tuple[Module, MergedModule]]:
         """The merged module and its line; nothing when the strengths leave nothing of it.
@@ -111,6 +111,10 @@ class Merger:
         Raises:
             AdapterError: sizes differ, a module needs the base, or the result does not fit the dtype.
         """
+        with all_threads(_heavy(place)):
+            return self._merged(place)
+
+    def _merged(self, place: Place) -> list[tuple[Module, MergedModule]]:
         strengths = {i: self.used[i][2 if place.text else 1] for i in place.sources}
         sources = [i for i in place.sources if strengths[i] != 0]
         if not sources:
@@ -193,6 +197,10 @@ class Merger:
         line.shape = list(module.shape) if module.shape else None
         line.ranks_in, line.rank_out = [module.rank] if module.rank else [], module.rank
         return kept.renamed(place.key), line
+
+
+def _heavy(place: Place) -> bool:
+    return sum(prod(part.module.shape or ()) for part in place.parts) > HEAVY
 
 
 def _rank(updates: list[LowRank], settings: MergeSettings) -> tuple[int, str]:

@@ -13,6 +13,7 @@ from ..bases.model import Base
 from ..errors import GraftError, SettingsError
 from ..kernels.merge.resize import RULES, choose_rank
 from ..kernels.merge.resize import resize as cut
+from ..kernels.threads import one_thread
 from ..version import __version__
 from .merge import MergeResult
 from .merge_files import DTYPES, merged_metadata, widest
@@ -52,6 +53,7 @@ class ResizeSettings:
             raise SettingsError(f"unknown dtype {self.dtype!r}", hint="Choose fp16, bf16 or fp32.")
 
 
+@one_thread()
 def resize(
     adapter: Adapter, settings: ResizeSettings | None = None, *, base: Base | None = None,
     progress: Progress | None = None,

@@ -17,6 +17,7 @@ from ..kernels import lowrank
 from ..kernels.matching import Item
 from ..kernels.similarity import phi
 from ..kernels.spectral import SubspaceSize
+from ..kernels.threads import one_thread
 from ..kernels.transfer import METHODS
 from ..version import __version__
 from .advice import advise, strangers
@@ -69,6 +70,7 @@ class TransferResult:
     provenance: dict[str, object]
 
 
+@one_thread()
 def transfer(
     adapter: Adapter,
     source: Base,

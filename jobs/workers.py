@@ -15,6 +15,8 @@ from typing import TypeVar
 
 import torch
 
+from ..kernels.threads import hold, most
+
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 WORKERS = 4
@@ -31,11 +33,10 @@ def in_order(
     records gradients. An error of `work` is raised where its result would have come.
 
     Args:
-        here: whether the calling thread itself must do a piece; it does so, with all its threads, when the piece's
-            turn comes.
+        here: whether the calling thread itself must do a piece; it does so when the piece's turn comes.
     """
     _keep_freed_memory()
-    workers = min(torch.get_num_threads(), WORKERS)
+    workers = min(most(), WORKERS)
     if workers < 2:
         yield from map(work, pieces)
         return
@@ -56,19 +57,17 @@ def in_order(
 
 def _pool(workers: int) -> ThreadPoolExecutor:
     """Running workers of one thread each; the setting of all other threads is as it was."""
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, "lora_graft", _one_thread)
+    pool = ThreadPoolExecutor(workers, "lora_graft", _alone, (most(),))
     started = Barrier(workers + 1)
     for _ in range(workers):
         pool.submit(started.wait)
     started.wait()
-    torch.set_num_threads(threads)  # PyTorch holds it per thread, but new threads begin with what was set last
     return pool
 
 
-def _one_thread() -> None:
+def _alone(others: int) -> None:
     torch.get_num_threads()  # a new thread otherwise takes, at its first operation, the number last set by any thread
-    torch.set_num_threads(1)
+    hold(1, others=others)
 
 
 def _keep_freed_memory() -> None:

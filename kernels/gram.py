@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .blas import as_torch
+
 try:
     from scipy.linalg import eigh as _partial_eigh
 except ImportError:
@@ -72,9 +74,11 @@ def top_eigh(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if _partial_eigh is not None and matrix.device.type == "cpu" and 2 * count < size:
         bounds = (size - count, size - 1)
         # The transpose is what Fortran reads without a copy; its upper triangle is our lower one.
-        values, vectors = _partial_eigh(
-            matrix.numpy().T, subset_by_index=bounds, driver="evr", lower=False, check_finite=False, overwrite_a=True
-        )
+        with as_torch():
+            values, vectors = _partial_eigh(
+                matrix.numpy().T, subset_by_index=bounds, driver="evr", lower=False, check_finite=False,
+                overwrite_a=True,
+            )  # fmt: skip
         return torch.from_numpy(values[::-1].copy()), torch.from_numpy(vectors[:, ::-1].copy())
     values, vectors = torch.linalg.eigh(matrix, UPLO="L")
     return values[-count:].flip(0), vectors[:, -count:].flip(1)

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import BaseModelError, SettingsError
 from .gram import PARTIAL, Triplets, gram, gram_matrix
 from .lanczos import first_basis, lanczos
+from .threads import by_size
 
 # Part of every cache key: raise it whenever the numbers a route returns may change.
 VERSION = "1"
@@ -116,6 +117,7 @@ ROUTES: dict[str, Callable[[Tensor, int], Triplets | None]] = {"exact": exact, "
 FALL_BACK = {"lanczos": "gram", "gram": "exact"}
 
 
+@by_size
 def subspace(weight: Tensor, k: int, *, route: str = "auto") -> Subspace:
     """The top k singular triplets of a weight.
 
@@ -145,6 +147,7 @@ def subspace(weight: Tensor, k: int, *, route: str = "auto") -> Subspace:
     return Subspace(*found, energy=min(inside / power, 1.0) if power > 0 else 1.0)
 
 
+@by_size
 def spectrum(weight: Tensor) -> Tensor:
     """All min(m, n) singular values, falling, float64 (from the Gram matrix: good to 1e-8 of the largest)."""
     weight = flatten(weight).double()

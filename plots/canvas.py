@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ..writing import whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,13 +72,6 @@ def save(image: np.ndarray, path: str | os.PathLike) -> Path:
     Raises:
         OSError: the folder is missing or full.
     """
-    path = Path(path)
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(encode(image))
-        os.replace(scratch, path)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
-    return path
+    with whole(path) as file:
+        file.write(encode(image))
+    return Path(path)

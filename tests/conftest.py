@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -30,8 +33,25 @@ def find_host() -> tuple[Path, Path] | str:
     inside = [folder / venv / bin for venv in (".venv", "venv") for bin in ("bin/python", "Scripts/python.exe")]
     for python in [Path(named).expanduser()] if named else inside:
         if python.is_file():
-            return folder, python
+            lacks = missing_in(python)
+            return f"the ComfyUI at {folder}: {lacks}" if lacks else (folder, python)
     return f"no Python for the ComfyUI at {folder}; set COMFYUI_PYTHON to run the host tests"
+
+
+@lru_cache
+def missing_in(python: Path) -> str:
+    """What to do about modules of requirements.txt that an interpreter does not have; nothing where it has all."""
+    lines = (PACK / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    names = [found[0] for line in lines if (found := re.match(r"[A-Za-z]\w*", line))]
+    look = "import importlib.util, sys; print(*(n for n in sys.argv[1:] if importlib.util.find_spec(n) is None))"
+    try:
+        asked = subprocess.run([python, "-c", look, *names], capture_output=True, text=True, timeout=300)
+    except OSError as error:
+        return f"its Python does not start: {error}"
+    if asked.returncode:
+        return f"its Python does not start: {asked.stderr.strip()[-200:]}"
+    lacks = ", ".join(asked.stdout.split())
+    return f"its Python lacks {lacks}; run {python} -m pip install -r {PACK / 'requirements.txt'}" if lacks else ""
 
 
 def pytest_configure(config):

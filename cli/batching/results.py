@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
+from ...writing import whole
 from .jobs import Job
 from .server import Server
 
@@ -36,14 +36,9 @@ async def bring(server: Server, job: Job, outputs: dict[str, dict], folder: Path
     names = []
     for number, (node, place) in enumerate(listed(outputs), 1):
         name = _name(job, node, f"_{number}{Path(place['filename']).suffix}")
-        aside = folder / f".{name}.part"
-        try:
-            with aside.open("wb") as file:
-                async for piece in server.file(place):
-                    file.write(piece)
-            os.replace(aside, folder / name)
-        finally:
-            aside.unlink(missing_ok=True)
+        with whole(folder / name) as file:
+            async for piece in server.file(place):
+                file.write(piece)
         names.append(name)
     for node, text in texts(outputs).items():
         name = _name(job, node, ".txt")

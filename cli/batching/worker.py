@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,6 +26,7 @@ class Flight:
 
     job: Job
     since: float
+    sent: bool = True  # the server has it; until then no other can be given it
     running: bool = False
     ended: bool = False  # the server said so; its history follows
     leaving: bool = False  # being moved to another server
@@ -48,7 +48,7 @@ class Worker:
     @property
     def waiting(self) -> list[str]:
         """Prompts of ours that the server has not begun."""
-        return [n for n, f in self.flights.items() if not (f.running or f.ended or f.leaving or f.fetching)]
+        return [n for n, f in self.flights.items() if f.sent and not (f.running or f.ended or f.leaving or f.fetching)]
 
     async def run(self) -> None:
         """Until the batch is finished; a server that goes down is tried again all the time."""
@@ -65,12 +65,12 @@ class Worker:
         for number, job in list(self.strays.items()):
             if number in running | queued:
                 if self.pool.claim(job.id, self.name):
-                    self.flights[number] = Flight(job, time.monotonic(), running=number in running)
+                    self.flights[number] = Flight(job, _now(), running=number in running)
                 else:
                     await self._cancel(number)
             elif (record := await self.server.record(number)) is not None and not self.pool.settled(job.id):
                 self.pool.claim(job.id, self.name)  # or another server has it: who is first counts
-                flight = self.flights[number] = Flight(job, time.monotonic())
+                flight = self.flights[number] = Flight(job, _now())
                 self._land(number, flight, record)
             self.strays.pop(number, None)
 
@@ -135,7 +135,7 @@ class Worker:
 
     async def _send(self, job: Job) -> None:
         number = str(uuid.uuid4())
-        self.flights[number] = flight = Flight(job, time.monotonic())
+        self.flights[number] = flight = Flight(job, _now(), sent=False)
         self.batch.note("queued", job, number, self.name, values=job.values)
         try:
             given = await self.server.submit(job.prompt, number)
@@ -145,6 +145,7 @@ class Worker:
             self.batch.ended(self.pool.refuse(job.id, self.name, str(refusal)))
             self.batch.others(self)
             return
+        flight.sent = True
         if given != number:  # an old host that chooses its ids itself
             del self.flights[number]
             self.flights[given] = flight
@@ -180,7 +181,7 @@ class Worker:
                 await self._cancel(number)
             elif number in running | queued:
                 if number in running and not flight.running:
-                    flight.running, flight.since = True, time.monotonic()
+                    flight.running, flight.since = True, _now()
             elif (record := await self.server.record(number)) is not None:
                 self._land(number, flight, record)
             else:  # the server was started anew, or its queue was cleared
@@ -189,7 +190,7 @@ class Worker:
 
     def _land(self, number: str, flight: Flight, record: dict) -> None:
         """A prompt has ended: write down its failure, or fetch its files."""
-        seconds = _seconds(record) or round(time.monotonic() - flight.since, 3)
+        seconds = _seconds(record) or round(_now() - flight.since, 3)
         why = failure(record, flight.job.prompt)
         if why is not None:
             del self.flights[number]
@@ -227,7 +228,7 @@ class Worker:
         if flight is None:
             return
         if kind == "execution_start":
-            flight.running, flight.since = True, time.monotonic()
+            flight.running, flight.since = True, _now()
         elif kind == "progress":
             self.batch.step(self, data.get("value"), data.get("max"))
         elif kind == "executing" and data.get("node") is not None:
@@ -248,7 +249,7 @@ class Worker:
 
     def _lost(self, error: Exception) -> None:
         """The server does not answer: soon its prompts go to others, later it is not reckoned with."""
-        now = time.monotonic()
+        now = _now()
         self._down_since = now if self._down_since is None else self._down_since
         if now - self._down_since >= self.batch.grace:
             lost = {number: flight for number, flight in self.flights.items() if not flight.fetching}
@@ -270,6 +271,10 @@ class Worker:
             self.batch.say(f"{self.name} answers.")
         self.up, self.gone, self._down_since = True, False, None
         self.pool.join(self.name)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _seconds(record: dict) -> float | None:

@@ -186,7 +186,7 @@ def judged_by_host(host: tuple[Path, Path], folder: Path, weights: dict[str, Ten
         save_file({k: t.contiguous().clone() for k, t in adapter.items()}, file)
         adapter = file
     command = [str(host[1]), "-c", _JUDGE, str(host[0]), str(bases), str(adapter), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=host[0])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=host[0])
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     return load_file(out)

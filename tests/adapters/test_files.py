@@ -364,7 +364,7 @@ def test_racing_writers_never_overwrite(tmp_path):
     for writer in writers:
         writer.start()
     gate.set()
-    won = [value for value in (results.get(timeout=60) for _ in writers) if value is not None]
+    won = [value for value in (results.get(timeout=300) for _ in writers) if value is not None]
     for writer in writers:
         writer.join()
     assert len(won) == 1

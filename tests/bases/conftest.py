@@ -21,6 +21,6 @@ def host_maps() -> dict:
     if python is None:
         pytest.skip(f"no ComfyUI with its python at {root} (set COMFYUI_PATH)")
     script = Path(__file__).with_name("host_maps.py")
-    done = subprocess.run([python, script, root], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([python, script, root], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)

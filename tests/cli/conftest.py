@@ -107,7 +107,7 @@ def lora_tensors():
 
 def _script(*arguments, **options):
     command = [sys.executable, "-m", "lora_graft.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
 
 
 @pytest.fixture(scope="session")

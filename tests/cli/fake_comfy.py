@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import selectors
 import uuid
 
 import httpx
@@ -34,9 +35,40 @@ GRAPH = {
 }  # fmt: skip
 
 
+class Clock(selectors.DefaultSelector):
+    """An event loop's selector whose waiting takes no time: the loop's clock jumps to what comes next.
+
+    What a busy machine does to real seconds changes nothing in the order of events.
+    """
+
+    now = 0.0
+
+    def select(self, timeout=None):
+        ready = super().select(0 if timeout else timeout)
+        if not ready and timeout:
+            self.now += timeout
+        return ready
+
+
+def run(work):
+    """``asyncio.run`` in the time of a :class:`Clock`."""
+    clock = Clock()
+    loop = asyncio.SelectorEventLoop(clock)
+    loop.time = lambda: clock.now
+    try:
+        return loop.run_until_complete(work)
+    finally:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+            loop.run_until_complete(asyncio.wait([task]))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
 class FakeComfy:
     """seconds: how long a prompt runs; fails, refuses, holes, kills: seeds whose prompt fails, is refused, is taken
-    with one output missing, brings the server down; own_ids: choose prompt ids itself, as old hosts do."""
+    with one output missing, brings the server down; own_ids: choose prompt ids itself, as old hosts do; takes: seconds
+    until a prompt that was sent is in the queue."""
 
     def __init__(self, url: str, seconds: float = 0.005, **odd):
         self.url, self.seconds, self.odd = url, seconds, odd
@@ -95,6 +127,7 @@ class FakeComfy:
             kind = path.rsplit("/", 1)[1]
             return httpx.Response(200, json={kind: INFO[kind]} if kind in INFO else {})
         if path == "/prompt":
+            await asyncio.sleep(self.odd.get("takes", 0))
             return self._take(body)
         if path == "/queue" and request.method == "POST":
             self.cancelled += body["delete"]

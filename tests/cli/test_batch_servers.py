@@ -15,6 +15,7 @@ pytest.importorskip("websockets")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_comfy import GRAPH, FakeComfy
+from fake_comfy import run as in_its_time
 from lora_graft.cli.batching import run, worker
 from lora_graft.cli.batching.server import Foreign, Server, Unreachable
 from lora_graft.cli.batching.workflow import Workflow
@@ -54,7 +55,7 @@ def batch(tmp_path, monkeypatch):
                     with suppress(asyncio.CancelledError):
                         await task
 
-        return asyncio.run(main())
+        return in_its_time(main())
 
     return go
 
@@ -92,6 +93,30 @@ def test_what_waits_at_a_slow_server_goes_to_an_idle_one(batch, tmp_path):
     summary = batch(slow, fast, ahead=4)
     assert summary.done == 12 and len(slow.ran) == 1 and len(fast.ran) == 11
     whole(tmp_path)
+
+
+@pytest.mark.parametrize("takes", [0.0, 0.03])
+def test_each_result_is_noted_once_and_a_second_call_does_what_is_missing(batch, tmp_path, takes):
+    """However often a prompt changes hands. A prompt on its way to a slow server is not given to another as well."""
+    a, b = FakeComfy(A, seconds=0.2, fails={3, 7}, takes=takes), FakeComfy(B, seconds=0.02, fails={3, 7})
+    assert batch(a, b, ahead=4).done == 10
+    assert sorted(a.ran + b.ran) == list(range(12))
+    queued = len(events(tmp_path, "queued"))
+    a, b = FakeComfy(A, seconds=0.2, takes=takes), FakeComfy(B, seconds=0.02)
+    summary = batch(a, b, ahead=4)
+    assert (summary.before, summary.done) == (10, 12)
+    assert sorted(a.ran + b.ran) == [3, 7], "nothing but what was missing, and that once"
+    again = events(tmp_path, "queued")[queued:]
+    assert {event["values"]["Draw v1.5.seed"] for event in again} == {3, 7}
+    assert max(Counter(event["job"] for event in events(tmp_path, "done")).values()) == 1
+    whole(tmp_path)
+
+
+def test_a_prompt_on_its_way_to_a_server_is_not_stolen(batch, tmp_path):
+    a, b = FakeComfy(A, takes=0.1), FakeComfy(B, seconds=0.08)  # B is idle while the other prompt is on its way
+    assert batch(a, b, seeds=2, ahead=2).done == 2
+    assert sorted(a.ran + b.ran) == [0, 1]
+    whole(tmp_path, 2)
 
 
 def test_a_server_that_dies_leaves_its_prompts_to_the_others(batch, tmp_path):
@@ -209,7 +234,7 @@ def test_a_prompt_taken_with_holes_is_called_back(batch):
 
 
 def test_a_prompt_that_brings_servers_down_is_given_up(batch):
-    summary = batch(FakeComfy(A, kills=[5]), FakeComfy(B, kills=[5]))
+    summary = batch(FakeComfy(A, seconds=0.05, kills=[5]), FakeComfy(B, seconds=0.05, kills=[5]))
     ((job, outcome),) = summary.failed
     assert summary.done == 11 and job.values == {"Draw v1.5.seed": 5} and "went down 3 times" in outcome.error
 

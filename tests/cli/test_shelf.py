@@ -98,7 +98,7 @@ def test_a_process_that_is_killed_costs_only_its_own_file(shelf):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are a POSIX thing")
 def test_interrupted_it_ends_its_processes_and_leaves_whole_files(arguments, loras, tmp_path):
-    for number in range(30):
+    for number in range(60):
         shutil.copy(loras / "one.safetensors", loras / f"more{number}.safetensors")
     code = (
         "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -107,14 +107,14 @@ def test_interrupted_it_ends_its_processes_and_leaves_whole_files(arguments, lor
     (tmp_path / "main.py").write_text(code)
     command = [sys.executable, tmp_path / "main.py", *arguments("--jobs", "1")]
     process = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not list((tmp_path / "out").glob("*.safetensors")) and time.monotonic() < end:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    out, told = process.communicate(timeout=30)
+    out, told = process.communicate(timeout=300)
     made = list((tmp_path / "out").glob("*.safetensors"))
     assert process.returncode == 130 and "goes on from here" in told and "Traceback" not in told, told
-    assert 0 < len(made) < 33 and all(load_file(p) for p in made)
+    assert 0 < len(made) < 63 and all(load_file(p) for p in made)
 
 
 def test_names_and_places(tmp_path):

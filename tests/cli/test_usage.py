@@ -3,7 +3,6 @@
 import io
 import subprocess
 import sys
-import time
 
 import pytest
 from lora_graft.cli import menus, options
@@ -39,13 +38,18 @@ def test_help_needs_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no processor time of children there")
 def test_help_is_fast(script):
+    """In processor time, which other programs hardly change."""
+    import resource
+
     best = 9.0
     for _ in range(5):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert script("--help").returncode == 0
-        best = min(best, time.perf_counter() - start)
-    assert best < 1.0  # half a second on an idle machine
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert best < 1.0
 
 
 COMMANDS = ["inspect", "similarity", "transfer", "merge", "resize", "convert", "batch", "demo"]
@@ -105,7 +109,7 @@ main()
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are a POSIX thing")
 def test_ctrl_c_is_status_130():
-    result = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=300)
     assert result.returncode == 130
     assert "Interrupted" in result.stderr and "Traceback" not in result.stderr
 

@@ -27,7 +27,7 @@ def host(tmp_path_factory, request):
     )  # fmt: skip
     try:
         host.start()
-        said = made.communicate(timeout=300)[0]
+        said = made.communicate(timeout=900)[0]
         assert made.returncode == 0, said.decode()[-4000:]
         host.wait()
         host.modules_at_start = _modules(host)

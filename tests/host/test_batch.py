@@ -97,7 +97,7 @@ def events(folder: Path, kind: str) -> list[dict]:
 
 
 def until(process: subprocess.Popen, folder: Path, count: int) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while len(events(folder, "done")) < count:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
@@ -116,7 +116,7 @@ def test_sixty_loras_for_two_targets_with_a_server_that_dies(hosts, batch, tmp_p
     second.process.wait()
     until(process, tmp_path, 70)
     second.start()  # it may come back before the end, or not
-    out, told = process.communicate(timeout=240)
+    out, told = process.communicate(timeout=600)
     second.wait()
     assert process.returncode == 1, out + told
     assert "does not answer" in told
@@ -142,11 +142,13 @@ def test_sixty_loras_for_two_targets_with_a_server_that_dies(hosts, batch, tmp_p
         loras = h.models / "loras"
         (loras / BROKEN).write_bytes((loras / "shelf_18.safetensors").read_bytes())
     queued = len(events(tmp_path, "queued"))
+    missing = {event["job"] for event in failed}
     process = batch()
-    out, told = process.communicate(timeout=120)
+    out, told = process.communicate(timeout=600)
     assert process.returncode == 0, out + told
     assert "120 of 120 done (118 before), 0 failed" in out
-    assert len(events(tmp_path, "queued")) == queued + 2
+    again = {event["job"] for event in events(tmp_path, "queued")[queued:]}
+    assert again == missing, "an idle server may take a waiting prompt over, but nothing else is queued"
     assert set(pairs(events(tmp_path, "done"))) == wanted and len(events(tmp_path, "done")) == 120
 
 
@@ -157,17 +159,17 @@ def test_interrupted_it_takes_back_its_own_prompts_only_and_goes_on_later(hosts,
     until(process, tmp_path, 3)
     stranger = first.post("/prompt", {"prompt": GRAPH})["prompt_id"]
     process.send_signal(signal.SIGINT)
-    out, told = process.communicate(timeout=60)
+    out, told = process.communicate(timeout=300)
     assert process.returncode == 130 and "Interrupted" in told and "Traceback" not in told
     ours = {event["prompt_id"] for event in events(tmp_path, "queued")}
     for h in hosts:
         assert not ours & {item[1] for item in json.loads(h.get("/queue"))["queue_pending"]}
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while stranger not in json.loads(first.get(f"/history/{stranger}")):
         assert time.monotonic() < end, "another user's prompt was taken out of the queue"
         time.sleep(0.1)
     process = batch(values="shelf_0*.safetensors")
-    out, told = process.communicate(timeout=120)
+    out, told = process.communicate(timeout=600)
     assert process.returncode == 0, out + told
     ended = pairs(events(tmp_path, "done"))
     assert len(ended) == len(set(ended)) == 20

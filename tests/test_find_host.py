@@ -1,0 +1,56 @@
+"""Which ComfyUI the tests take, and the one line that says why there is none."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the interpreters here are shell scripts")
+
+
+@pytest.fixture
+def tests(request):
+    """The tests' own top tests."""
+    return next(p for p in request.config.pluginmanager.get_plugins() if hasattr(p, "missing_in"))
+
+
+@pytest.fixture
+def comfy(tests, tmp_path, monkeypatch):
+    """A folder like ComfyUI's, and a function that makes its interpreter."""
+    (tmp_path / "comfy").mkdir()
+    (tmp_path / "main.py").touch()
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    monkeypatch.delenv("COMFYUI_PYTHON", raising=False)
+    tests.missing_in.cache_clear()
+
+    def make(script):
+        python.write_text(f"#!/bin/sh\n{script}\n")
+        python.chmod(0o755)
+        return tmp_path, python
+
+    return make
+
+
+def test_a_host_that_has_everything(tests, comfy):
+    found = comfy("echo")
+    assert tests.find_host() == found
+    tests.missing_in.cache_clear()
+    found = comfy(f'exec {sys.executable} "$@"')
+    assert tests.find_host() == found
+
+
+def test_what_is_missing_is_told_with_the_command_that_brings_it(tests, comfy):
+    _, python = comfy('echo matplotlib; echo "$@" >&2')
+    told = tests.find_host()
+    assert "its Python lacks matplotlib; run" in told and "\n" not in told
+    assert told.endswith(f"{python} -m pip install -r {tests.PACK / 'requirements.txt'}")
+
+
+def test_a_broken_interpreter_and_no_host(tests, comfy, monkeypatch, tmp_path):
+    comfy("echo no such thing >&2; exit 3")
+    assert "does not start: no such thing" in tests.find_host()
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "nowhere"))
+    assert "no ComfyUI at" in tests.find_host()
