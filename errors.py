@@ -23,6 +23,24 @@ class AdapterError(GraftError):
     """The adapter file cannot be read, understood or written."""
 
 
+class WrongBaseError(AdapterError):
+    """The adapter is not for the base that was given.
+
+    Args:
+        looks_like: architecture that the adapter seems to be for.
+        advice: what the user can do about it; "" when only the caller knows.
+    """
+
+    def __init__(self, what: str, *, looks_like: str, advice: str = "", file: object = None, key: str | None = None):
+        hint = f"The adapter looks like one for {looks_like}."
+        super().__init__(what, file=file, key=key, hint=f"{hint} {advice}" if advice else hint)
+        self.looks_like, self.advice = looks_like, advice
+
+    def advising(self, advice: str) -> WrongBaseError:
+        """The same error with other advice."""
+        return WrongBaseError(self.what, looks_like=self.looks_like, advice=advice, file=self.file, key=self.key)
+
+
 class BaseModelError(GraftError):
     """The base model cannot be read or is not what the adapter needs."""
 

@@ -18,6 +18,8 @@ from .model import ALPHA, Adapter, Module
 
 PREFIX = "lora_graft."
 PEFT_CONFIG = PREFIX + "peft_config"
+HISTORY = PREFIX + "history"
+SOURCE = PREFIX + "source."
 _CONFIGS = ("lora_adapter_metadata", PEFT_CONFIG)
 _PARTS = ("unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3", "prior")
 _PHRASES = ("modelspec.trigger_phrase", "trigger_phrase", "trigger_word", "trigger_words", "trigger", "activation text",
@@ -161,14 +163,37 @@ def _with_alpha(module: Module) -> Module:
 def written(metadata: dict[str, str], provenance: dict[str, Any] | None, *, changed: bool) -> dict[str, str]:
     """Metadata to write: the file's own, plus provenance as strings under ``lora_graft.``.
 
-    Hashes of the tensors that no longer hold (``changed``) are kept under ``lora_graft.source.`` instead.
+    Hashes of the tensors that no longer hold (``changed``) are kept under ``lora_graft.source.`` instead. Provenance
+    with a "job" is a step: its entries take the place of the step's before, and all steps stay in the history.
     """
     out = {str(k): str(v) for k, v in metadata.items()}
     if changed:
         for name in _HASHES:
             if name in out:
-                out[f"{PREFIX}source.{name}"] = out.pop(name)
-    for key, value in (provenance or {}).items():
+                out[SOURCE + name] = out.pop(name)
+    provenance = dict(provenance or {})
+    if "job" in provenance:
+        provenance["history"] = [*history(out), dict(provenance)]
+        out = without_history(out)
+    for key, value in provenance.items():
         name = key if key.startswith(PREFIX) else PREFIX + key
         out[name] = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
     return out
+
+
+def history(metadata: dict[str, str]) -> list[dict[str, Any]]:
+    """The steps (transfer, merge, resize …) that made a file, oldest first, each with its provenance."""
+    steps = _json(metadata.get(HISTORY))
+    if isinstance(steps, list):
+        return [step for step in steps if isinstance(step, dict)]
+    # A file from before the history was kept knows its last step alone.
+    last = {key.removeprefix(PREFIX): value for key, value in metadata.items()
+            if key.startswith(PREFIX) and not key.startswith(SOURCE) and key != PEFT_CONFIG}
+    return [{k: _json(v) if v[:1] in "[{" else v for k, v in last.items()}] if "job" in last else []
+
+
+def without_history(metadata: dict[str, str]) -> dict[str, str]:
+    """Metadata without the history and the entries of its last step."""
+    steps = history(metadata)
+    told = {HISTORY, *(PREFIX + key for key in (steps[-1] if steps else ()))}
+    return {key: value for key, value in metadata.items() if key not in told}

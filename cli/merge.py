@@ -10,7 +10,7 @@ import typer
 
 from .guard import cleanly
 from .menus import KERNELS, MERGE_FOLDER, constant, menu, method_names, readers
-from .options import BASE_HELP, Debug, DtypeOption, Force, Layout, png, suffixed
+from .options import BASE_HELP, Debug, Device, DeviceOption, DtypeOption, Force, Layout, device_of, png, suffixed
 from .output import claim, staged
 from .progress import progress
 
@@ -70,6 +70,7 @@ def merge(
         typer.Option("--plot", metavar="OUT.png", help="Draw, block by block, how many clusters mix several LoRAs."),
     ] = None,
     as_json: AsJson = False,
+    device: DeviceOption = Device.auto,
     force: Force = False,
     debug: Debug = False,
 ) -> None:
@@ -91,7 +92,7 @@ def merge(
     opened = open_base(base) if base else None
     given = [(adapters.read(path), model, clip) for path, model, clip in wanted]
     with progress("Merging") as tell:
-        result = run(given, settings, base=opened, progress=tell)
+        result = run(given, settings, base=opened, progress=tell, device=device_of(device))
     publish(result, output, layout, opened, report, plot, as_json=as_json, force=force)
 
 

@@ -120,9 +120,10 @@ def show_shelf(shelf, folder: Path) -> None:
         table = Table("LoRA", "method", box=None, pad_edge=False, header_style="bold")
         table.add_column("similarity", justify="right")
         table.add_column("kept energy", justify="right")
+        table.add_column("empty blocks", justify="right")
         table.add_column("advice")
-        for file, (method, similar, kept, advice) in sorted(shelf.done.items()):
-            table.add_row(Text(file.name), method, _figure(similar), _figure(kept), advice)
+        for file, (method, similar, kept, empty, advice) in sorted(shelf.done.items()):
+            table.add_row(Text(file.name), method, _figure(similar), _figure(kept), str(empty), advice)
         out.print(table)
     before = f", {len(shelf.there)} were there already" if shelf.there else ""
     out.print(f"{len(shelf.done)} transferred{before}, {len(shelf.failed)} failed.")

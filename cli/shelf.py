@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..jobs.transfer import TransferSettings
 
 MOST = 4  # processes, unless told
-Line = tuple[str, "float | None", "float | None", str]  # method, mean similarity, kept energy, advice
+Line = tuple[str, "float | None", "float | None", int, str]  # method, similarity, kept energy, empty blocks, advice
 
 
 @dataclass(frozen=True)
@@ -259,5 +259,5 @@ def _transfer(work: tuple[Path, Path]) -> Line:
             result.adapter, output, dtype=order.dtype, layout=order.layout, names=_here["target"].names,
             overwrite=order.force, provenance=result.provenance,
         )  # fmt: skip
-    totals = result.report.totals
-    return result.report.method, totals["mean_similarity"], totals["kept_energy"], result.report.advice
+    found, totals = result.report, result.report.totals
+    return found.method, totals["mean_similarity"], totals["kept_energy"], len(found.empty_blocks), found.advice

@@ -34,7 +34,7 @@ def advise(report: Report, *, inside: float | None) -> tuple[str, str]:
     """
     drift = report.totals["median_drift"]
     if report.modules and all(m.drift == 0 for m in report.modules if m.drift is not None and m.matched) and drift == 0:
-        return "none", "The two bases have the same weights here, so the adapter is written unchanged."
+        return _same(report)
     if strangers(report):
         return "distil", (
             "These bases are strangers: their weights have no more in common than chance, and no method that looks at "
@@ -55,10 +55,29 @@ def advise(report: Report, *, inside: float | None) -> tuple[str, str]:
     )
 
 
+def _same(report: Report) -> tuple[str, str]:
+    """Advice where every weight that takes over is the one it replaces: nothing is lost but what finds no weight."""
+    dropped = report.totals["dropped"]
+    recast = report.settings.get("strength", 1.0) != 1.0 or any(
+        m.rank_in != m.rank_out for m in report.modules if m.decision == "copy"
+    )
+    form = "with no other change than the rank and strength that were asked for" if recast else "unchanged"
+    if not dropped and not report.empty_blocks:
+        return "none", f"The two bases have the same weights here, so the adapter is written {form}."
+    lost = [f"{dropped} of {len(report.modules)} modules have no weight there and are left out"] if dropped else []
+    lost += ["blocks that only the target has receive nothing"] if report.empty_blocks and not dropped else []
+    return "copy", (
+        f"The weights that both bases have are the same, but {lost[0]}; what has its weight is written {form}. If the "
+        "effect is too weak, distil."
+    )
+
+
 def relation(report: Report) -> str:
     """One sentence on two bases, for a comparison without an adapter."""
     drift = report.totals["median_drift"]
     if drift == 0 and all(m.drift == 0 for m in report.modules if m.drift is not None):
+        if report.unmatched:
+            return f"The weights that both bases have are the same; {len(report.unmatched)} have no counterpart."
         return "The two bases have the same weights."
     if strangers(report):
         return "These bases are strangers: LoRAs do not carry over by weights alone; distil them."

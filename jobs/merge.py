@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from ..adapters import Adapter
+from ..adapters.metadata import history, without_history
 from ..bases.model import Base
 from ..errors import SettingsError
 from ..kernels.merge import METHODS
@@ -90,7 +91,8 @@ def merge(
     )  # fmt: skip
     report.notes = _notes(report, settings, clashes)
     report.elapsed = time.perf_counter() - started
-    metadata = merged_metadata(files, report.totals)
+    own = [replace(file, metadata=without_history(file.metadata)) for file in files]
+    metadata = merged_metadata(own, report.totals)
     result = replace(files[0], modules=modules, extras=extras, metadata=metadata, file=None, digest="", aliases={})
     return MergeResult(result, report, _provenance(adapters, loras, settings, report, base))
 
@@ -148,7 +150,7 @@ def _notes(report: MergeReport, settings: MergeSettings, clashes: list[str]) -> 
             f"Rank auto took for each module the smallest that keeps {settings.energy:.0%} of the sum's energy; "
             f"{chosen.name or chosen.key}, for one: {chosen.reason}."
         )
-    baked = sum("became factors" in m.reason for m in report.modules)
+    baked = sum(m.baked is not None for m in report.modules)
     if baked:
         notes.append(f"{baked} modules act through their base weight and became plain factors, not without loss.")
     notes += [f"Two files have different values for {key}; the first one's are kept." for key in clashes]
@@ -168,8 +170,8 @@ def _provenance(
         "settings": asdict(settings),
         "loras": [
             {"name": lora.name, "sha256": adapter.digest, "strength_model": lora.strength_model,
-             "strength_clip": lora.strength_clip}
-            for (adapter, *_), lora in zip(adapters, loras, strict=True)
+             "strength_clip": lora.strength_clip, **({"history": steps} if steps else {})}
+            for (adapter, *_), lora in zip(adapters, loras, strict=True) for steps in [history(adapter.metadata)]
         ],
         "error": totals["error"],
         "cosine": totals["cosine"],

@@ -150,6 +150,7 @@ class Merger:
         line.ranks_in, line.rank_out = [u.rank for u in updates], result.rank
         baked = max(s.error for s in carriers)
         if baked > 1e-6:
+            line.baked = baked
             line.reason += f"{'; ' if line.reason else ''}a {like.kind} module became factors with error {baked:.2g}"
         for name, value in figures(updates, result).items():
             setattr(line, name, value)

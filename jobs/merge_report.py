@@ -49,6 +49,7 @@ class MergedModule:
     clusters: int | None = None
     mixed: int | None = None  # clusters with units of several LoRAs
     pure: list[int] | None = None  # clusters of one LoRA's units alone, by LoRA
+    baked: float | None = None  # relative error of making factors of a module that acts through its base weight
     decision: str = ""  # a method's name, "kept", "summed" or "cut"
     reason: str = ""
 

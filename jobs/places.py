@@ -18,7 +18,7 @@ from ..adapters import Adapter, Module
 from ..bases import Names, Slot, describe, guess_adapter_architecture, names_of_adapters, style_of
 from ..bases.model import Base
 from ..bases.names import DENOISER
-from ..errors import AdapterError
+from ..errors import AdapterError, WrongBaseError
 from .plan import plan
 
 _TEXT = re.compile(
@@ -213,12 +213,11 @@ def _label(slot: Slot) -> str:
 
 
 def _belongs(adapter: Adapter, base: Base) -> None:
-    """AdapterError when nothing of the adapter fits the base, or a shape does not."""
+    """WrongBaseError when nothing of the adapter fits the base, or a shape does not."""
     try:
         plan(adapter, base, base)
-    except AdapterError as error:
-        hint = (error.hint or "").split(" Choose ")[0]
-        raise AdapterError(error.what, file=error.file, key=error.key, hint=f"{hint} Leave it out.") from None
+    except WrongBaseError as error:
+        raise error.advising("Leave it out.") from None
 
 
 def _same_architecture(adapters: Sequence[Adapter]) -> None:

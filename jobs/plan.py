@@ -13,10 +13,11 @@ from ..adapters.model import Adapter, Module
 from ..bases import guess_adapter_architecture, items
 from ..bases.model import Base
 from ..bases.names import Slot
-from ..errors import AdapterError
+from ..errors import WrongBaseError
 from ..kernels.matching import Item, match
 
 Similarity = Callable[[Item, Item], float]
+ITS_OWN = "Choose the base it was trained on as the source."
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,20 @@ def plan(adapter: Adapter, source: Base, target: Base, similarity: Similarity | 
     """One step per module of the adapter, in the adapter's order.
 
     Raises:
-        AdapterError: no module of the adapter belongs to the source base, or a shape does not fit it.
+        WrongBaseError: no module of the adapter belongs to the source base, or a shape does not fit it.
+    """
+    return lay_out(adapter, source, target, similarity)[0]
+
+
+def lay_out(
+    adapter: Adapter, source: Base, target: Base, similarity: Similarity | None = None
+) -> tuple[list[Step], set[str]]:
+    """The steps of :func:`plan`, and the weights of the target that no weight of the source feeds.
+
+    Only of the parts (the denoiser, one text encoder) that the adapter changes.
+
+    Raises:
+        WrongBaseError: as :func:`plan`.
     """
     slots = {key: source.names.resolve(key) for key in adapter.modules}
     weights = source.weights()
@@ -48,9 +62,11 @@ def plan(adapter: Adapter, source: Base, target: Base, similarity: Similarity | 
     if not found:
         raise _wrong_architecture(adapter, source)
     _check_shapes(adapter, found, source)
-    wanted = list(dict.fromkeys(slot.name for slot in found.values()))
-    partner = counterparts(source, target, wanted, similarity)
-    return [_step(module, found.get(key), partner, source, target) for key, module in adapter.modules.items()]
+    groups = {_group(slot.name) for slot in found.values()}
+    partner = _partners(source, target, groups, similarity)
+    unfed = {name for name in target.weights() if _group(name) in groups}.difference(partner.values())
+    steps = [_step(module, found.get(key), partner, source, target) for key, module in adapter.modules.items()]
+    return steps, unfed
 
 
 def counterparts(
@@ -61,18 +77,31 @@ def counterparts(
     Two bases with the same weight names match by name, whatever their widths. Otherwise (pruned blocks)
     whole blocks are matched in order, per :func:`kernels.matching.match`.
     """
+    partner = _partners(source, target, {_group(name) for name in names}, similarity)
+    return {name: partner.get(name) for name in names}
+
+
+def _partners(
+    source: Base, target: Base, groups: set[str], similarity: Similarity | None
+) -> dict[str, str | None]:
+    """:func:`counterparts` of all weights of some parts of the source."""
     ours, theirs = source.weights(), target.weights()
     partner: dict[str, str | None] = {}
-    for group in {name.split(".", 1)[0] for name in names}:
-        here = {n for n in ours if n.split(".", 1)[0] == group}
-        there = {n for n in theirs if n.split(".", 1)[0] == group}
+    for group in groups:
+        here = {n for n in ours if _group(n) == group}
+        there = {n for n in theirs if _group(n) == group}
         if here == there:
             partner |= {n: n for n in here}
         else:
             partner |= match(
                 [i for i in items(source) if i.name in here], [i for i in items(target) if i.name in there], similarity
             )
-    return {name: partner.get(name) for name in names}
+    return partner
+
+
+def _group(name: str) -> str:
+    """The part of the model that a weight belongs to: the denoiser or one of the text encoders."""
+    return name.split(".", 1)[0]
 
 
 def parts(base: Base, slot: Slot) -> list[Slot]:
@@ -102,10 +131,10 @@ def shape_of(base: Base, slot: Slot) -> tuple[int, ...]:
 def _step(module: Module, slot: Slot | None, partner: dict[str, str | None], source: Base, target: Base) -> Step:
     if slot is None:
         return Step(module, None, None, module.key, f"{source.label} has no weight of this name: carried as it is")
-    name = partner[slot.name]
+    name = partner.get(slot.name)
     if name is None:
-        if slot.name.split(".", 1)[0] not in {n.split(".", 1)[0] for n in target.weights()}:
-            reason = f"{target.label} holds no {slot.name.split('.', 1)[0]}: carried as it is"
+        if _group(slot.name) not in {_group(n) for n in target.weights()}:
+            reason = f"{target.label} holds no {_group(slot.name)}: carried as it is"
             return Step(module, None, None, module.key, reason)
         return Step(module, slot, None, module.key, f"no counterpart in {target.label}")
     rows = _scaled_rows(slot, source.weights()[slot.name][0], target.weights()[name][0])
@@ -130,23 +159,24 @@ def _check_shapes(adapter: Adapter, found: dict[str, Slot], source: Base) -> Non
     for key, slot in found.items():
         module, expected = adapter.modules[key], shape_of(source, slot)
         if module.shape is not None and not module.fits(tuple(expected)):
-            raise AdapterError(
+            raise WrongBaseError(
                 f"the adapter changes a {_times(module.shape)} weight, but {slot.name} of {source.label} "
                 f"({source.architecture}) is {_times(expected)}",
+                looks_like=_looks_like(adapter),
+                advice=ITS_OWN,
                 file=adapter.file,
                 key=key,
-                hint=f"The adapter looks like one for {_looks_like(adapter)}. "
-                "Choose the base it was trained on as the source.",
             )
 
 
-def _wrong_architecture(adapter: Adapter, source: Base) -> AdapterError:
+def _wrong_architecture(adapter: Adapter, source: Base) -> WrongBaseError:
     some = ", ".join(list(adapter.modules)[:3])
-    return AdapterError(
+    return WrongBaseError(
         f"none of the adapter's {len(adapter.modules)} modules belongs to {source.label} ({source.architecture})",
+        looks_like=_looks_like(adapter),
+        advice=ITS_OWN,
         file=adapter.file,
         key=some,
-        hint=f"The adapter looks like one for {_looks_like(adapter)}. Choose the base it was trained on as the source.",
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
-from .text import Written, cell, grouped, joined, mean_of, percent, rebuilt, table, words
+from .text import Written, cell, grouped, in_ranges, joined, mean_of, percent, rebuilt, table, words
 
 ADVICE = ("copy", "transfer", "distil", "none")
 DECISION_DROPPED = "dropped"
@@ -80,6 +80,7 @@ class Report(Written):
     notes: list[str] = field(default_factory=list)
     elapsed: float = 0.0  # seconds
     copy_baseline: dict = field(default_factory=dict)  # the same figures for plain copying
+    empty_blocks: list[str] = field(default_factory=list)  # blocks of the target that receive nothing
 
     @property
     def totals(self) -> dict:
@@ -191,6 +192,12 @@ def _sentences(report: Report) -> Iterable[str]:
     if report.job == "transfer" and totals["kept_energy"] is not None:
         kept, norm = totals["kept_energy"], totals["norm_ratio"]
         yield f"The update keeps {percent(kept)} of its energy, {norm:.2f} of its norm."
+    if report.empty_blocks:
+        one = len(report.empty_blocks) == 1
+        yield (
+            f"{len(report.empty_blocks)} block{'' if one else 's'} of {report.target} receive{'s' if one else ''} "
+            f"nothing, because nothing of the adapter fits there: {', '.join(in_ranges(report.empty_blocks))}."
+        )
     if (totals["worst_truncation_error"] or 0) > 1e-6:
         yield f"Cutting the rank cost at most {percent(totals['worst_truncation_error'])} of a module's norm."
     if report.unmatched:

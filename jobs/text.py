@@ -55,6 +55,21 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
+def in_ranges(blocks: Iterable[str]) -> list[str]:
+    """Names with runs of numbers drawn together: "layers.4", "layers.5" are "layers.4 to 5"."""
+    runs: list[tuple[str, int, int]] = []
+    plain: list[str] = []
+    for block in blocks:
+        stem, _, number = block.rpartition(".")
+        if not number.isdigit():
+            plain.append(block)
+        elif runs and runs[-1][0] == stem and runs[-1][2] + 1 == int(number):
+            runs[-1] = (stem, runs[-1][1], int(number))
+        else:
+            runs.append((stem, int(number), int(number)))
+    return plain + [f"{stem}.{a}" if a == b else f"{stem}.{a} to {b}" for stem, a, b in runs]
+
+
 def mean_of(values: Iterable[float | None]) -> float | None:
     """Mean of the known values; None when there are none."""
     known = [v for v in values if v is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,8 +25,10 @@ from .advice import advise, strangers
 from .cache import SubspaceCache
 from .move import INSIDE, Moved, move
 from .pairs import Pairs
-from .plan import Step, plan
+from .plan import Step, lay_out
 from .report import Report
+from .text import percent
+from .uncovered import empty_blocks
 
 Progress = Callable[[int, int, str], None]
 PROBE_K = 32
@@ -95,8 +98,8 @@ def transfer(
     settings, tell = settings or TransferSettings(), progress or (lambda done, total, label: None)
     started = time.perf_counter()
     pairs = Pairs(source, target, settings.size, cache, device or "cpu")
-    steps = plan(adapter, source, target, probe(pairs))
-    methods = ("copy", "lora-x") if settings.method == "auto" else (settings.method,)
+    steps, unfed = lay_out(adapter, source, target, probe(pairs))
+    methods = ("copy", "lora-x") if settings.method == "auto" else tuple(dict.fromkeys(("copy", settings.method)))
     moved = []
     for done, step in enumerate(steps):
         tell(done, len(steps), step.key)
@@ -120,6 +123,7 @@ def transfer(
         extras=list(adapter.extras),
     )  # fmt: skip
     _refuse_nothing(report, steps, adapter, target)
+    report.empty_blocks = empty_blocks(steps, report.modules, unfed, target)
     report.advice, report.advice_reason = advise(report, inside=inside)
     report.copy_baseline = _copy_baseline(moved, method)
     report.notes = _notes(report, steps, source, target)
@@ -127,7 +131,7 @@ def transfer(
     modules = {module.key: module for module, _ in chosen if module is not None}
     if settings.strength != 1.0:
         modules = {m.key: scaled(m, settings.strength, target) for m in modules.values()}
-    result = replace(adapter, modules=modules)
+    result = replace(adapter, modules=modules, file=None, digest="")
     return TransferResult(result, report, _provenance(adapter, source, target, settings, report))
 
 
@@ -174,13 +178,10 @@ def _refuse_nothing(report: Report, steps: list[Step], adapter: Adapter, target:
 
 
 def _copy_baseline(moved: list[Moved], method: str) -> dict:
-    """The same totals for plain copying, where it was computed or costs nothing to know."""
+    """The same totals for plain copying, which is done beside every other method."""
     if method == "copy":
         return {}
-    lines = [m.results["copy"][1] for m in moved if "copy" in m.results]
-    if not lines:
-        return {"kept_energy": 1.0, "norm_ratio": 1.0}
-    totals = Report(job="transfer", modules=lines).totals
+    totals = Report(job="transfer", modules=[m.results["copy"][1] for m in moved]).totals
     return {name: totals[name] for name in ("kept_energy", "norm_ratio", "dropped")}
 
 
@@ -191,16 +192,16 @@ def _notes(report: Report, steps: list[Step], source: Base, target: Base) -> lis
     dropped = report.totals["dropped"]
     if dropped:
         notes.append(f"{dropped} modules have no place in {report.target} and are left out; see the table for each.")
-    carried = [step for step in steps if step.source is None]
-    if carried:
-        notes.append(f"{len(carried)} modules travel unchanged: {carried[0].reason}.")
+    carried = Counter(step.reason for step in steps if step.source is None)
+    for reason, count in carried.items():
+        notes.append(f"{count} modules travel unchanged: {reason}.")
     if report.extras:
         notes.append(f"{len(report.extras)} keys that no format explains are kept as they are.")
     if report.method_asked not in ("auto", "copy") and report.method != "copy" and not strangers(report):
-        kept = report.totals["kept_energy"]
-        if kept is not None and kept < 0.5:
+        kept, plain = report.totals["kept_energy"], report.copy_baseline["kept_energy"]
+        if kept is not None and kept < 0.5 and plain is not None and plain > kept:
             notes.append(
-                f"{report.method} kept {kept:.0%} of the update's energy where a plain copy keeps all of it: "
+                f"{report.method} kept {kept:.0%} of the update's energy where a plain copy keeps {percent(plain)}: "
                 "an ordinary LoRA does not lie in its base's leading subspaces."
             )
     return notes
@@ -226,6 +227,7 @@ def _provenance(
         "job": "transfer",
         "method": report.method,
         "settings": {**report.settings, "method": settings.method},
+        "adapter": report.adapter,
         "adapter_sha256": adapter.digest,
         "source": source.label,
         "source_fingerprint": source.fingerprint,

@@ -41,7 +41,6 @@ def match(
     target: Iterable[Item],
     similarity: Similarity | None = None,
     *,
-    resize: bool = False,
     probes: int = 4,
 ) -> dict[str, str | None]:
     """Pair the modules of two models.
@@ -50,14 +49,13 @@ def match(
         source, target: the modules of each.
         similarity: larger is more alike (Φ, say); asked only where block numbers disagree. Without it blocks spread
             evenly over the depth.
-        resize: also pair modules of equal role but different shape, where no pair of one shape is lost by it.
         probes: similarity is asked for at most this many modules of a pair of blocks.
 
     Returns:
         source name -> target name, None where nothing fits. No target name appears twice.
     """
     source = list(source)
-    aligner = _Aligner(similarity, resize, probes)
+    aligner = _Aligner(similarity, probes)
     pairs = {s.name: t.name for s, t in aligner.pairs(_tree(source), _tree(target))}
     return {item.name: pairs.get(item.name) for item in source}
 
@@ -89,7 +87,7 @@ def _tree(items: Iterable[Item]) -> _Node:
 
 
 class _Score(NamedTuple):
-    """Compared from left to right: weight of the paired modules, their similarity, evenness of the spread."""
+    """Compared from left to right: number of paired modules, their similarity, evenness of the spread."""
 
     modules: int = 0
     similarity: float = 0.0
@@ -102,7 +100,6 @@ class _Score(NamedTuple):
 @dataclass
 class _Aligner:
     similarity: Similarity | None
-    resize: bool
     probes: int
     _scores: dict[tuple[int, int], _Score] = field(default_factory=dict)
     _orders: dict[tuple[int, int], list[tuple[str, str]]] = field(default_factory=dict)
@@ -116,7 +113,7 @@ class _Aligner:
 
     def _items(self, source: _Node, target: _Node) -> list[tuple[Item, Item]]:
         both = ((item, target.items.get(role)) for role, item in source.items.items())
-        return [(s, t) for s, t in both if t is not None and (self.resize or s.shape == t.shape)]
+        return [(s, t) for s, t in both if t is not None and s.shape == t.shape]
 
     def _children(self, source: _Node, target: _Node) -> list[tuple[str, str]]:
         key = id(source), id(target)
@@ -142,8 +139,7 @@ class _Aligner:
         key = id(source), id(target)
         if key not in self._scores:
             pairs = self._items(source, target)
-            # One pair of equal shape outweighs any number of resized ones in a block.
-            total = _Score(sum(1000 if s.shape == t.shape else 1 for s, t in pairs), self._similarity(pairs))
+            total = _Score(len(pairs), self._similarity(pairs))
             for name, other in self._children(source, target):
                 total = total.plus(self._score(source.children[name], target.children[other]))
             self._scores[key] = total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from comfy_api.latest import io, ui
@@ -57,9 +58,7 @@ def to_adapter(state: Mapping[str, torch.Tensor]):
     """
     from .. import adapters
 
-    return adapters.from_state_dict(
-        dict(state), metadata=getattr(state, "metadata", None), file=getattr(state, "file", None)
-    )
+    return adapters.from_state_dict(state)
 
 
 def to_state(adapter):
@@ -77,18 +76,17 @@ def fitting(adapter, base):
     Keys that only this project reads become the host's own; scales that only the metadata tells become tensors.
 
     Raises:
-        AdapterError: no module belongs to the base, or a shape does not fit it.
+        WrongBaseError: no module belongs to the base, or a shape does not fit it.
     """
     from ..adapters import settled
-    from ..errors import AdapterError
+    from ..errors import WrongBaseError
     from ..jobs.plan import plan
 
     adapter = settled(adapter)
     try:
         steps = plan(adapter, base, base)
-    except AdapterError as error:
-        hint = (error.hint or "").split(" Choose ")[0]
-        raise AdapterError(error.what, file=error.file, key=error.key, hint=hint) from None
+    except WrongBaseError as error:
+        raise error.advising("") from None
     foreign = {s.module.key: s.source for s in steps if s.source and s.module.key not in base.loadable}
     renames = {key: base.names.key_for(slot, "comfy") or key for key, slot in foreign.items()}
     modules = {renames.get(key, key): m.renamed(renames.get(key, key)) for key, m in adapter.modules.items()}
@@ -99,7 +97,8 @@ def strengthened(adapter, strength: float, base):
     """The adapter with a strength built in; formats that cannot say so become plain factors, with `base`'s weights."""
     from ..jobs.transfer import scaled
 
-    return adapter.with_modules({key: scaled(module, strength, base) for key, module in adapter.modules.items()})
+    modules = {key: scaled(module, strength, base) for key, module in adapter.modules.items()}
+    return replace(adapter.with_modules(modules), digest="")
 
 
 def changes_text_encoder(state: Mapping[str, torch.Tensor]) -> bool:

@@ -110,7 +110,8 @@ def run(cls, loras, strengths, lora_stack, model, clip, *, rank: str, k: int, **
 
     chosen = MergeSettings(rank=k if rank == "fixed" else rank, **settings)
     base = None if model is None else host.HostBase(model, clip)
-    return finish(cls, merge(gather(loras, strengths, lora_stack), chosen, base=base, progress=host.Progress()))
+    given = gather(loras, strengths, lora_stack)
+    return finish(cls, merge(given, chosen, base=base, progress=host.Progress(), device=host.device()))
 
 
 def finish(cls, result) -> io.NodeOutput:

@@ -1,10 +1,9 @@
 """Pictures of a report, as (height, width, 3) uint8 arrays and PNG files."""
 
-from .bars import kept_energy
 from .canvas import encode, save
 from .clusters import clusters
 from .curve import loss_curve
 from .heatmap import heatmap
 from .sheet import contact_sheet
 
-__all__ = ["clusters", "contact_sheet", "encode", "heatmap", "kept_energy", "loss_curve", "save"]
+__all__ = ["clusters", "contact_sheet", "encode", "heatmap", "loss_curve", "save"]

@@ -38,9 +38,8 @@ def no_warnings():
 
 
 @pytest.mark.parametrize("count", [1, 10, 100])
-@pytest.mark.parametrize("draw", [plots.heatmap, plots.kept_energy])
-def test_pictures_of_any_size(draw, count):
-    image = draw(report_of([f"output_blocks.{i}" for i in range(count)]))
+def test_pictures_of_any_size(count):
+    image = plots.heatmap(report_of([f"output_blocks.{i}" for i in range(count)]))
     assert image.dtype == np.uint8 and image.shape[1:] == (1024, 3)
     assert 120 <= image.shape[0] <= 2048
     assert image.std() > 5  # something is drawn
@@ -50,7 +49,6 @@ def test_one_module():
     assert plots.heatmap(report_of(["b"], ["q"])).shape[2] == 3
 
 
-@pytest.mark.parametrize("draw", [plots.heatmap, plots.kept_energy])
 @pytest.mark.parametrize(
     "report",
     [
@@ -61,15 +59,14 @@ def test_one_module():
     ],
     ids=["empty", "no similarity", "some similarity", "nothing measured"],
 )
-def test_missing_figures_are_no_trouble(draw, report):
-    assert draw(report).ndim == 3
+def test_missing_figures_are_no_trouble(report):
+    assert plots.heatmap(report).ndim == 3
 
 
 def test_names_the_font_lacks_and_dollars_are_drawn_without_warnings():
     report = report_of(["ブロック.1", "$x_1$"])
     report.source, report.adapter = "モデル.safetensors", "$a_b$" * 40
     assert plots.heatmap(report).ndim == 3
-    assert plots.kept_energy(report).ndim == 3
 
 
 def test_colour_follows_the_value():
@@ -131,8 +128,7 @@ def test_drawing_leaves_pyplot_alone():
         "import sys\nfrom lora_graft import plots\nfrom lora_graft.jobs.report import Report, ModuleReport\n"
         "assert 'matplotlib' not in sys.modules\n"
         "m = ModuleReport('w', kept_energy=1.0, phi_left_corrected=.5)\n"
-        "plots.heatmap(Report('transfer', modules=[m]))\n"
-        "plots.encode(plots.kept_energy(Report('transfer', modules=[m])))\n"
+        "plots.encode(plots.heatmap(Report('transfer', modules=[m])))\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

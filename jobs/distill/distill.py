@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...adapters import Adapter, from_state_dict
+from ...adapters.metadata import history
 from ...bases import Slot
 from ...errors import SettingsError
 from ...kernels.distill.students import STUDENTS, Student
@@ -160,6 +161,8 @@ def distill(
         "target_fingerprint": target.base.fingerprint, "adapters_sha256": [a.digest for a in adapters],
         "dataset_sha256": dataset.digest, "steps": result.step,
     }  # fmt: skip
+    if any(histories := [history(a.metadata) for a in adapters]):
+        provenance["adapters_history"] = histories
     return Distilled(adapter, report, provenance)
 
 

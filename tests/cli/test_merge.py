@@ -213,3 +213,14 @@ def test_never_writes_over_a_file(merge, pair):
     assert result.exit_code == 1 and "exists already" in result.stderr
     assert merge(*pair, name="../out/x.safetensors")[0].exit_code == 1
     assert out.is_file()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_device_arrives(merge, pair, monkeypatch, device):
+    from lora_graft.jobs import merge as job
+
+    seen, run = [], job.merge
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(job, "merge", lambda *a, device, **k: seen.append(device) or run(*a, **k))
+    result, _ = merge(*pair, "--method", "concat", "--device", device)
+    assert result.exit_code == 0 and seen == [device], result.output

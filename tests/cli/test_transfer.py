@@ -6,7 +6,7 @@ import pytest
 import torch
 from lora_graft.jobs.report import Report
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture
@@ -76,6 +76,20 @@ def test_the_same_base_gives_the_unchanged_adapter_and_says_so(transfer, lora_te
     written = load_file(out)
     assert written.keys() == lora_tensors.keys()
     assert all(torch.equal(written[k], lora_tensors[k]) for k in lora_tensors)
+
+
+def test_blocks_of_a_deeper_target_that_receive_nothing_are_printed(transfer, shelf, tmp_path):
+    """A target with one more block of the kind that the adapter changes."""
+    deep = load_file(shelf / "b.safetensors")
+    mark = "output_blocks.0."
+    deep |= {k.replace(mark, "output_blocks.1."): t.flip(0).contiguous() for k, t in deep.items() if mark in k}
+    save_file(deep, shelf / "deep.safetensors")
+    report = tmp_path / "out" / "r.json"
+    result, _ = transfer("--method", "copy", "--report", report, target="deep")
+    assert result.exit_code == 0, result.output
+    empty = json.loads(report.read_text("utf-8"))["empty_blocks"]
+    assert empty and all(block.startswith("output_blocks.") for block in empty)
+    assert "receive nothing" in result.stdout and empty[0].rpartition(".")[0] in result.stdout
 
 
 def test_metadata_survives_and_provenance_is_added(transfer):

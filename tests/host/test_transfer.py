@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -55,7 +56,8 @@ def test_transfer_save_reload_and_draw(host, arch):
     assert ours <= set(written)
     with safe_open(path, "pt") as file:
         assert file.metadata()["ss_network_module"] == "networks.lora"
-        assert any(key.startswith("lora_graft.") for key in file.metadata())
+        digest = hashlib.sha256((host.models / "loras" / f"{arch}.safetensors").read_bytes()).hexdigest()
+        assert file.metadata()["lora_graft.adapter_sha256"] == digest
 
 
 @pytest.mark.parametrize("method", ["auto", *METHODS])
