@@ -7,6 +7,7 @@ from ..adapters.metadata import written
 from ..bases import KNOWN, Names, guess_adapter_architecture, known_names, names_of_adapters, told_architecture
 from ..bases.model import Base
 from ..errors import AdapterError
+from .check import check_fits
 
 _GIVE = "Give the base model it was made for (--base on the command line, the model input of the node)."
 
@@ -18,7 +19,8 @@ def convert(adapter: Adapter, layout: str, base: Base | None = None) -> Adapter:
     to. An adapter that has the layout already and points to none stays as it is.
 
     Raises:
-        AdapterError: a module cannot be said in that layout; no base was given and the model is not known.
+        AdapterError: a module cannot be said in that layout, or does not have the shape of its weight; no base was
+            given and the model is not known.
     """
     names = base.names if base else None
     if names is None and layout != "same":
@@ -30,7 +32,9 @@ def convert(adapter: Adapter, layout: str, base: Base | None = None) -> Adapter:
             layout = "same"
     state = to_state_dict(adapter, layout=layout, names=names)
     metadata = written(state.metadata, None, changed=layout != "same")
-    return from_state_dict(dict(state), metadata=metadata, file=adapter.file)
+    result = from_state_dict(dict(state), metadata=metadata, file=adapter.file)
+    check_fits(result.modules.values(), names, model=base.label if base else "", strict=base is not None)
+    return result
 
 
 def names_of(adapter: Adapter) -> Names:

@@ -15,10 +15,11 @@ from ..bases.model import Base
 from ..errors import SettingsError
 from ..kernels.merge import METHODS
 from ..version import __version__
+from .check import check_fits
 from .merge_files import DTYPES, joined_extras, merged_metadata, widest
 from .merge_module import RANKS, Merger, MergeSettings, Weighted
 from .merge_report import Lora, MergeReport
-from .places import Place, find_places
+from .places import Place, find_places, known_names_of
 from .shares import bound
 from .workers import in_order
 
@@ -80,6 +81,8 @@ def merge(
     tell(len(places), len(places), "")
     if not modules:
         raise SettingsError("every module's strength is 0: nothing is left to merge")
+    check_fits(modules.values(), base.names if base else known_names_of(files), model=base.label if base else "",
+               strict=base is not None)  # fmt: skip
     method = METHODS[settings.method]
     extras, clashes = joined_extras(files)
     report = MergeReport(
