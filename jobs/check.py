@@ -9,14 +9,13 @@ from ..adapters.lora import RESHAPE
 from ..bases import Names
 
 
-def check_fits(modules: Iterable[Module], names: Names | None, *, model: str = "", strict: bool = True) -> None:
+def check_fits(modules: Iterable[Module], names: Names | None, *, strict: bool = True) -> None:
     """Refuses modules that a loader would skip because they do not have their weight's shape.
 
     Modules that the names do not know, and those that say themselves how the weight is to be padded, pass.
 
     Args:
         names: of the model the adapter is for; None when it is not known: nothing can be checked.
-        model: what to call that model in an error.
         strict: check every module; False checks slices and wholes of fused weights alone. For a model that was
             guessed: its variants (inpainting, depth) differ in the size of their first layer.
 
@@ -29,7 +28,7 @@ def check_fits(modules: Iterable[Module], names: Names | None, *, model: str = "
         if wanted is None or module.shape is None or RESHAPE in module.tensors:
             continue
         if (strict or names.slices(slot.name)) and not module.fits(wanted):
-            module.fail(f"The module's update is {_times(module.shape)}, but {slot.name} of {model or 'the model'} is "
+            module.fail(f"The module's update is {_times(module.shape)}, but {slot.name} of the model is "
                         f"{_times(wanted)} there",
                         hint="Nothing was written. Give the base the adapter was made for.")  # fmt: skip
 

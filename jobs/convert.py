@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..adapters import Adapter, from_state_dict, to_state_dict
 from ..adapters.metadata import written
-from ..bases import KNOWN, Names, guess_adapter_architecture, known_names, names_of_adapters, told_architecture
+from ..bases import KNOWN, Names, adapter_families, known_names, names_of_adapters, serving, told_architecture
+from ..bases.guess_adapter import OR
 from ..bases.model import Base
 from ..errors import AdapterError
 from .check import check_fits
@@ -33,7 +34,7 @@ def convert(adapter: Adapter, layout: str, base: Base | None = None) -> Adapter:
     state = to_state_dict(adapter, layout=layout, names=names)
     metadata = written(state.metadata, None, changed=layout != "same")
     result = from_state_dict(dict(state), metadata=metadata, file=adapter.file)
-    check_fits(result.modules.values(), names, model=base.label if base else "", strict=base is not None)
+    check_fits(result.modules.values(), names, strict=base is not None)
     return result
 
 
@@ -47,8 +48,11 @@ def names_of(adapter: Adapter) -> Names:
     found = names_of_adapters(shapes, adapter.metadata)
     if found is not None:
         return found[0]
-    likely = next((name for name in (guess_adapter_architecture(shapes), told_architecture(adapter.metadata))
-                   if name != "unknown"), None)  # fmt: skip
+    families, told = adapter_families(shapes), told_architecture(adapter.metadata)
+    if told not in families and len(serving(families)) > 1:
+        raise AdapterError(f"The adapter could be one for {OR.join(families)}, whose key names differ",
+                           file=adapter.file, key=next(iter(shapes)), hint=_GIVE)  # fmt: skip
+    likely = told if told in families else next((name for name in (*families, told) if name != "unknown"), None)
     if likely is None:
         raise AdapterError("It cannot be told from this adapter alone which model's key names it has",
                            file=adapter.file, key=next(iter(shapes)), hint=_GIVE)  # fmt: skip

@@ -15,7 +15,8 @@ from functools import cached_property
 from math import prod
 
 from ..adapters import Adapter, Module
-from ..bases import Names, Slot, describe, guess_adapter_architecture, names_of_adapters, style_of
+from ..bases import Names, Slot, adapter_families, describe, names_of_adapters, style_of
+from ..bases.guess_adapter import OR
 from ..bases.model import Base
 from ..bases.names import DENOISER
 from ..errors import AdapterError
@@ -225,16 +226,16 @@ def _belongs(adapter: Adapter, base: Base) -> None:
 
 
 def _same_architecture(adapters: Sequence[Adapter]) -> None:
-    seen: dict[str, Adapter] = {}
+    seen: dict[tuple[str, ...], Adapter] = {}
     for adapter in adapters:
         bodies = {key: m.shape for key, m in adapter.modules.items() if not is_text(key)}
-        family = guess_adapter_architecture(bodies) if bodies else "unknown"
-        if family != "unknown":
-            seen.setdefault(_FAMILIES.get(family, family), adapter)
-    if len(seen) > 1:
+        families = tuple(dict.fromkeys(_FAMILIES.get(family, family) for family in adapter_families(bodies)))
+        if families:
+            seen.setdefault(families, adapter)
+    if any(not set(one) & set(other) for one in seen for other in seen):
         raise AdapterError(
             "The LoRAs are for different architectures: "
-            + "; ".join(f"{_name(adapter)} looks like one for {family}" for family, adapter in seen.items()),
+            + "; ".join(f"{_name(adapter)} looks like one for {OR.join(family)}" for family, adapter in seen.items()),
             hint="Only LoRAs for one architecture can be merged.",
         )
 
