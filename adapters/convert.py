@@ -35,7 +35,8 @@ def convert(adapter: Adapter, layout: str, names: Any) -> Adapter:
     """The adapter with other keys and suffixes and the same ΔW for every weight.
 
     Raises:
-        AdapterError: a module has no place in the base, or cannot be said in this layout.
+        AdapterError: a module has no place in the base, or cannot be said in this layout; slices do not fit their
+            fused weight, or it is not known how high that is.
     """
     adapter = replace(settled(adapter), metadata=without_configs(adapter.metadata))
     places: dict[str, list[tuple[Module, Any]]] = {}
@@ -47,7 +48,7 @@ def convert(adapter: Adapter, layout: str, names: Any) -> Adapter:
         places.setdefault(slot.name, []).append((module, slot))
     modules: dict[str, Module] = {}
     for name, group in places.items():
-        for module in _placed(group, _targets(names, name, layout, group)):
+        for module in _placed(group, _targets(names, name, layout, group), names.shapes.get(name)):
             said = _said(module, layout)
             if said.key in modules:
                 said.fail("Two modules of the adapter change the same weight")
@@ -77,8 +78,12 @@ def _targets(names: Any, name: str, layout: str, group: list[tuple[Module, Any]]
     return targets
 
 
-def _placed(group: list[tuple[Module, Any]], targets: list[tuple[str, Any]]) -> Iterable[Module]:
-    """The group's modules under the targets' keys: renamed, fused or split as the row ranges ask."""
+def _placed(group: list[tuple[Module, Any]], targets: list[tuple[str, Any]],
+            shape: tuple[int, ...] | None) -> Iterable[Module]:
+    """The group's modules under the targets' keys: renamed, fused or split as the row ranges ask.
+
+    shape: of the whole weight, None when not known.
+    """
     wanted = {slot.rows: (key, slot) for key, slot in targets}
     group = [(_swapped(module) if slot.swap else module, slot) for module, slot in group]
     if all(slot.rows in wanted for _, slot in group):
@@ -86,8 +91,7 @@ def _placed(group: list[tuple[Module, Any]], targets: list[tuple[str, Any]]) -> 
             key, target = wanted[slot.rows]
             yield (_swapped(module) if target.swap else module).renamed(key)
         return
-    total = max([sum(slot.rows) for _, slot in (*group, *targets) if slot.rows]
-                + [module.shape[0] for module, slot in group if slot.rows is None and module.shape])
+    total = _height(group, targets, shape)
     whole = group[0][0] if len(group) == 1 and group[0][1].rows is None else rows.fuse(
         [(module, slot.rows or (0, total)) for module, slot in group], total, group[0][0].key)
     for key, slot in targets:
@@ -95,6 +99,22 @@ def _placed(group: list[tuple[Module, Any]], targets: list[tuple[str, Any]]) -> 
         part = rows.take(whole, slice(start, start + length)) if slot.rows else whole
         if part is not None:
             yield part.renamed(key)
+
+
+def _height(group: list[tuple[Module, Any]], targets: list[tuple[str, Any]], shape: tuple[int, ...] | None) -> int:
+    """Rows of the whole weight, from its shape or from a module for all of it."""
+    if shape:
+        for module, slot in group:
+            wanted = (slot.rows[1] if slot.rows else shape[0], *shape[1:])
+            if module.shape and not module.fits(wanted):
+                module.fail(f"The update is {module.shape} but its part of {slot.name} is {wanted}",
+                            hint="The adapter was made for another model; give that one as the base.")
+        return shape[0]
+    wholes = [module.shape[0] for module, slot in group if slot.rows is None and module.shape]
+    if not wholes and any(slot.rows is None for _, slot in targets):
+        group[0][0].fail("The adapter changes some rows of a fused weight, and how many it has in all is not known",
+                         hint="Give the base (--base on the command line, the model input of the node).")
+    return max([*wholes, *(sum(slot.rows) for _, slot in (*group, *targets) if slot.rows)])
 
 
 def _swapped(module: Module) -> Module:

@@ -98,10 +98,17 @@ def fuse(parts: Sequence[tuple[Module, Rows]], total: int, key: str) -> Module:
     """One module for a weight of ``total`` rows from modules for some of its row ranges; the others stay unchanged.
 
     Raises:
-        AdapterError: ranges overlap, kinds differ, or the format cannot be put together.
+        AdapterError: ranges overlap or exceed the weight, a module has other rows than its range, kinds differ, or the
+            format cannot be put together.
     """
     parts = sorted(parts, key=lambda part: part[1][0])
     first = parts[0][0]
+    for module, (start, length) in parts:
+        rows = module.bias().shape[0] if isinstance(module, Bias) else module.shape[0] if module.shape else length
+        if rows != length:
+            module.fail(f"The module has {rows} rows, but its slice of the fused weight has {length}")
+        if start + length > total:
+            module.fail(f"Rows {start} to {start + length} are outside the fused weight, which has {total}")
     for (module, (start, length)), (_, (after, _)) in zip(parts, parts[1:], strict=False):
         if start + length > after:
             module.fail("Two modules change the same rows of one fused weight")
@@ -109,7 +116,8 @@ def fuse(parts: Sequence[tuple[Module, Rows]], total: int, key: str) -> Module:
     biases = _fused_biases(parts, total)
     if all(isinstance(m, Dora) for m in modules):
         if sum(length for _, (_, length) in parts) != total:
-            first.fail("Magnitudes for the missing slices of the fused weight are not known")
+            first.fail("DoRA changes only some slices of a fused weight; magnitudes for the others are not known",
+                       hint="Turn the module into a plain update with its base weight first.")
         if len({m.suffix for m in modules}) > 1 or any(m.tensors[m.suffix].shape[0] != m.shape[0] for m in modules):
             first.fail("Magnitudes per input channel differ between the slices and cannot be fused")
         inner = fuse([(m.inner, rows) for m, rows in parts], total, key)
@@ -136,6 +144,7 @@ def _fused_biases(parts: Sequence[tuple[Module, Rows]], total: int) -> dict[str,
 
 
 def _fused_lora(parts: Sequence[tuple[Module, Rows]], total: int, key: str, biases: dict[str, Tensor]) -> Lora:
+    parts = [part for part in parts if not isinstance(part[0], Bias)]
     loras = [plain(module) for module, _ in parts]
     scales = [lora.scale() for lora in loras]
     # One alpha serves all slices when their scales agree; otherwise each scale goes into its rows.
@@ -145,8 +154,6 @@ def _fused_lora(parts: Sequence[tuple[Module, Rows]], total: int, key: str, bias
     rank = sum(down.shape[0] for down in downs)
     up, column = torch.zeros(total, rank), 0
     for (module, (start, length)), one, scale in zip(parts, ups, scales, strict=True):
-        if one.shape[0] != length:
-            module.fail(f"The module has {one.shape[0]} rows, but its slice of the fused weight has {length}")
         if len({prod(down.shape[1:]) for down in downs}) > 1:
             module.fail("The slices of one fused weight have different widths")
         up[start:start + length, column:column + one.shape[1]] = one.flatten(1).float() * (1 if common else scale)

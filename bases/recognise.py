@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from math import prod
 from typing import NamedTuple
 
-from .guess import UNKNOWN, guess_adapter_architecture, told_architecture
+from .guess import UNKNOWN, told_architecture
+from .guess_adapter import adapter_families
 from .names import KNOWN, Names, Slot, known_names, known_weights
 
 Shape = tuple[int, ...]
@@ -46,10 +47,12 @@ def names_of_adapters(
         metadata: the adapter's, if it has any.
         every: whether each key must have a place; else the named model with most places serves.
     """
-    told, guessed = told_architecture(metadata or {}), guess_adapter_architecture(modules)
-    if guessed not in (*KNOWN, UNKNOWN):
+    told, guessed = told_architecture(metadata or {}), adapter_families(modules)
+    models = serving((told,) if told in guessed else guessed)
+    if models - {*KNOWN}:
         return None
-    named = [_SERVED_BY.get(name, name) for name in (told, guessed) if name in KNOWN]
+    named = [_SERVED_BY.get(told, told)] if told != UNKNOWN else []
+    named += models if len(models) == 1 else []
     best: list[_Fit] = []
     for architecture in dict.fromkeys((*named, *_CANDIDATES)):
         fit = _fit(architecture, None, modules)
@@ -65,6 +68,12 @@ def names_of_adapters(
     if not best or (best[0].architecture not in named and any(_differ(best[0], other) for other in best[1:])):
         return None
     return best[0].names, best[0].architecture
+
+
+def serving(families: tuple[str, ...]) -> set[str]:
+    """The models whose names serve these families. What can be Flux's or HunyuanVideo's has one name in both."""
+    return {_SERVED_BY.get(name, "Flux" if name == "HunyuanVideo" and "Flux" in families else name)
+            for name in families}  # fmt: skip
 
 
 def _fit(architecture: str, width: int | None, modules: Mapping[str, Shape | None]) -> _Fit | None:

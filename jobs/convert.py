@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from ..adapters import Adapter, from_state_dict, to_state_dict
 from ..adapters.metadata import written
-from ..bases import KNOWN, Names, guess_adapter_architecture, known_names, names_of_adapters, told_architecture
+from ..bases import KNOWN, Names, adapter_families, known_names, names_of_adapters, serving, told_architecture
+from ..bases.guess_adapter import OR
 from ..bases.model import Base
 from ..errors import AdapterError
 from ..kernels.threads import one_thread
+from .check import check_fits
 
 _GIVE = "Give the base model it was made for (--base on the command line, the model input of the node)."
 
@@ -20,7 +22,8 @@ def convert(adapter: Adapter, layout: str, base: Base | None = None) -> Adapter:
     to. An adapter that has the layout already and points to none stays as it is.
 
     Raises:
-        AdapterError: a module cannot be said in that layout; no base was given and the model is not known.
+        AdapterError: a module cannot be said in that layout, or does not have the shape of its weight; no base was
+            given and the model is not known.
     """
     names = base.names if base else None
     if names is None and layout != "same":
@@ -32,7 +35,9 @@ def convert(adapter: Adapter, layout: str, base: Base | None = None) -> Adapter:
             layout = "same"
     state = to_state_dict(adapter, layout=layout, names=names)
     metadata = written(state.metadata, None, changed=layout != "same")
-    return from_state_dict(dict(state), metadata=metadata, file=adapter.file)
+    result = from_state_dict(dict(state), metadata=metadata, file=adapter.file)
+    check_fits(result.modules.values(), names, strict=base is not None)
+    return result
 
 
 def names_of(adapter: Adapter) -> Names:
@@ -45,8 +50,11 @@ def names_of(adapter: Adapter) -> Names:
     found = names_of_adapters(shapes, adapter.metadata)
     if found is not None:
         return found[0]
-    likely = next((name for name in (guess_adapter_architecture(shapes), told_architecture(adapter.metadata))
-                   if name != "unknown"), None)  # fmt: skip
+    families, told = adapter_families(shapes), told_architecture(adapter.metadata)
+    if told not in families and len(serving(families)) > 1:
+        raise AdapterError(f"The adapter could be one for {OR.join(families)}, whose key names differ",
+                           file=adapter.file, key=next(iter(shapes)), hint=_GIVE)  # fmt: skip
+    likely = told if told in families else next((name for name in (*families, told) if name != "unknown"), None)
     if likely is None:
         raise AdapterError("It cannot be told from this adapter alone which model's key names it has",
                            file=adapter.file, key=next(iter(shapes)), hint=_GIVE)  # fmt: skip

@@ -17,10 +17,11 @@ from ..errors import SettingsError
 from ..kernels.merge import METHODS
 from ..kernels.threads import one_thread
 from ..version import __version__
+from .check import check_fits
 from .merge_files import DTYPES, joined_extras, merged_metadata, widest
 from .merge_module import RANKS, Merger, MergeSettings, Weighted
 from .merge_report import Lora, MergeReport
-from .places import Place, find_places
+from .places import Place, find_places, known_names_of
 from .shares import bound
 from .workers import in_order
 
@@ -83,6 +84,7 @@ def merge(
     tell(len(places), len(places), "")
     if not modules:
         raise SettingsError("every module's strength is 0: nothing is left to merge")
+    check_fits(modules.values(), base.names if base else known_names_of(files), strict=base is not None)
     method = METHODS[settings.method]
     extras, clashes = joined_extras(files)
     report = MergeReport(

@@ -15,7 +15,8 @@ from functools import cached_property
 from math import prod
 
 from ..adapters import Adapter, Module
-from ..bases import Names, Slot, describe, guess_adapter_architecture, names_of_adapters, style_of
+from ..bases import Names, Slot, adapter_families, describe, names_of_adapters, style_of
+from ..bases.guess_adapter import OR
 from ..bases.model import Base
 from ..bases.names import DENOISER
 from ..errors import AdapterError, WrongBaseError
@@ -58,6 +59,7 @@ class Place:
 
     key: its module key. label: name of the weight, or the key without its prefix.
     slot: the weight and rows; None when unknown. mixed: the parts differ in rows and must be cut or joined.
+    height: rows of the whole weight; None when not known.
     """
 
     key: str
@@ -66,6 +68,7 @@ class Place:
     slot: Slot | None = None
     parts: list[Part] = field(default_factory=list)
     mixed: bool = False
+    height: int | None = None
 
     @property
     def sources(self) -> list[int]:
@@ -93,7 +96,7 @@ def find_places(adapters: Sequence[Adapter], base: Base | None = None) -> list[P
     """
     if base is None:
         _same_architecture(adapters)
-        names = _known_names(adapters)
+        names = known_names_of(adapters)
     else:
         names = base.names
         for adapter in adapters:
@@ -115,7 +118,7 @@ def find_places(adapters: Sequence[Adapter], base: Base | None = None) -> list[P
     return places
 
 
-def _known_names(adapters: Sequence[Adapter]) -> Names | None:
+def known_names_of(adapters: Sequence[Adapter]) -> Names | None:
     """Names of the known model that all adapters are recognised to be for, some odd module of theirs aside."""
     union = {key: m.shape for adapter in adapters for key, m in adapter.modules.items()}
     told = {key: value for adapter in adapters for key, value in adapter.metadata.items()}
@@ -167,6 +170,7 @@ def _places_of(label: str, parts: list[Part], writer: _Writer) -> list[Place]:
     slots = list(dict.fromkeys(part.slot for part in parts))
     mixed = any(_overlap(a, b) for i, a in enumerate(slots) for b in slots[:i])
     targets = _targets(label, parts, writer) if mixed else slots
+    shape = writer.names.shapes.get(label)
     places = []
     for slot in targets:
         own = next((part for part in parts if part.slot == slot), None)
@@ -175,7 +179,7 @@ def _places_of(label: str, parts: list[Part], writer: _Writer) -> list[Place]:
         inside = [part for part in parts if _overlap(part.slot, slot) or part.slot == slot]
         if inside:
             mixed = any(part.slot != slot for part in inside)
-            places.append(Place(key, _label(slot), is_text("", slot), slot, inside, mixed))
+            places.append(Place(key, _label(slot), is_text("", slot), slot, inside, mixed, shape and shape[0]))
     return places
 
 
@@ -221,16 +225,16 @@ def _belongs(adapter: Adapter, base: Base) -> None:
 
 
 def _same_architecture(adapters: Sequence[Adapter]) -> None:
-    seen: dict[str, Adapter] = {}
+    seen: dict[tuple[str, ...], Adapter] = {}
     for adapter in adapters:
         bodies = {key: m.shape for key, m in adapter.modules.items() if not is_text(key)}
-        family = guess_adapter_architecture(bodies) if bodies else "unknown"
-        if family != "unknown":
-            seen.setdefault(_FAMILIES.get(family, family), adapter)
-    if len(seen) > 1:
+        families = tuple(dict.fromkeys(_FAMILIES.get(family, family) for family in adapter_families(bodies)))
+        if families:
+            seen.setdefault(families, adapter)
+    if any(not set(one) & set(other) for one in seen for other in seen):
         raise AdapterError(
             "The LoRAs are for different architectures: "
-            + "; ".join(f"{_name(adapter)} looks like one for {family}" for family, adapter in seen.items()),
+            + "; ".join(f"{_name(adapter)} looks like one for {OR.join(family)}" for family, adapter in seen.items()),
             hint="Only LoRAs for one architecture can be merged.",
         )
 

@@ -15,11 +15,12 @@ from ..kernels.merge.resize import RULES, choose_rank
 from ..kernels.merge.resize import resize as cut
 from ..kernels.threads import one_thread
 from ..version import __version__
+from .check import check_fits
 from .merge import MergeResult
 from .merge_files import DTYPES, merged_metadata, widest
 from .merge_module import dressed, figures, finite
 from .merge_report import Lora, MergedModule, MergeReport
-from .places import Place, find_places
+from .places import Place, find_places, known_names_of
 from .shares import share_of
 
 Progress = Callable[[int, int, str], None]
@@ -77,6 +78,7 @@ def resize(
         modules[module.key] = module
         lines.append(line)
     tell(len(places), len(places), "")
+    check_fits(modules.values(), base.names if base else known_names_of([adapter]), strict=base is not None)
     name = adapter.file.replace("\\", "/").rsplit("/", 1)[-1] if adapter.file else "LoRA"
     report = MergeReport(
         job="resize", method=settings.rule, display=f"an SVD cut by {settings.rule} {settings.amount:g}",
@@ -116,7 +118,7 @@ def _resized(
     line.ranks_in = [share.update.rank]
     for name, value in figures([share.update], found).items():
         setattr(line, name, value)
-    if found.rank >= (module.rank or 0) and module.kind == "lora":
+    if found.rank >= (module.rank or 0) and module.kind == "lora" and not place.mixed:
         line.rank_out, line.error, line.cosine, line.norm = module.rank, 0.0, 1.0, line.sum_norm
         return _cast(module, settings), line
     line.rank_out, line.decision = found.rank, settings.rule

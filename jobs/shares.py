@@ -48,7 +48,7 @@ def share_of(place: Place, parts: Sequence[Part], strength: float, base: Base | 
     """
     pieces = [_read(part, base) for part in parts]
     if place.mixed:
-        height = _height(place)
+        height = place.height or _height(place)
         pieces = [_placed(piece, part, place, height) for piece, part in zip(pieces, parts, strict=True)]
     share = pieces[0] if len(pieces) == 1 else _joined(pieces)
     return Share(
@@ -108,9 +108,13 @@ def _tight(update: LowRank) -> LowRank:
 
 
 def _height(place: Place) -> int:
-    """Rows of the whole weight, as far as the parts tell."""
+    """Rows of the whole weight, from the parts; AdapterError where they do not tell."""
     rows = [sum(part.slot.rows) for part in place.parts if part.slot.rows]
     wholes = [part.module.shape[0] for part in place.parts if part.slot.rows is None and part.module.shape]
+    if not wholes and place.slot.rows is None:
+        place.parts[0].module.fail(
+            "The adapter changes some rows of a fused weight, and how many it has in all is not known", hint=BASE_HINT
+        )
     return max(rows + wholes)
 
 

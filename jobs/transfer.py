@@ -23,6 +23,7 @@ from ..kernels.transfer import METHODS
 from ..version import __version__
 from .advice import advise, strangers
 from .cache import SubspaceCache
+from .check import check_fits
 from .move import INSIDE, Moved, move
 from .pairs import Pairs
 from .plan import Step, lay_out
@@ -129,8 +130,10 @@ def transfer(
     report.notes = _notes(report, steps, source, target)
     report.elapsed = time.perf_counter() - started
     modules = {module.key: module for module, _ in chosen if module is not None}
+    fitted = {step.key for step in steps if step.target is not None}
     if settings.strength != 1.0:
         modules = {m.key: scaled(m, settings.strength, target) for m in modules.values()}
+    check_fits([m for m in modules.values() if m.key in fitted], target.names)
     result = replace(adapter, modules=modules, file=None, digest="")
     return TransferResult(result, report, _provenance(adapter, source, target, settings, report))
 

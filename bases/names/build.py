@@ -47,7 +47,7 @@ def names_for(weights: Mapping[str, Shape]) -> Names:
     kohya = "diffusers" if context in _STABLE_UNETS and unet.is_native(native) else "own"
     for key, slot in text.aliases(weights, numbered=kohya == "own").items():
         found.setdefault(key, slot)
-    return Names(found, kohya=kohya)
+    return Names(found, kohya=kohya, shapes=weights)
 
 
 def _prefixed(theirs: Mapping[str, Slot]) -> dict[str, Slot]:

@@ -198,6 +198,31 @@ _TEXT_XL = "L G"
 KNOWN = (*_UNETS, *_MMDITS, *_FLUXES)
 
 
+def unet_families() -> dict[str, tuple[int, bool]]:
+    """UNet family -> width of the text encoder's output, and whether the transformers' projections are matrices."""
+    return {name: (size.context, size.linear) for name, size in _UNETS.items()}
+
+
+@cache
+def unet_blocks(family: str) -> dict[tuple[str, int, int], tuple[int, int]]:
+    """Depth and width of every transformer of a UNet.
+
+    Keys: ("down" or "up", level, number in it) as diffusers counts, ("input" or "output", block, 0) as the checkpoint
+    does, ("middle", 0, 0).
+    """
+    size = _UNETS[family]
+    levels, found = len(size.widths), {}
+    blocks = len(size.down) // levels
+    for n, depth in enumerate(size.down):
+        level, place = divmod(n, blocks)
+        number = 1 + level * (blocks + 1) + place
+        found[("down", level, place)] = found[("input", number, 0)] = depth, size.widths[level]
+    for n, depth in enumerate(size.up):
+        level, place = divmod(n, blocks + 1)
+        found[("up", level, place)] = found[("output", n, 0)] = depth, size.widths[levels - 1 - level]
+    return found | {("middle", 0, 0): (size.middle or 0, size.widths[-1])}
+
+
 def known_weights(architecture: str, width: int | None = None) -> dict[str, Shape]:
     """Canonical name -> shape of every weight of a known model, text encoders included; empty when it is not known.
 

@@ -105,11 +105,13 @@ class Names:
             one slot in one style, ``key_for`` gives the first.
         kohya: which of the two ``lora_unet_`` spellings the kohya layout means for this base: "own" (SDXL, SD3,
             Flux) or "diffusers" (SD 1.5 and 2).
+        shapes: canonical weight name -> shape, as far as known; tells how high a fused weight is.
     """
 
-    def __init__(self, aliases: Mapping[str, Slot], *, kohya: str = "own"):
+    def __init__(self, aliases: Mapping[str, Slot], *, kohya: str = "own", shapes: Mapping[str, Shape] | None = None):
         self.aliases: dict[str, Slot] = dict(aliases)
         self.kohya = kohya
+        self.shapes: dict[str, Shape] = dict(shapes or {})
         self._reverse: dict[tuple[Slot, str], str] | None = None
         self._slices: dict[str, set[tuple[int, int]]] | None = None
 
@@ -120,6 +122,11 @@ class Names:
             if slot is not None:
                 return slot
         return None
+
+    def shape(self, slot: Slot) -> Shape | None:
+        """Shape of the weight, or of the rows of it that the slot names; None when it is not known."""
+        whole = self.shapes.get(slot.name)
+        return whole if whole is None or slot.rows is None else (slot.rows[1], *whole[1:])
 
     def key_for(self, slot: Slot, style: str) -> str | None:
         """A module key for ``slot`` in ``style`` (see style_of), or in the nearest style ComfyUI reads alike."""

@@ -57,7 +57,7 @@ class HostBase:
         """The host's keys first, then spellings that only this project reads."""
         ours = names_for(self.weights())
         return Names({**self.loadable, **{k: v for k, v in ours.aliases.items() if k not in self.loadable}},
-                     kohya=ours.kohya)  # fmt: skip
+                     kohya=ours.kohya, shapes=ours.shapes)  # fmt: skip
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:

@@ -257,6 +257,8 @@ def test_diffusers_unet_loads_what_was_written(tmp_path):
     class Renaming:
         """Names of this UNet: kohya's flat keys and diffusers' dotted ones."""
 
+        shapes: dict = {}
+
         from lora_graft.bases.names import Slot
 
         def resolve(self, key):

@@ -188,7 +188,9 @@ def test_a_base_has_the_last_word():
         names = known_names("KOALA")
 
     key = "unet.down_blocks.1.attentions.0.transformer_blocks.1.attn2.to_k"
-    adapter = lora(key, 640, 2048)
+    with pytest.raises(AdapterError, match="SDXL or SSD-1B or KOALA, whose key names differ"):
+        convert(lora(key, 640, 2048), "comfy")
+    adapter = lora(key, 640, 2048, {"ss_base_model_version": "sdxl_base_v1-0"})
     assert list(convert(adapter, "comfy").modules) == [
         "diffusion_model.input_blocks.4.1.transformer_blocks.1.attn2.to_k"]  # fmt: skip
     assert list(convert(adapter, "comfy", Base()).modules) == [

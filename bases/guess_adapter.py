@@ -1,0 +1,186 @@
+"""Which model families an adapter alone can belong to: told from its keys, widths and how far they reach."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from .guess import UNKNOWN, Shape
+from .names.known import unet_blocks, unet_families
+
+OR = " or "
+Shapes = Mapping[str, "Shape | None"]
+
+# Patterns over an adapter's module keys; "." and "_" are the same there. First match wins.
+_ADAPTER = (
+    (r"(^|_)joint_blocks_\d+_", "SD3"),
+    (r"(^|_)double_stream_modulation", "Flux.2"),
+    (r"(^|_)distilled_guidance_layer_", "Chroma"),
+    (r"token_refiner|(^|_)double_blocks_\d+_(img|txt)_m(od_linear|lp_fc)|(^|_)single_blocks_\d+_modulation_linear",
+     "HunyuanVideo"),
+    (r"(^|_)(double_blocks_\d+_(img|txt)_|single_blocks_\d+_(linear|modulation))", "Flux"),
+    (r"(^|_)single_transformer_blocks_\d+_(proj_mlp|proj_out|attn|norm)", "Flux"),
+    (r"(^|_)(layers|noise_refiner|context_refiner)_\d+_(attention|adaLN_modulation|feed_forward_w)", "Z-Image"),
+    (r"(^|_)(layers|noise_refiner|context_refiner)_\d+_(attn_to|feed_forward_linear)_", "Lumina 2"),
+    (r"(^|_)transformer_blocks_\d+_((img|txt)_(mod|mlp))", "Qwen-Image"),
+    (r"(^|_)blocks_\d+_(cross_attn|self_attn)_(q|k|v|o)(_|$)", "Wan"),
+    (r"(^|_)layers_\d+_(self_attn_(q|k|v|o)_proj|mlp_(gate|up|down)_proj)$", "language model"),
+)  # fmt: skip
+_PROJ = r"(attentions_\d+|_\d+_1|middle_block_1)_proj_(in|out)$"
+_JOINT = r"(^|_)transformer_blocks_\d+_(attn_|attn2_to_|ff_context_|norm1_(context_)?linear)"
+
+
+def guess_adapter_architecture(modules: Shapes) -> str:
+    """The family an adapter was most likely trained on, from its module keys and their (out, in, …) shapes.
+
+    Where the keys leave several open, all of them: "SDXL or SSD-1B". "unknown" when nothing speaks for any family.
+    """
+    return OR.join(adapter_families(modules)) or UNKNOWN
+
+
+def adapter_families(modules: Shapes) -> tuple[str, ...]:
+    """Every family that the keys and shapes leave open, the commonest first; none when nothing speaks for any."""
+    # the prefix goes first: Wan's transformer.blocks must not look like others' transformer_blocks
+    flat = {re.sub(r"^(transformer\.|lora_transformer_)", "", key).replace(".", "_"): s for key, s in modules.items()}
+    bodies = {key: shape for key, shape in flat.items() if not re.match(r"lora_(prior_)?te\d?_|text_encoder", key)}
+    if any(re.search(r"(input|down|output|up)_blocks_\d|(middle|mid)_block_", key) for key in bodies):
+        return _unet(bodies)
+    for pattern, family in _ADAPTER:
+        if any(re.search(pattern, key) for key in bodies):
+            return _told_apart(family, bodies)
+    separate = {key: shape for key, shape in bodies.items() if re.search(r"(^|_)(transformer_)?blocks_\d+_attn1_", key)
+                or re.search(r"(^|(?<!transformer)_)blocks_\d+_(attn2_|ffn_net_)", key)
+                or re.search(r"(^|_)transformer_blocks_\d+_ff_conv_", key)}  # fmt: skip
+    if separate:
+        return _separate(separate, bodies)
+    if any(re.search(_JOINT, key) for key in bodies):
+        return _joint(bodies)
+    return _text(flat) if any("text_model_encoder_layers" in key for key in flat) else ()
+
+
+def _last(bodies: Shapes, blocks: str) -> int:
+    """The highest number of a block of this list; -1 when there is none."""
+    found = (re.search(rf"(?:^|_){blocks}_(\d+)_", re.sub(r"token_refiner\w*", "", key)) for key in bodies)
+    return max((int(match[1]) for match in found if match), default=-1)
+
+
+def _width(bodies: Shapes, pattern: str) -> int | None:
+    """Inputs of the first module whose key ends so and whose shape is known."""
+    known = ((key, shape) for key, shape in bodies.items() if shape and len(shape) > 1)
+    return next((shape[1] for key, shape in known if re.search(pattern, key)), None)
+
+
+def _told_apart(family: str, bodies: Shapes) -> tuple[str, ...]:
+    """What shares its names with a family: told by numbers of blocks and by widths, where they tell."""
+    if family == "SD3":
+        return _sd3(bodies)
+    if family == "Z-Image":
+        narrow = any(shape and 2304 in shape[:2] for shape in bodies.values())
+        return ("Lumina 2",) if narrow else ("Z-Image",)
+    if family != "Flux":
+        return (family,)
+    gated = {"linear1": 9, "mlp_proj": 9, "linear_in": 6}  # rows over columns where the feed-forward is gated
+    for key, shape in bodies.items():
+        ratio = next((r for end, r in gated.items() if key.endswith(end)), None)
+        if shape and len(shape) > 1 and (shape[0] == ratio * shape[1] if ratio else
+                                         re.search("(qkv|to_q)$", key) and shape[1] == 6144):  # fmt: skip
+            return ("Flux.2",)
+    double = _last(bodies, r"(?:double_blocks|(?<!single_)transformer_blocks)")
+    single = _last(bodies, r"single(?:_transformer)?_blocks")
+    if double >= 19 or single >= 38:  # HunyuanVideo has 20 and 40 of them, Flux 19 and 38
+        return ("HunyuanVideo",)
+    own = any(re.search(r"_(mod|modulation)_lin$|_(img|txt)_mlp_[02]$", key) for key in bodies)
+    return ("Flux",) if own or double == 18 or single == 37 else ("Flux", "HunyuanVideo")
+
+
+def _sd3(bodies: Shapes) -> tuple[str, ...]:
+    if any(re.search(r"_attn2_(to_[qkv]|qkv|proj)$", key) for key in bodies):
+        return ("SD3.5 medium",)
+    width = _width(bodies, r"_attn_(to_q|add_q_proj|qkv|proj)$|_mlp_fc1$|_ff_net_0_proj$")
+    return ("SD3.5 large",) if width == 2432 else ("SD3",)
+
+
+def _joint(bodies: Shapes) -> tuple[str, ...]:
+    """Blocks that attend to text and image at once, under diffusers' names and with nothing else to tell them."""
+    if any(re.search(r"_attn2_to_[qkv]$", key) for key in bodies):
+        return ("SD3.5 medium",)
+    width = _width(bodies, r"_attn_(to_[qkv]|add_[qkv]_proj)$|_ff(_context)?_net_0_proj$|_attn_to_(out_0|add_out)$"
+                           r"|_norm1(_context)?_linear$")  # fmt: skip
+    if width is None:
+        return ()
+    if width != 3072:
+        return ("SD3.5 large",) if width == 2432 else ("SD3",)
+    last = _last(bodies, "transformer_blocks")
+    if last >= 20:  # Flux has 19 such blocks, HunyuanVideo 20, Qwen-Image 60
+        return ("Qwen-Image",)
+    if any(re.search(r"_(ff|ff_context)_net_|_norm1(_context)?_linear$", key) for key in bodies):
+        return ("Flux", "HunyuanVideo") if last < 19 else ("HunyuanVideo",)
+    return ("Flux", "HunyuanVideo", "Qwen-Image") if last < 19 else ("HunyuanVideo", "Qwen-Image")
+
+
+def _separate(keys: Shapes, bodies: Shapes) -> tuple[str, ...]:
+    """Blocks with an attention to the image (attn1), and perhaps another to the text (attn2)."""
+    width, text = _width(bodies, r"_attn[12]_to_(q|out_0)$"), _width(bodies, r"_attn2_to_[kv]$")
+    if not any(re.search(r"(^|_)transformer_blocks_", key) for key in keys):
+        return ("HunyuanDiT",) if width == 1408 else ("Wan",)
+    if any(re.search(r"_ff_conv_(inverted|point|depth)", key) for key in bodies) or width == 2240:
+        return ("Sana",)
+    if any(re.search(r"_attn1_(add_[qkv]_proj|to_add_out)$", key) for key in bodies):
+        return ("Mochi",)
+    if width == 1152:
+        return ("PixArt", "Sana")
+    if width == 2048 and text in (None, 2048):
+        return ("LTX-Video",)
+    return ("CogVideoX",) if width in (1920, 3072) and text is None else ()
+
+
+def _unet(bodies: Shapes) -> tuple[str, ...]:
+    """The UNets that have every block the keys name, of its width; of those, the ones exactly as deep where one is."""
+    depths: dict[tuple[str, int, int], int] = {}
+    widths: dict[tuple[str, int, int], int] = {}
+    for key, shape in bodies.items():
+        if match := re.search(r"(down|up)_blocks_(\d+)_attentions_(\d+)_", key):
+            block = (match[1], int(match[2]), int(match[3]))
+        elif match := re.search(r"(input|output)_blocks_(\d+)_1_(?:transformer_blocks|proj_(?:in|out)|norm)", key):
+            block = (match[1], int(match[2]), 0)
+        elif re.search(r"(mid_block_attentions_0|middle_block_1)_", key):
+            block = ("middle", 0, 0)
+        else:
+            continue
+        inside = re.search(r"transformer_blocks_(\d+)_", key)
+        depths[block] = max(depths.get(block, 0), int(inside[1]) + 1 if inside else 0)
+        if shape and re.search(r"attn1_(processor_)?to_[qkv]$|proj_(in|out)$", key):
+            widths[block] = shape[0]
+    context = _width(bodies, r"attn2_(processor_)?to_[kv]$")
+    fitting, exact = [], []
+    for family, (its_context, linear) in unet_families().items():
+        known = unet_blocks(family)
+        if context not in (None, its_context) or _wrong_proj(bodies, linear):
+            continue
+        if any(known.get(b, (0, 0))[0] < max(d, 1) or widths.get(b, known[b][1]) != known[b][1]
+               for b, d in depths.items()):  # fmt: skip
+            continue
+        name = family.removesuffix(" 700M")
+        fitting.append(name)
+        exact += [name] if all(known[b][0] == d for b, d in depths.items() if d) else []
+    if context is None and max(depths.values(), default=0) < 2 and not _any_linear(bodies):
+        return ()
+    found = tuple(dict.fromkeys(exact if depths and exact else fitting))
+    return found if len(found) < 4 else ()
+
+
+def _wrong_proj(bodies: Shapes, linear: bool) -> bool:
+    return any(shape and (len(shape) == 2) != linear for key, shape in bodies.items() if re.search(_PROJ, key))
+
+
+def _any_linear(bodies: Shapes) -> bool:
+    """Whether a projection's shape tells a convolution from a matrix."""
+    return any(shape and re.search(_PROJ, key) for key, shape in bodies.items())
+
+
+def _text(flat: Shapes) -> tuple[str, ...]:
+    widths = {shape[1] for key, shape in flat.items() if shape and key.endswith("self_attn_q_proj")}
+    if 1280 in widths or any(key.startswith("lora_te1_") for key in flat):
+        return ("SDXL",)
+    family = {768: "SD 1.5", 1024: "SD 2.x"}.get(next(iter(widths), 0))
+    return (family,) if family else ()
