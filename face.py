@@ -13,18 +13,18 @@ from typing import Any, TypeAlias
 
 from .adapters import Adapter, read, write
 from .bases import Base, open_base
-from .jobs.compare import compare
 from .jobs.convert import convert as _convert
 from .jobs.distill.distill import distill
 from .jobs.inspect import Inspection, inspect_adapter
 from .jobs.inspect import inspect as _inspect
-from .jobs.merge import MergeResult, MergeSettings
-from .jobs.merge import merge as _merge
-from .jobs.report import Report
-from .jobs.resize import ResizeSettings
-from .jobs.resize import resize as _resize
-from .jobs.transfer import TransferResult, TransferSettings
-from .jobs.transfer import transfer as _transfer
+from .jobs.merge.merge import MergeResult, MergeSettings
+from .jobs.merge.merge import merge as _merge
+from .jobs.merge.resize import ResizeSettings
+from .jobs.merge.resize import resize as _resize
+from .jobs.transfer.compare import compare
+from .jobs.transfer.report import Report
+from .jobs.transfer.transfer import TransferResult, TransferSettings
+from .jobs.transfer.transfer import transfer as _transfer
 from .kernels.spectral import SubspaceSize
 
 Path: TypeAlias = "str | os.PathLike[str]"
@@ -44,7 +44,7 @@ def similarity(
 ) -> Report:
     """How much of two bases' leading directions agree, weight by weight; with `lora`, of the weights it changes.
 
-    how: ``progress``, ``cache``, ``device`` of :func:`.jobs.compare.compare`.
+    how: ``progress``, ``cache``, ``device`` of :func:`.jobs.transfer.compare.compare`.
     """
     adapter = None if lora is None else _adapter(lora)
     return compare(_base(source), _base(target), size, adapter=adapter, **how)

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 from ..errors import BaseModelError
+from ..names import DENOISER
 from .file import FileBase, Stored, stack
 from .layout import canonical_parts
-from .names import DENOISER
 from .tensors import TensorFile
 
 _COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..errors import BaseModelError
 from ..kernels.finite import all_finite
-from .guess import guess_architecture
+from ..names import Names, Part, names_for
+from ..names.guess import guess_architecture
 from .layout import canonical_parts
-from .names import Names, Part, names_for
 from .tensors import TensorFile
 
 Shape = tuple[int, ...]

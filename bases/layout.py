@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .names import flux, lumina, mmdit, text, unet
-from .names.slot import DENOISER, Part, Shape
+from ..names import flux, lumina, mmdit, text, unet
+from ..names.slot import DENOISER, Part, Shape
 
 _IGNORED = ("first_stage_model.", "vae.", "model_ema.", "embedder.", "noise_augmentor.", "clip_vision.")
 _MARKERS = (".scale_weight", ".weight_scale", ".weight_scale_2", ".scale_input", ".input_scale", ".comfy_quant")

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .names import Names, Slot
+from ..names import Names, Slot
 
 Shape = tuple[int, ...]
 

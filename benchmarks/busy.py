@@ -128,7 +128,7 @@ def convert(folder: Path) -> Callable[[], object]:
 
 def resize(folder: Path) -> Callable[[], object]:
     from lora_graft import adapters
-    from lora_graft.jobs.resize import ResizeSettings, resize
+    from lora_graft.jobs.merge.resize import ResizeSettings, resize
 
     given = adapters.read(folder / "0.safetensors")
     return lambda: resize(given, ResizeSettings("rank", 8))
@@ -137,7 +137,7 @@ def resize(folder: Path) -> Callable[[], object]:
 def merge(folder: Path) -> Callable[[], object]:
     """Read four, merge by LEGO to rank 32."""
     from lora_graft import adapters
-    from lora_graft.jobs.merge import MergeSettings, merge
+    from lora_graft.jobs.merge.merge import MergeSettings, merge
 
     files = [folder / f"{i}.safetensors" for i in range(4)]
     return lambda: merge([(adapters.read(file), 1.0, 1.0) for file in files], MergeSettings(rank=32))
@@ -146,7 +146,7 @@ def merge(folder: Path) -> Callable[[], object]:
 def transfer(folder: Path, method: str = "auto") -> Callable[[], object]:
     from lora_graft import adapters
     from lora_graft.bases import open_base
-    from lora_graft.jobs.transfer import TransferSettings, transfer
+    from lora_graft.jobs.transfer.transfer import TransferSettings, transfer
 
     bases = [open_base(folder / f"{name}.safetensors") for name in ("source", "target")]
     given = adapters.read(folder / "small.safetensors")

@@ -177,7 +177,7 @@ def two_cores() -> None:
 def merge_files(method: str, out: str, *files: str) -> dict[str, float]:
     """Read, merge, write; seconds of each and the peak of resident memory."""
     from lora_graft import adapters
-    from lora_graft.jobs.merge import MergeSettings, merge
+    from lora_graft.jobs.merge.merge import MergeSettings, merge
 
     times = [time.perf_counter()]
     loaded = [(adapters.read(file), 1.0, 1.0) for file in files]

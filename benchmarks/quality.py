@@ -24,7 +24,7 @@ from lora_graft.bases import open_base
 from lora_graft.family import judge, materialize, text
 from lora_graft.family.sample import sample
 from lora_graft.jobs.cache import SubspaceCache
-from lora_graft.jobs.transfer import TransferSettings, transfer
+from lora_graft.jobs.transfer.transfer import TransferSettings, transfer
 from torch import Tensor
 
 PAIRS = {"b": "A → B, fine-tuned to another look", "c": "A → C, a third of the blocks pruned, healed",

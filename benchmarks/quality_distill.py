@@ -38,7 +38,7 @@ from lora_graft.jobs.distill.generate import Generation, generate
 from lora_graft.jobs.distill.pace import Training
 from lora_graft.jobs.distill.prompts import PromptSettings, synthesize
 from lora_graft.jobs.distill.strength import match_strength
-from lora_graft.jobs.transfer import TransferSettings, transfer
+from lora_graft.jobs.transfer.transfer import TransferSettings, transfer
 from lora_graft.kernels.distill.filter import action
 from quality import LOOK
 from quality_merge import spread

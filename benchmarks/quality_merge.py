@@ -26,7 +26,7 @@ from lora_graft.family.sample import sample
 from lora_graft.family.training import data
 from lora_graft.family.training.learn import Pool
 from lora_graft.family.training.train import kohya_file, train_lora
-from lora_graft.jobs.merge import MergeSettings, merge
+from lora_graft.jobs.merge.merge import MergeSettings, merge
 from lora_graft.kernels import lowrank
 from lora_graft.kernels.merge import METHODS
 from lora_graft.plots import canvas

@@ -182,7 +182,7 @@ def run_worker(task: dict) -> dict:
     from lora_graft.adapters import read
     from lora_graft.bases import open_base
     from lora_graft.jobs.cache import SubspaceCache
-    from lora_graft.jobs.transfer import TransferSettings, transfer
+    from lora_graft.jobs.transfer.transfer import TransferSettings, transfer
 
     torch.linalg.svd(torch.randn(64, 64, device=task["device"]))  # Libraries loaded, threads started.
     before = peak_mb()

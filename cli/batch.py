@@ -85,7 +85,7 @@ def batch(
         raise GraftError("there is no such file", file=workflow)
     folder = output or Path(f"{workflow.stem}-batch")
     try:
-        from .batching import run, server, workflow as workflows  # noqa: I001
+        from ..batch import run, server, workflow as workflows  # noqa: I001
     except ModuleNotFoundError as error:
         raise GraftError(
             f"the batch client needs {error.name}, which is not installed", hint="pip install httpx 'websockets>=15'"

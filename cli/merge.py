@@ -81,8 +81,8 @@ def merge(
 
     from .. import adapters
     from ..bases import open_base
-    from ..jobs.merge import MergeSettings
-    from ..jobs.merge import merge as run
+    from ..jobs.merge.merge import MergeSettings
+    from ..jobs.merge.merge import merge as run
 
     settings = MergeSettings(
         method=method.value, rank=chosen, units=units.value, seed=seed, density=density, energy=energy,

@@ -57,12 +57,12 @@ def resize(
 
     (rule, amount), number = chosen[0], dtype.value if dtype else None
     if lego:
-        from ..jobs.merge import MergeSettings, merge
+        from ..jobs.merge.merge import MergeSettings, merge
 
         settings = MergeSettings(rank=amount, dtype=number)
     else:
-        from ..jobs.resize import ResizeSettings
-        from ..jobs.resize import resize as run
+        from ..jobs.merge.resize import ResizeSettings
+        from ..jobs.merge.resize import resize as run
 
         settings = ResizeSettings(rule, amount, most, number)
     opened, adapter = open_base(base) if base else None, adapters.read(lora)

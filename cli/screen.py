@@ -11,8 +11,8 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from ..jobs.inspect import Inspection
-    from ..jobs.merge_report import MergeReport
-    from ..jobs.report import Report
+    from ..jobs.merge.report import MergeReport
+    from ..jobs.transfer.report import Report
 
 
 def console() -> Console:
@@ -35,7 +35,7 @@ def show_report(report: Report, written: list[Path]) -> None:
 
 
 def _blocks(report: Report) -> Table:
-    from ..jobs.report import kept_energy
+    from ..jobs.transfer.report import kept_energy
     from ..plots.grid import rows, similarity
 
     table = Table("block", box=None, pad_edge=False, header_style="bold")
@@ -50,7 +50,7 @@ def _blocks(report: Report) -> Table:
 
 def show_merge(report: MergeReport, written: list[Path]) -> None:
     """Sentences, a table by block, the files written."""
-    from ..jobs.merge_report import BLOCK_COLUMNS, block_row
+    from ..jobs.merge.report import BLOCK_COLUMNS, block_row
     from ..plots.grid import rows
 
     out = console()

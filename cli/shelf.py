@@ -24,7 +24,7 @@ from .output import claim, staged
 from .progress import progress
 
 if TYPE_CHECKING:
-    from ..jobs.transfer import TransferSettings
+    from ..jobs.transfer.transfer import TransferSettings
 
 MOST = 4  # processes, unless told
 Line = tuple[str, "float | None", "float | None", int, str]  # method, similarity, kept energy, empty blocks, advice
@@ -208,7 +208,7 @@ def _guarded(task: Callable, item: object) -> tuple[object, str | None]:
 
 
 def _pairs():
-    from ..jobs.pairs import Pairs
+    from ..jobs.transfer.pairs import Pairs
 
     order = _here["order"]
     return Pairs(_here["source"], _here["target"], order.settings.size, _here["cache"], order.device)
@@ -217,8 +217,8 @@ def _pairs():
 def _slots(file: Path) -> set[tuple]:
     """The pairs of weights whose subspaces a LoRA's transfer will ask for."""
     from .. import adapters
-    from ..jobs.plan import parts, plan, shape_of
-    from ..jobs.transfer import probe
+    from ..jobs.transfer.plan import parts, plan, shape_of
+    from ..jobs.transfer.transfer import probe
     from ..kernels.transfer import METHODS
 
     method = _here["order"].settings.method
@@ -243,7 +243,7 @@ def _measure(slots: tuple) -> None:
 
 def _transfer(work: tuple[Path, Path]) -> Line:
     from .. import adapters
-    from ..jobs.transfer import transfer
+    from ..jobs.transfer.transfer import transfer
 
     (file, output), order = work, _here["order"]
     report = output.with_suffix(order.report) if order.report else None

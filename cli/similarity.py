@@ -52,7 +52,7 @@ def similarity(
 
     from .. import adapters
     from ..bases import open_base
-    from ..jobs.compare import compare
+    from ..jobs.transfer.compare import compare
 
     adapter = adapters.read(lora) if lora else None
     with progress("Comparing") as tell:

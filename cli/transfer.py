@@ -107,8 +107,8 @@ def transfer(
 
     from .. import adapters
     from ..bases import open_base
-    from ..jobs.transfer import TransferSettings
-    from ..jobs.transfer import transfer as run
+    from ..jobs.transfer.transfer import TransferSettings
+    from ..jobs.transfer.transfer import transfer as run
 
     adapter, here, there = adapters.read(lora), open_base(source), open_base(target)
     settings = TransferSettings(method=method.value, size=size, threshold=threshold, rank=rank, strength=strength)
@@ -149,7 +149,7 @@ def _shelf(patterns, source, target, folder, reports, jobs, no_cache, device, se
     pairs = find(patterns, folder)
 
     from ..bases import open_base
-    from ..jobs.transfer import TransferSettings
+    from ..jobs.transfer.transfer import TransferSettings
 
     for base in (source, target):
         open_base(base)  # what is wrong with it is told before any process starts

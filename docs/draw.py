@@ -20,7 +20,6 @@ from lora_graft.family.demo import PROMPTS, contact_sheet
 from lora_graft.family.denoiser import FamilyDenoiser
 from lora_graft.family.sample import sample
 from lora_graft.family.vae import decode
-from lora_graft.jobs.compare import compare
 from lora_graft.jobs.convert import convert
 from lora_graft.jobs.distill import dataset as datasets
 from lora_graft.jobs.distill.bank import Teacher
@@ -30,9 +29,10 @@ from lora_graft.jobs.distill.distill import Distillation, Distilled, distill
 from lora_graft.jobs.distill.generate import Generation, generate
 from lora_graft.jobs.distill.pace import Training
 from lora_graft.jobs.distill.strength import match_strength
-from lora_graft.jobs.merge import MergeSettings, merge
-from lora_graft.jobs.resize import ResizeSettings, resize
-from lora_graft.jobs.transfer import TransferSettings, transfer
+from lora_graft.jobs.merge.merge import MergeSettings, merge
+from lora_graft.jobs.merge.resize import ResizeSettings, resize
+from lora_graft.jobs.transfer.compare import compare
+from lora_graft.jobs.transfer.transfer import TransferSettings, transfer
 from lora_graft.kernels.spectral import SubspaceSize
 from lora_graft.kernels.threads import one_thread
 from lora_graft.plots import canvas, clusters, heatmap, loss_curve

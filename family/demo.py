@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import adapters, plots
 from ..bases import open_base
-from ..jobs.transfer import TransferSettings, transfer
+from ..jobs.transfer.transfer import TransferSettings, transfer
 from ..kernels.threads import one_thread
 from . import judge, materialize
 from .sample import sample

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ..adapters import Module
 from ..adapters.lora import RESHAPE
-from ..bases import Names
+from ..names import Names
 
 
 def check_fits(modules: Iterable[Module], names: Names | None, *, strict: bool = True) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ..adapters import Adapter, from_state_dict, to_state_dict
 from ..adapters.metadata import written
-from ..bases import KNOWN, Names, adapter_families, known_names, names_of_adapters, serving, told_architecture
-from ..bases.guess_adapter import OR
 from ..bases.model import Base
 from ..errors import AdapterError
 from ..kernels.threads import one_thread
+from ..names import KNOWN, Names, adapter_families, known_names, names_of_adapters, serving, told_architecture
+from ..names.guess_adapter import OR
 from .check import check_fits
 
 _GIVE = "Give the base model it was made for (--base on the command line, the model input of the node)."

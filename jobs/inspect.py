@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from .. import adapters
-from ..bases import guess_adapter_architecture
 from ..kernels import lowrank
 from ..kernels.threads import one_thread
+from ..names import guess_adapter_architecture
 
 TOP_MODULES, TOP_TAGS = 8, 30
 

@@ -80,7 +80,7 @@ def fitting(adapter, base):
     """
     from ..adapters import settled
     from ..errors import WrongBaseError
-    from ..jobs.plan import plan
+    from ..jobs.transfer.plan import plan
 
     adapter = settled(adapter)
     try:
@@ -95,7 +95,7 @@ def fitting(adapter, base):
 
 def strengthened(adapter, strength: float, base):
     """The adapter with a strength built in; formats that cannot say so become plain factors, with `base`'s weights."""
-    from ..jobs.transfer import scaled
+    from ..jobs.transfer.transfer import scaled
 
     modules = {key: scaled(module, strength, base) for key, module in adapter.modules.items()}
     return replace(adapter.with_modules(modules), digest="")

@@ -106,7 +106,7 @@ def outputs() -> list[io.Output]:
 
 def run(cls, loras, strengths, lora_stack, model, clip, *, rank: str, k: int, **settings) -> io.NodeOutput:
     """Merge and hand out the LoRA, the report and the picture."""
-    from ..jobs.merge import MergeSettings, merge
+    from ..jobs.merge.merge import MergeSettings, merge
 
     chosen = MergeSettings(rank=k if rank == "fixed" else rank, **settings)
     base = None if model is None else host.HostBase(model, clip)

@@ -52,7 +52,7 @@ class ResizeLoRA(io.ComfyNode):
 
     @classmethod
     def execute(cls, lora, rule, amount, max_rank, model=None, clip=None) -> io.NodeOutput:
-        from ..jobs.resize import ResizeSettings, resize
+        from ..jobs.merge.resize import ResizeSettings, resize
 
         base = None if model is None else host.HostBase(model, clip)
         settings = ResizeSettings(rule, amount, max_rank or None)

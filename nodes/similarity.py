@@ -44,7 +44,7 @@ class SubspaceSimilarity(io.ComfyNode):
     @classmethod
     def execute(cls, source, target, subspace, k_share, k, energy, lora=None) -> io.NodeOutput:
         from ..jobs.cache import SubspaceCache
-        from ..jobs.compare import compare
+        from ..jobs.transfer.compare import compare
 
         size = subspace_size(subspace, k_share, k, energy)
         ours, theirs = host.HostBase(source), host.HostBase(target)

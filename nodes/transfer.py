@@ -100,7 +100,7 @@ class LoRAXTransfer(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         from ..adapters.metadata import written
         from ..jobs.cache import SubspaceCache
-        from ..jobs.transfer import TransferSettings, transfer
+        from ..jobs.transfer.transfer import TransferSettings, transfer
 
         settings = TransferSettings(
             method=method, size=subspace_size(subspace, k_share, k, energy), threshold=threshold, rank=rank or None,

@@ -6,7 +6,7 @@ from statistics import fmean
 
 import numpy as np
 
-from ..jobs.merge_report import MergedModule, MergeReport
+from ..jobs.merge.report import MergedModule, MergeReport
 from .canvas import COLOURS, INK, QUIET, figure, pixels, printable, text_style
 from .grid import rows
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..jobs.report import ModuleReport, Report
+from ..jobs.transfer.report import ModuleReport, Report
 
 MOST_ROWS = 64  # above this, the transformer blocks inside one UNet block share a row
 _SHORT = {"input_blocks": "in", "middle_block": "mid", "output_blocks": "out", "transformer_blocks": "t"}

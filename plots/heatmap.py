@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..jobs.report import Report, kept_energy
+from ..jobs.transfer.report import Report, kept_energy
 from .canvas import COLOURS, DPI, INK, MISSING, QUIET, figure, pixels, printable, text_style
 from .grid import grid, similarity
 

@@ -239,7 +239,7 @@ def test_a_real_comfyui_computes_the_same(models, tmp_path, request):
 
 
 def test_demo_writes_sheet_report_and_lora(tmp_path):
-    pytest.importorskip("lora_graft.jobs.transfer")
+    pytest.importorskip("lora_graft.jobs.transfer.transfer")
     from lora_graft.family import demo
 
     steps = []

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 from lora_graft import plots
-from lora_graft.jobs.report import ModuleReport, Report
+from lora_graft.jobs.transfer.report import ModuleReport, Report
 from lora_graft.plots.grid import grid, ordered, rows, similarity
 
 ROLES = ["attn1.q", "attn1.k", "attn1.v", "attn1.out", "attn2.q", "attn2.k", "ff.in", "ff.out"]
@@ -125,7 +125,7 @@ def test_png_round_trip_and_nothing_left_when_it_fails(tmp_path):
 
 def test_drawing_leaves_pyplot_alone():
     code = (
-        "import sys\nfrom lora_graft import plots\nfrom lora_graft.jobs.report import Report, ModuleReport\n"
+        "import sys\nfrom lora_graft import plots\nfrom lora_graft.jobs.transfer.report import Report, ModuleReport\n"
         "assert 'matplotlib' not in sys.modules\n"
         "m = ModuleReport('w', kept_energy=1.0, phi_left_corrected=.5)\n"
         "plots.encode(plots.heatmap(Report('transfer', modules=[m])))\n"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from lora_graft import adapters, plots
-from lora_graft.cli.batching.manifest import Manifest
+from lora_graft.batch.manifest import Manifest
 from lora_graft.cli.output import staged
 from lora_graft.jobs.cache import SubspaceCache
 from lora_graft.jobs.distill import dataset as datasets

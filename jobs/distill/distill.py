@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ...adapters import Adapter, from_state_dict
 from ...adapters.metadata import history
-from ...bases import Slot
 from ...errors import SettingsError
 from ...kernels.distill.students import STUDENTS, Student
+from ...names import Slot
 from ...version import __version__
 from .bank import Teacher, fill, lessons
 from .dataset import Dataset

@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 
 from ...adapters import Adapter
-from ...bases import describe
-from ...bases.describe import OUTSIDE
 from ...bases.model import Base, load_slot
 from ...errors import AdapterError, SettingsError
 from ...kernels import lowrank
 from ...kernels.lowrank import LowRank
+from ...names import describe
+from ...names.describe import OUTSIDE
 from .denoiser import Denoiser
 
 WHERE = ("auto", "attention", "attention + feed-forward", "linear", "linear + convolution")

@@ -12,10 +12,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ...bases.guess import guess_architecture
-from ...bases.names import DENOISER, Names, Slot, names_for
 from ...errors import BaseModelError
 from ...kernels.finite import all_finite
+from ...names import DENOISER, Names, Slot, names_for
+from ...names.guess import guess_architecture
 from .work import check_cancelled, device
 
 _SAMPLE = 512  # elements read from each of four places of a weight for a base's fingerprint

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from lora_graft import adapters
 from lora_graft.adapters import rows
 from lora_graft.adapters.layouts import layout_of, lora_module
-from lora_graft.bases.names import names_for
 from lora_graft.errors import AdapterError
 from lora_graft.kernels.lowrank import LowRank, from_dense
+from lora_graft.names import names_for
 
 H, R = 16, 3
 SPELLINGS = {"kohya": (".lora_up.weight", ".lora_down.weight"), "peft": (".lora_B.weight", ".lora_A.weight")}
@@ -259,7 +259,7 @@ def test_diffusers_unet_loads_what_was_written(tmp_path):
 
         shapes: dict = {}
 
-        from lora_graft.bases.names import Slot
+        from lora_graft.names import Slot
 
         def resolve(self, key):
             return next((self.Slot(k) for k in chosen if key == f"lora_unet_{k.replace('.', '_')}"), None)

@@ -1,32 +1,34 @@
 """Blocks, roles, order; and what family an adapter alone seems to belong to."""
 
 import pytest
-from lora_graft.bases import Names, Slot, describe, guess_adapter_architecture, items, names_for, stage, style_of
-from lora_graft.bases.describe import natural
+from lora_graft.jobs.transfer.plan import items
+from lora_graft.names import Names, Slot, describe, guess_adapter_architecture, names_for, style_of
+from lora_graft.names.describe import natural
 
 CASES = [
-    ("diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight",
-     "input_blocks.4.1.transformer_blocks.0", "attn1.to_q", "down"),
-    ("diffusion_model.middle_block.1.proj_in.weight", "middle_block.1", "proj_in", "mid"),
-    ("diffusion_model.output_blocks.11.0.out_layers.3.weight", "output_blocks.11.0", "out_layers.3", "up"),
-    ("diffusion_model.output_blocks.2.2.conv.bias", "output_blocks.2.2", "conv.bias", "up"),
-    ("diffusion_model.input_blocks.0.0.weight", "outside blocks", "input_blocks.0.0", "outside"),
-    ("diffusion_model.time_embed.0.weight", "outside blocks", "time_embed.0", "outside"),
-    ("diffusion_model.double_blocks.3.img_mlp.0.weight", "double_blocks.3", "img_mlp.0", "double"),
-    ("diffusion_model.joint_blocks.7.x_block.attn.qkv.weight", "joint_blocks.7", "x_block.attn.qkv", "joint"),
-    ("diffusion_model.blocks.12.cross_attn.k.weight", "blocks.12", "cross_attn.k", "body"),
-    ("diffusion_model.model.layers.9.mlp.up_proj.weight", "model.layers.9", "mlp.up_proj", "body"),
-    ("clip_l.transformer.text_model.encoder.layers.3.mlp.fc1.weight", "clip_l.layers.3", "mlp.fc1", "text"),
-    ("t5xxl.transformer.encoder.block.5.layer.0.SelfAttention.q.weight", "t5xxl.block.5", "layer.0.SelfAttention.q",
-     "text"),
-    ("clip_g.transformer.text_projection.weight", "clip_g", "text_projection", "text"),
-]  # fmt: skip
+    (
+        "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight",
+        "input_blocks.4.1.transformer_blocks.0",
+        "attn1.to_q",
+    ),
+    ("diffusion_model.middle_block.1.proj_in.weight", "middle_block.1", "proj_in"),
+    ("diffusion_model.output_blocks.11.0.out_layers.3.weight", "output_blocks.11.0", "out_layers.3"),
+    ("diffusion_model.output_blocks.2.2.conv.bias", "output_blocks.2.2", "conv.bias"),
+    ("diffusion_model.input_blocks.0.0.weight", "outside blocks", "input_blocks.0.0"),
+    ("diffusion_model.time_embed.0.weight", "outside blocks", "time_embed.0"),
+    ("diffusion_model.double_blocks.3.img_mlp.0.weight", "double_blocks.3", "img_mlp.0"),
+    ("diffusion_model.joint_blocks.7.x_block.attn.qkv.weight", "joint_blocks.7", "x_block.attn.qkv"),
+    ("diffusion_model.blocks.12.cross_attn.k.weight", "blocks.12", "cross_attn.k"),
+    ("diffusion_model.model.layers.9.mlp.up_proj.weight", "model.layers.9", "mlp.up_proj"),
+    ("clip_l.transformer.text_model.encoder.layers.3.mlp.fc1.weight", "clip_l.layers.3", "mlp.fc1"),
+    ("t5xxl.transformer.encoder.block.5.layer.0.SelfAttention.q.weight", "t5xxl.block.5", "layer.0.SelfAttention.q"),
+    ("clip_g.transformer.text_projection.weight", "clip_g", "text_projection"),
+]
 
 
-@pytest.mark.parametrize("name, block, role, place", CASES)
-def test_block_and_role(name, block, role, place):
+@pytest.mark.parametrize("name, block, role", CASES)
+def test_block_and_role(name, block, role):
     assert describe(name, (4, 4)) == (block, role)
-    assert stage(name) == place
 
 
 def test_items_come_in_natural_order():

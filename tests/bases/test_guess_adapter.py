@@ -2,8 +2,8 @@
 
 import pytest
 from lora_graft.adapters import from_state_dict
-from lora_graft.bases import adapter_families, names_of_adapters
 from lora_graft.jobs.inspect import inspect_adapter
+from lora_graft.names import adapter_families, names_of_adapters
 from torch import zeros
 
 QKVO = ("to_q", "to_k", "to_v", "to_out.0")

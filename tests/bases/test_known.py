@@ -1,7 +1,8 @@
 """Names made up from sizes are those of the host's own models, and adapters alone find the right ones."""
 
 import pytest
-from lora_graft.bases import (
+from lora_graft.names import (
+    DENOISER,
     KNOWN,
     Slot,
     guess_architecture,
@@ -12,7 +13,6 @@ from lora_graft.bases import (
     style_of,
     told_architecture,
 )
-from lora_graft.bases.names import DENOISER
 
 TEXT = {
     "SD 1.5": "SD 1.5", "SD 2.x": "SD 2.x", "SDXL refiner": "SDXL refiner", "Flux": "Flux", "Flux schnell": "Flux",

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from lora_graft.bases import Slot, load_slot, names_for, open_base
-from lora_graft.bases.names import DENOISER
+from lora_graft.bases import load_slot, open_base
+from lora_graft.names import DENOISER, Slot, names_for
 from safetensors.torch import save_file
 
 diffusers = pytest.importorskip("diffusers")

@@ -1,9 +1,9 @@
 """Every key ComfyUI understands resolves to the same weight and rows here, and comes back as a key it understands."""
 
 import pytest
-from lora_graft.bases import Slot, guess_architecture, names_for, style_of
 from lora_graft.bases.file import stack
 from lora_graft.bases.layout import canonical_parts
+from lora_graft.names import Slot, guess_architecture, names_for, style_of
 
 DENOISERS = [
     "SD 1.5", "SD 2.x", "SDXL", "SSD-1B", "Segmind Vega", "KOALA", "KOALA 700M", "SDXL refiner", "SD3", "SD3.5 large",

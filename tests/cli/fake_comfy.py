@@ -8,7 +8,7 @@ import selectors
 import uuid
 
 import httpx
-from lora_graft.cli.batching.server import Server
+from lora_graft.batch.server import Server
 
 INFO = {
     "Loader": {

@@ -5,18 +5,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from lora_graft.cli.batching import workflow as workflows
-from lora_graft.cli.batching.catalogue import Catalogue, Spec
-from lora_graft.cli.batching.jobs import assignments, combine
-from lora_graft.cli.batching.manifest import NAME, Manifest
-from lora_graft.cli.batching.values import expand
+from lora_graft.batch import workflow as workflows
+from lora_graft.batch.catalogue import Catalogue, Spec
+from lora_graft.batch.jobs import assignments, combine
+from lora_graft.batch.manifest import NAME, Manifest
+from lora_graft.batch.values import expand
 from lora_graft.errors import GraftError, SettingsError
 
 sys.path.insert(0, str(Path(__file__).parent))
 pytest.importorskip("httpx")
 
 from fake_comfy import GRAPH, INFO
-from lora_graft.cli.batching.server import address, failure, refusal
+from lora_graft.batch.server import address, failure, refusal
 
 CATALOGUE, WORKFLOW = Catalogue([INFO]), workflows.Workflow(GRAPH)
 NAMES = ("a.safetensors", "b[1].safetensors", "sub/c.safetensors", "sub\\d.safetensors", "sub/deep/e.safetensors")

@@ -16,9 +16,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_comfy import GRAPH, FakeComfy
 from fake_comfy import run as in_its_time
-from lora_graft.cli.batching import run, worker
-from lora_graft.cli.batching.server import Foreign, Server, Unreachable
-from lora_graft.cli.batching.workflow import Workflow
+from lora_graft.batch import run, worker
+from lora_graft.batch.server import Foreign, Server, Unreachable
+from lora_graft.batch.workflow import Workflow
 from lora_graft.errors import GraftError
 
 A, B = "http://a:1", "http://b:1"

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lora_graft.bases import known_weights
+from lora_graft.names import known_weights
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lora_graft.cli.menus import readers
 from lora_graft.cli.merge import MergeMethod, Units, rank_of, weighted
-from lora_graft.jobs.merge_report import MergeReport
+from lora_graft.jobs.merge.report import MergeReport
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from typer import BadParameter
@@ -217,7 +217,7 @@ def test_never_writes_over_a_file(merge, pair):
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_the_device_arrives(merge, pair, monkeypatch, device):
-    from lora_graft.jobs import merge as job
+    from lora_graft.jobs.merge import merge as job
 
     seen, run = [], job.merge
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -62,8 +62,8 @@ def test_a_shelf_is_what_single_transfers_are(script, cli, arguments, loras, she
 
 def test_each_weight_is_measured_once(arguments, shelf, loras, tmp_path, monkeypatch):
     """After the measuring, transfers ask the cache for nothing it has not."""
-    from lora_graft.jobs import pairs
-    from lora_graft.jobs.transfer import TransferSettings
+    from lora_graft.jobs.transfer import pairs
+    from lora_graft.jobs.transfer.transfer import TransferSettings
     from lora_graft.kernels.spectral import SubspaceSize, subspace
 
     bases = shelf / "a.safetensors", shelf / "b.safetensors"
@@ -85,7 +85,7 @@ def test_each_weight_is_measured_once(arguments, shelf, loras, tmp_path, monkeyp
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are a POSIX thing")
 def test_a_process_that_is_killed_costs_only_its_own_file(shelf):
-    from lora_graft.jobs.transfer import TransferSettings
+    from lora_graft.jobs.transfer.transfer import TransferSettings
 
     order = shelves.Order(
         shelf / "a.safetensors", shelf / "b.safetensors", TransferSettings(), "cpu", None, "same", None, False, 1

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from lora_graft.jobs.report import Report
+from lora_graft.jobs.transfer.report import Report
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 

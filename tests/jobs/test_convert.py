@@ -3,9 +3,9 @@
 import pytest
 import torch
 from lora_graft.adapters import from_state_dict
-from lora_graft.bases import known_names, known_weights
 from lora_graft.errors import AdapterError, SettingsError
 from lora_graft.jobs.convert import convert, names_of
+from lora_graft.names import known_names, known_weights
 
 RANK = 2
 # How each family's LoRAs come from kohya's trainer, and one of its modules under diffusers' name.

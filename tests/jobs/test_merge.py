@@ -9,15 +9,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lora_graft import adapters, plots
-from lora_graft.bases import Slot, known_names, names_for
 from lora_graft.errors import AdapterError, SettingsError
-from lora_graft.jobs import merge_module, workers
-from lora_graft.jobs.merge import MergeSettings, merge
-from lora_graft.jobs.merge_module import figures
-from lora_graft.jobs.merge_report import MergeReport
-from lora_graft.jobs.places import flat
+from lora_graft.jobs import workers
+from lora_graft.jobs.merge import module as merge_module
+from lora_graft.jobs.merge.merge import MergeSettings, merge
+from lora_graft.jobs.merge.module import figures
+from lora_graft.jobs.merge.report import MergeReport
+from lora_graft.jobs.merge.targets import flat
 from lora_graft.kernels.lowrank import LowRank
 from lora_graft.kernels.merge import METHODS
+from lora_graft.names import Slot, known_names, names_for
 
 SUM = MergeSettings(method="concat", dtype="fp32")
 Q = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"

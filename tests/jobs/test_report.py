@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from lora_graft.jobs.report import ModuleReport, Report, kept_energy
+from lora_graft.jobs.transfer.report import ModuleReport, Report, kept_energy
 
 
 def module(name="a.weight", **more):

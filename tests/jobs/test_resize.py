@@ -6,7 +6,7 @@ import pytest
 import torch
 from lora_graft import adapters
 from lora_graft.errors import SettingsError
-from lora_graft.jobs.resize import RULES, ResizeSettings, resize
+from lora_graft.jobs.merge.resize import RULES, ResizeSettings, resize
 
 Q = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
 CONV = "lora_unet_input_blocks_4_0_in_layers_2"

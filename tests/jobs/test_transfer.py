@@ -8,10 +8,10 @@ from lora_graft import adapters
 from lora_graft.bases import open_base
 from lora_graft.errors import AdapterError, SettingsError
 from lora_graft.jobs.cache import SubspaceCache
-from lora_graft.jobs.compare import compare
-from lora_graft.jobs.plan import counterparts, parts
-from lora_graft.jobs.report import Report
-from lora_graft.jobs.transfer import TransferSettings, transfer
+from lora_graft.jobs.transfer.compare import compare
+from lora_graft.jobs.transfer.plan import counterparts, parts
+from lora_graft.jobs.transfer.report import Report
+from lora_graft.jobs.transfer.transfer import TransferSettings, transfer
 from lora_graft.kernels.spectral import SubspaceSize
 from safetensors.torch import load_file, save_file
 

@@ -9,12 +9,12 @@ from lora_graft import adapters
 from lora_graft.adapters.metadata import history
 from lora_graft.bases import open_base
 from lora_graft.errors import AdapterError, WrongBaseError
-from lora_graft.jobs.advice import relation
-from lora_graft.jobs.merge import MergeSettings, merge
-from lora_graft.jobs.report import ModuleReport, Report
-from lora_graft.jobs.resize import ResizeSettings, resize
+from lora_graft.jobs.merge.merge import MergeSettings, merge
+from lora_graft.jobs.merge.resize import ResizeSettings, resize
 from lora_graft.jobs.text import in_ranges
-from lora_graft.jobs.transfer import TransferSettings, transfer
+from lora_graft.jobs.transfer.advice import relation
+from lora_graft.jobs.transfer.report import ModuleReport, Report
+from lora_graft.jobs.transfer.transfer import TransferSettings, transfer
 from safetensors.torch import load_file, save_file
 
 

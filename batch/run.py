@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import GraftError
+from ..errors import GraftError
 from .catalogue import Catalogue
 from .jobs import Job, assignments, combine
 from .manifest import NAME, Manifest

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..adapters import Adapter
-from ..adapters.metadata import without_configs
+from ...adapters import Adapter
+from ...adapters.metadata import without_configs
 
 DTYPES = {None: None, "fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 

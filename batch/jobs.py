@@ -7,7 +7,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from ...errors import SettingsError
+from ..errors import SettingsError
 from .catalogue import Catalogue
 from .values import expand
 from .workflow import Place, Workflow, identity

@@ -10,7 +10,7 @@ import httpx
 import websockets
 from websockets.asyncio.client import connect
 
-from ...errors import GraftError, SettingsError
+from ..errors import GraftError, SettingsError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SLOW, FAST = 60.0, 5.0  # seconds: a busy server answers late, a missing one does not connect

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...errors import GraftError
+from ..errors import GraftError
 
 NAME = "manifest.jsonl"
 EVENTS = ("batch", "queued", "returned", "done", "failed")

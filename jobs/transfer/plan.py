@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..adapters.model import Adapter, Module
-from ..bases import guess_adapter_architecture, items
-from ..bases.model import Base
-from ..bases.names import Slot
-from ..errors import WrongBaseError
-from ..kernels.matching import Item, match
+from ...adapters.model import Adapter, Module
+from ...bases.model import Base
+from ...errors import WrongBaseError
+from ...kernels.matching import Item, match
+from ...names import Slot, describe, guess_adapter_architecture
+from ...names.describe import natural
 
 Similarity = Callable[[Item, Item], float]
 ITS_OWN = "Choose the base it was trained on as the source."
@@ -186,3 +186,13 @@ def _looks_like(adapter: Adapter) -> str:
 
 def _times(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape))
+
+
+def items(base: Base) -> list[Item]:
+    """Every weight of a base as the matcher wants it, in natural order (position counts from 0)."""
+    weights = base.weights()
+    found = []
+    for position, name in enumerate(sorted(weights, key=natural)):
+        block, role = describe(name, weights[name])
+        found.append(Item(name=name, role=role, block=block, shape=tuple(weights[name]), position=position))
+    return found

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from ...errors import GraftError, SettingsError
+from ..errors import GraftError, SettingsError
 from .catalogue import Spec
 
 # Folders of a server whose files its menus list without the folder's name.

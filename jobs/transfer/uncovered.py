@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..bases import describe, items
-from ..bases.describe import OUTSIDE
-from ..bases.model import Base
-from .plan import Step
+from ...bases.model import Base
+from ...names import describe
+from ...names.describe import OUTSIDE
+from .plan import Step, items
 from .report import DECISION_DROPPED, ModuleReport
 
 

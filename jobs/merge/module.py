@@ -10,21 +10,21 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ..adapters import Adapter, Module, lora_module
-from ..adapters.full import Bias, Diff, Norm
-from ..adapters.lora import RESHAPE
-from ..bases.model import Base
-from ..errors import AdapterError, GraftError, SettingsError
-from ..kernels import checks, lowrank, units
-from ..kernels.finite import all_finite
-from ..kernels.lowrank import LowRank
-from ..kernels.merge import METHODS
-from ..kernels.merge.registry import CHECKS
-from ..kernels.stacked import stack
-from ..kernels.threads import all_threads
-from .merge_report import MergedModule
-from .places import Part, Place, check_shapes
-from .shares import BASE_HINT, Share, share_of
+from ...adapters import Adapter, Module, lora_module
+from ...adapters.full import Bias, Diff, Norm
+from ...adapters.lora import RESHAPE
+from ...bases.model import Base
+from ...errors import AdapterError, GraftError, SettingsError
+from ...kernels import checks, lowrank, units
+from ...kernels.finite import all_finite
+from ...kernels.lowrank import LowRank
+from ...kernels.merge import METHODS
+from ...kernels.merge.registry import CHECKS
+from ...kernels.stacked import stack
+from ...kernels.threads import all_threads
+from .report import MergedModule
+from .targets import Part, Place, check_shapes
+from .task_vectors import BASE_HINT, Share, share_of
 
 Weighted = tuple[Adapter, float, float]
 RANKS = ("auto", "max", "sum")

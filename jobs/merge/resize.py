@@ -8,20 +8,20 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from ..adapters import Adapter, Module, lora_module
-from ..bases.model import Base
-from ..errors import GraftError, SettingsError
-from ..kernels.merge.resize import RULES, choose_rank
-from ..kernels.merge.resize import resize as cut
-from ..kernels.threads import one_thread
-from ..version import __version__
-from .check import check_fits
+from ...adapters import Adapter, Module, lora_module
+from ...bases.model import Base
+from ...errors import GraftError, SettingsError
+from ...kernels.merge.resize import RULES, choose_rank
+from ...kernels.merge.resize import resize as cut
+from ...kernels.threads import one_thread
+from ...version import __version__
+from ..check import check_fits
+from .files import DTYPES, merged_metadata, widest
 from .merge import MergeResult
-from .merge_files import DTYPES, merged_metadata, widest
-from .merge_module import dressed, figures, finite
-from .merge_report import Lora, MergedModule, MergeReport
-from .places import Place, find_places, known_names_of
-from .shares import share_of
+from .module import dressed, figures, finite
+from .report import Lora, MergedModule, MergeReport
+from .targets import Place, find_places, known_names_of
+from .task_vectors import share_of
 
 Progress = Callable[[int, int, str], None]
 

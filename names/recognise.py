@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from .guess import UNKNOWN, told_architecture
 from .guess_adapter import adapter_families
-from .names import KNOWN, Names, Slot, known_names, known_weights
+from .known import KNOWN, known_names, known_weights
+from .slot import Names, Slot
 
 Shape = tuple[int, ...]
 

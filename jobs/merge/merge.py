@@ -10,20 +10,20 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from ..adapters import Adapter
-from ..adapters.metadata import history, without_history
-from ..bases.model import Base
-from ..errors import SettingsError
-from ..kernels.merge import METHODS
-from ..kernels.threads import one_thread
-from ..version import __version__
-from .check import check_fits
-from .merge_files import DTYPES, joined_extras, merged_metadata, widest
-from .merge_module import RANKS, Merger, MergeSettings, Weighted
-from .merge_report import Lora, MergeReport
-from .places import Place, find_places, known_names_of
-from .shares import bound
-from .workers import in_order
+from ...adapters import Adapter
+from ...adapters.metadata import history, without_history
+from ...bases.model import Base
+from ...errors import SettingsError
+from ...kernels.merge import METHODS
+from ...kernels.threads import one_thread
+from ...version import __version__
+from ..check import check_fits
+from ..workers import in_order
+from .files import DTYPES, joined_extras, merged_metadata, widest
+from .module import RANKS, Merger, MergeSettings, Weighted
+from .report import Lora, MergeReport
+from .targets import Place, find_places, known_names_of
+from .task_vectors import bound
 
 __all__ = ["RANKS", "MergeResult", "MergeSettings", "merge"]
 

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
-from .names.slot import DENOISER, module_of
-
-if TYPE_CHECKING:
-    from ..kernels.matching import Item
-    from .model import Base
+from .slot import DENOISER, module_of
 
 Shape = tuple[int, ...]
 
@@ -19,15 +14,6 @@ _TEXT = re.compile(
     r"([^.]+)\.(?:transformer\.)?(?:text_model\.)?(?:model\.)?(?:encoder\.)?(layers|block)\.(\d+)\.(.+)$"
 )
 OUTSIDE = "outside blocks"
-
-_STAGES = {
-    "input_blocks": "down",
-    "middle_block": "mid",
-    "output_blocks": "up",
-    "double_blocks": "double",
-    "single_blocks": "single",
-    "joint_blocks": "joint",
-}
 
 
 def describe(name: str, shape: Shape | None = None) -> tuple[str, str]:
@@ -54,26 +40,6 @@ def describe(name: str, shape: Shape | None = None) -> tuple[str, str]:
     return (match.group(1), match.group(2)) if match else (OUTSIDE, module)
 
 
-def stage(name: str) -> str:
-    """Coarse place of a weight: down, mid, up, double, single, joint, text, body or outside."""
-    if not name.startswith(DENOISER):
-        return "text"
-    block, _ = describe(name)
-    return "outside" if block == OUTSIDE else _STAGES.get(block.split(".")[0], "body")
-
-
 def natural(name: str) -> tuple:
     """Sort key that puts block 2 before block 10."""
     return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", name))
-
-
-def items(base: Base) -> list[Item]:
-    """Every weight of a base as the matcher wants it, in natural order (position counts from 0)."""
-    from ..kernels.matching import Item
-
-    weights = base.weights()
-    found = []
-    for position, name in enumerate(sorted(weights, key=natural)):
-        block, role = describe(name, weights[name])
-        found.append(Item(name=name, role=role, block=block, shape=tuple(weights[name]), position=position))
-    return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from ...errors import GraftError, SettingsError
+from ..errors import GraftError, SettingsError
 from .catalogue import Catalogue, Spec
 
 EXPORT = "In ComfyUI open the workflow, choose Workflow > Export (API), and give the file that is saved."

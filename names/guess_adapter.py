@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from .guess import UNKNOWN, Shape
-from .names.known import unet_blocks, unet_families
+from .known import unet_blocks, unet_families
 
 OR = " or "
 Shapes = Mapping[str, "Shape | None"]

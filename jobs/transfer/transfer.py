@@ -10,25 +10,25 @@ from pathlib import Path
 
 import torch
 
-from ..adapters import Adapter, Module, lora_module
-from ..bases.model import Base, load_slot
-from ..bases.names import Slot
-from ..errors import AdapterError, SettingsError
-from ..kernels import lowrank
-from ..kernels.matching import Item
-from ..kernels.similarity import phi
-from ..kernels.spectral import SubspaceSize
-from ..kernels.threads import one_thread
-from ..kernels.transfer import METHODS
-from ..version import __version__
+from ...adapters import Adapter, Module, lora_module
+from ...bases.model import Base, load_slot
+from ...errors import AdapterError, SettingsError
+from ...kernels import lowrank
+from ...kernels.matching import Item
+from ...kernels.similarity import phi
+from ...kernels.spectral import SubspaceSize
+from ...kernels.threads import one_thread
+from ...kernels.transfer import METHODS
+from ...names import Slot
+from ...version import __version__
+from ..cache import SubspaceCache
+from ..check import check_fits
+from ..text import percent
 from .advice import advise, strangers
-from .cache import SubspaceCache
-from .check import check_fits
 from .move import INSIDE, Moved, move
 from .pairs import Pairs
 from .plan import Step, lay_out
 from .report import Report
-from .text import percent
 from .uncovered import empty_blocks
 
 Progress = Callable[[int, int, str], None]

@@ -1,7 +1,7 @@
 """Which modules of several adapters change the same weight, and under which key their merge is written.
 
 A weight is known by its place in the base. Without a base the places are those of the known models
-(:mod:`..bases.recognise`); beyond those, two keys mean one weight when they differ only in prefix and in dots against
+(:mod:`...names.recognise`); beyond those, two keys mean one weight when they differ only in prefix and in dots against
 underscores. Slices of fused weights (q, k, v) are brought to the granularity of the first
 adapter that has the weight.
 """
@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
-from ..adapters import Adapter, Module
-from ..bases import Names, Slot, adapter_families, describe, names_of_adapters, style_of
-from ..bases.guess_adapter import OR
-from ..bases.model import Base
-from ..bases.names import DENOISER
-from ..errors import AdapterError, WrongBaseError
-from .plan import plan
+from ...adapters import Adapter, Module
+from ...bases.model import Base
+from ...errors import AdapterError, WrongBaseError
+from ...names import DENOISER, Names, Slot, adapter_families, describe, names_of_adapters, style_of
+from ...names.guess_adapter import OR
+from ..transfer.plan import plan
 
 _TEXT = re.compile(
     r"(?:lora_te(\d?)_|text_encoder(?:_(\d))?\.|text_encoders\.(\w+?)\.(?:transformer\.)?|lora_prior_te_)"

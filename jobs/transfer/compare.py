@@ -8,15 +8,14 @@ from pathlib import Path
 
 import torch
 
-from ..adapters import Adapter
-from ..bases import describe
-from ..bases.model import Base
-from ..bases.names import Slot
-from ..errors import BaseModelError
-from ..kernels.spectral import SubspaceSize
-from ..kernels.threads import one_thread
+from ...adapters import Adapter
+from ...bases.model import Base
+from ...errors import BaseModelError
+from ...kernels.spectral import SubspaceSize
+from ...kernels.threads import one_thread
+from ...names import Slot, describe
+from ..cache import SubspaceCache
 from .advice import relation, strangers
-from .cache import SubspaceCache
 from .move import likeness
 from .pairs import Pairs
 from .plan import counterparts, parts, plan, shape_of

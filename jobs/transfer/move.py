@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..adapters import Module, lora_module
-from ..adapters.dora import Dora
-from ..bases import describe
-from ..kernels import lowrank
-from ..kernels.lowrank import LowRank
-from ..kernels.transfer import METHODS
-from ..kernels.transfer.lora_x import in_subspace_share
+from ...adapters import Module, lora_module
+from ...adapters.dora import Dora
+from ...kernels import lowrank
+from ...kernels.lowrank import LowRank
+from ...kernels.transfer import METHODS
+from ...kernels.transfer.lora_x import in_subspace_share
+from ...names import describe
 from .pairs import Pair, Pairs
 from .plan import Step, parts, shape_of
 from .report import ModuleReport

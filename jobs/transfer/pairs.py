@@ -9,11 +9,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..bases.model import Base, load_slot
-from ..bases.names import Slot
-from ..kernels.similarity import chance, corrected, phi_of
-from ..kernels.spectral import Subspace, SubspaceSize, flatten, spectrum, subspace
-from .cache import SubspaceCache, subspace_key
+from ...bases.model import Base, load_slot
+from ...kernels.similarity import chance, corrected, phi_of
+from ...kernels.spectral import Subspace, SubspaceSize, flatten, spectrum, subspace
+from ...names import Slot
+from ..cache import SubspaceCache, subspace_key
 from .plan import shape_of
 
 

@@ -9,13 +9,13 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ..adapters import Module
-from ..adapters.full import Diff, SetWeight
-from ..bases.model import Base, load_slot
-from ..kernels import lowrank
-from ..kernels.lowrank import LowRank
-from ..kernels.units import fold
-from .places import Part, Place
+from ...adapters import Module
+from ...adapters.full import Diff, SetWeight
+from ...bases.model import Base, load_slot
+from ...kernels import lowrank
+from ...kernels.lowrank import LowRank
+from ...kernels.units import fold
+from .targets import Part, Place
 
 # A module that acts through its base weight (DoRA, OFT …) has an update of full rank; this much of it is kept.
 BAKED_RANK, BAKED_FACTOR = 64, 4

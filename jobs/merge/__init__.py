@@ -1,0 +1,1 @@
+"""Several LoRAs into one, and one LoRA at another rank."""

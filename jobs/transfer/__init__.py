@@ -1,0 +1,1 @@
+"""One LoRA, or many, to another base, and how alike two bases are."""

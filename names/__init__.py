@@ -1,0 +1,15 @@
+"""Names of weights: the canonical one, every name an adapter file may call it by, and whose model they tell of."""
+
+from .build import names_for
+from .describe import describe
+from .guess import guess_architecture, told_architecture
+from .guess_adapter import adapter_families, guess_adapter_architecture
+from .known import KNOWN, known_names, known_weights
+from .recognise import names_of_adapters, serving
+from .slot import DENOISER, LAYOUTS, Names, Part, Slot, module_of, style_of
+
+__all__ = [
+    "DENOISER", "KNOWN", "LAYOUTS", "Names", "Part", "Slot", "adapter_families", "describe",
+    "guess_adapter_architecture", "guess_architecture", "known_names", "known_weights", "module_of", "names_for",
+    "names_of_adapters", "serving", "style_of", "told_architecture",
+]  # fmt: skip
