@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ..adapters import Module
 from ..adapters.lora import RESHAPE
 from ..names import Names
 
 
-def check_fits(modules: Iterable[Module], names: Names | None, *, strict: bool = True) -> None:
+def check_fits(
+    modules: Iterable[Module], names: Names | None, weights: Mapping[str, tuple[int, ...]] | None = None
+) -> None:
     """Refuses modules that a loader would skip because they do not have their weight's shape.
 
     Modules that the names do not know, and those that say themselves how the weight is to be padded, pass.
 
     Args:
         names: of the model the adapter is for; None when it is not known: nothing can be checked.
-        strict: check every module; False checks slices and wholes of fused weights alone. For a model that was
-            guessed: its variants (inpainting, depth) differ in the size of their first layer.
+        weights: shapes of the very model's weights. Without them the names' own shapes count, and for fused weights
+            alone: variants of a model (inpainting, depth) differ in the size of their first layer.
 
     Raises:
         AdapterError: naming the file, the module and both shapes.
     """
     for module in modules if names else ():
         slot = names.resolve(module.key)
-        wanted = names.shape(slot) if slot else None
+        if slot is None or weights is None and not names.slices(slot.name):
+            continue
+        wanted = names.shape(slot, weights)
         if wanted is None or module.shape is None or RESHAPE in module.tensors:
             continue
-        if (strict or names.slices(slot.name)) and not module.fits(wanted):
+        if not module.fits(wanted):
             module.fail(f"The module's update is {_times(module.shape)}, but {slot.name} of the model is "
                         f"{_times(wanted)} there",
                         hint="Nothing was written. Give the base the adapter was made for.")  # fmt: skip

@@ -10,6 +10,7 @@ from .known import unet_blocks, unet_families
 
 OR = " or "
 Shapes = Mapping[str, "Shape | None"]
+Block = tuple[str, int, int]
 
 # Patterns over an adapter's module keys; "." and "_" are the same there. First match wins.
 _ADAPTER = (
@@ -136,8 +137,8 @@ def _separate(keys: Shapes, bodies: Shapes) -> tuple[str, ...]:
 
 def _unet(bodies: Shapes) -> tuple[str, ...]:
     """The UNets that have every block the keys name, of its width; of those, the ones exactly as deep where one is."""
-    depths: dict[tuple[str, int, int], int] = {}
-    widths: dict[tuple[str, int, int], int] = {}
+    depths: dict[Block, int] = {}
+    widths: dict[Block, int] = {}
     for key, shape in bodies.items():
         if match := re.search(r"(down|up)_blocks_(\d+)_attentions_(\d+)_", key):
             block = (match[1], int(match[2]), int(match[3]))
@@ -152,21 +153,27 @@ def _unet(bodies: Shapes) -> tuple[str, ...]:
         if shape and re.search(r"attn1_(processor_)?to_[qkv]$|proj_(in|out)$", key):
             widths[block] = shape[0]
     context = _width(bodies, r"attn2_(processor_)?to_[kv]$")
+    if context is None and max(depths.values(), default=0) < 2 and not _any_linear(bodies):
+        return ()
+    families = [name for name, (its, linear) in unet_families().items()
+                if context in (None, its) and not _wrong_proj(bodies, linear)]  # fmt: skip
+    # a model of another width than published still has its family's blocks
+    found = _fitting(families, depths, widths) or _fitting(families, depths, {})
+    return found if len(found) < 4 else ()
+
+
+def _fitting(families: list[str], depths: dict[Block, int], widths: dict[Block, int]) -> tuple[str, ...]:
+    """Of these families those with every block, as deep and as wide; where some are exactly so deep, those alone."""
     fitting, exact = [], []
-    for family, (its_context, linear) in unet_families().items():
+    for family in families:
         known = unet_blocks(family)
-        if context not in (None, its_context) or _wrong_proj(bodies, linear):
-            continue
         if any(known.get(b, (0, 0))[0] < max(d, 1) or widths.get(b, known[b][1]) != known[b][1]
                for b, d in depths.items()):  # fmt: skip
             continue
         name = family.removesuffix(" 700M")
         fitting.append(name)
         exact += [name] if all(known[b][0] == d for b, d in depths.items() if d) else []
-    if context is None and max(depths.values(), default=0) < 2 and not _any_linear(bodies):
-        return ()
-    found = tuple(dict.fromkeys(exact if depths and exact else fitting))
-    return found if len(found) < 4 else ()
+    return tuple(dict.fromkeys(exact if depths and exact else fitting))
 
 
 def _wrong_proj(bodies: Shapes, linear: bool) -> bool:

@@ -123,9 +123,12 @@ class Names:
                 return slot
         return None
 
-    def shape(self, slot: Slot) -> Shape | None:
-        """Shape of the weight, or of the rows of it that the slot names; None when it is not known."""
-        whole = self.shapes.get(slot.name)
+    def shape(self, slot: Slot, shapes: Mapping[str, Shape] | None = None) -> Shape | None:
+        """Shape of the weight, or of the rows of it that the slot names; None when it is not known.
+
+        shapes: of the weights, where another source knows better than these names.
+        """
+        whole = (self.shapes if shapes is None else shapes).get(slot.name)
         return whole if whole is None or slot.rows is None else (slot.rows[1], *whole[1:])
 
     def key_for(self, slot: Slot, style: str) -> str | None:

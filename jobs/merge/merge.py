@@ -84,7 +84,7 @@ def merge(
     tell(len(places), len(places), "")
     if not modules:
         raise SettingsError("every module's strength is 0: nothing is left to merge")
-    check_fits(modules.values(), base.names if base else known_names_of(files), strict=base is not None)
+    check_fits(modules.values(), base.names if base else known_names_of(files), base and base.weights())
     method = METHODS[settings.method]
     extras, clashes = joined_extras(files)
     report = MergeReport(

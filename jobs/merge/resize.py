@@ -78,7 +78,7 @@ def resize(
         modules[module.key] = module
         lines.append(line)
     tell(len(places), len(places), "")
-    check_fits(modules.values(), base.names if base else known_names_of([adapter]), strict=base is not None)
+    check_fits(modules.values(), base.names if base else known_names_of([adapter]), base and base.weights())
     name = adapter.file.replace("\\", "/").rsplit("/", 1)[-1] if adapter.file else "LoRA"
     report = MergeReport(
         job="resize", method=settings.rule, display=f"an SVD cut by {settings.rule} {settings.amount:g}",

@@ -133,7 +133,7 @@ def transfer(
     fitted = {step.key for step in steps if step.target is not None}
     if settings.strength != 1.0:
         modules = {m.key: scaled(m, settings.strength, target) for m in modules.values()}
-    check_fits([m for m in modules.values() if m.key in fitted], target.names)
+    check_fits([m for m in modules.values() if m.key in fitted], target.names, target.weights())
     result = replace(adapter, modules=modules, file=None, digest="")
     return TransferResult(result, report, _provenance(adapter, source, target, settings, report))
 

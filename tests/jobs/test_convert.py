@@ -187,6 +187,9 @@ def test_a_base_has_the_last_word():
     class Base:
         names = known_names("KOALA")
 
+        def weights(self):
+            return known_weights("KOALA")
+
     key = "unet.down_blocks.1.attentions.0.transformer_blocks.1.attn2.to_k"
     with pytest.raises(AdapterError, match="SDXL or SSD-1B or KOALA, whose key names differ"):
         convert(lora(key, 640, 2048), "comfy")
