@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import AdapterError, SettingsError
 from ..kernels.lowrank import LowRank
+from ..names.keys import parse_key
 from .dora import Dora
 from .lora import KOHYA, PEFT, Lora
 from .model import ALPHA, Adapter, Module
@@ -19,20 +20,13 @@ from .model import ALPHA, Adapter, Module
 DTYPES: dict[str | None, torch.dtype | None] = {
     None: None, "same": None, "fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 LAYOUTS = ("same", "kohya", "diffusers", "peft", "comfy")
-_PREFIXES = (
-    ("kohya", ("lora_unet_", "lora_te", "lora_transformer_", "lora_prior_", "lycoris_")),
-    ("peft", ("base_model.model.", "unet.base_model.model.")),
-    ("comfy", ("diffusion_model.", "text_encoders.")),
-    ("diffusers", ("unet.", "transformer.", "transformer_2.", "text_encoder.", "text_encoder_2.", "text_encoder_3.")),
-    ("cloneofsimo", ("unet:", "text_encoder:")),
-)
 
 
 def layout_of(keys: Iterable[str]) -> str:
     """The layout most keys belong to; "bare" when they carry no prefix."""
     counts: dict[str, int] = {}
     for key in keys:
-        name = next((layout for layout, prefixes in _PREFIXES if key.startswith(prefixes)), "bare")
+        name = parse_key(key).layout
         counts[name] = counts.get(name, 0) + 1
     return max(counts, key=lambda name: counts[name]) if counts else "bare"
 

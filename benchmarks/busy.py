@@ -3,8 +3,8 @@
     python benchmarks/busy.py [--quick] [--repeats N] [--only NAME ...]
 
 Generated LoRAs on every attention, feed-forward and projection weight of SDXL, rank 32; merge takes four of them;
-transfer (auto, and lora-x with subspaces of a quarter of the width) one of rank 16 between two generated bases of two
-blocks 640 wide, without a cache. Each job runs in a fresh process with PyTorch's own number of threads: once to warm
+transfer (auto and lora-x, 32 directions a side) one of rank 16 between two generated bases of two blocks 640 wide,
+without a cache. Each job runs in a fresh process with PyTorch's own number of threads: once to warm
 up, then N times. Beside them N-1 processes spin, where N is the number of cores.
 
 Idle is the least of the repeats, as other programs on the machine can only add to it; busy is their median. The last
@@ -147,10 +147,11 @@ def transfer(folder: Path, method: str = "auto") -> Callable[[], object]:
     from lora_graft import adapters
     from lora_graft.bases import open_base
     from lora_graft.jobs.transfer.transfer import TransferSettings, transfer
+    from lora_graft.kernels.spectral import SubspaceSize
 
     bases = [open_base(folder / f"{name}.safetensors") for name in ("source", "target")]
     given = adapters.read(folder / "small.safetensors")
-    return lambda: transfer(given, *bases, TransferSettings(method))
+    return lambda: transfer(given, *bases, TransferSettings(method, SubspaceSize(k=32)))
 
 
 def inspect(folder: Path) -> Callable[[], object]:

@@ -19,7 +19,7 @@ import torch
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 # Numbers in a matrix whose decomposition keeps all cores busy for long between two waits.
-LARGE = 1 << 20
+LARGE = 1 << 22
 _here = threading.local()
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from .guess import UNKNOWN, Shape
+from .keys import is_text_encoder
 from .known import unet_blocks, unet_families
 
 OR = " or "
@@ -39,11 +40,15 @@ def guess_adapter_architecture(modules: Shapes) -> str:
     return OR.join(adapter_families(modules)) or UNKNOWN
 
 
+def _flat(key: str) -> str:
+    # the prefix goes first: Wan's transformer.blocks must not look like others' transformer_blocks
+    return re.sub(r"^(transformer\.|lora_transformer_)", "", key).replace(".", "_")
+
+
 def adapter_families(modules: Shapes) -> tuple[str, ...]:
     """Every family that the keys and shapes leave open, the commonest first; none when nothing speaks for any."""
-    # the prefix goes first: Wan's transformer.blocks must not look like others' transformer_blocks
-    flat = {re.sub(r"^(transformer\.|lora_transformer_)", "", key).replace(".", "_"): s for key, s in modules.items()}
-    bodies = {key: shape for key, shape in flat.items() if not re.match(r"lora_(prior_)?te\d?_|text_encoder", key)}
+    flat = {_flat(key): shape for key, shape in modules.items()}
+    bodies = {_flat(key): shape for key, shape in modules.items() if not is_text_encoder(key)}
     if any(re.search(r"(input|down|output|up)_blocks_\d|(middle|mid)_block_", key) for key in bodies):
         return _unet(bodies)
     for pattern, family in _ADAPTER:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-Shape = tuple[int, ...]
+from .keys import DENOISER, parse_key
 
-DENOISER = "diffusion_model."
+Shape = tuple[int, ...]
 
 
 class Slot(NamedTuple):
@@ -47,24 +47,6 @@ def own_module(slot: Slot) -> str:
     return module_of(slot.name).removeprefix(DENOISER)
 
 
-_PREFIX_STYLES = (
-    ("lora_te_", "te-kohya"),
-    ("lora_te1_", "te-kohya-numbered"),
-    ("lora_te2_", "te-kohya-numbered"),
-    ("lora_te3_", "te-kohya-numbered"),
-    ("lora_transformer_", "onetrainer"),
-    ("lycoris_", "lycoris"),
-    ("unet.base_model.model.", "peft-unet"),
-    ("base_model.model.", "peft"),
-    ("unet.", "diffusers"),
-    ("transformer.", "diffusers"),
-    ("text_encoder.", "diffusers"),
-    ("text_encoder_2.", "diffusers"),
-    ("text_encoder_3.", "diffusers"),
-    (DENOISER, "comfy"),
-    ("text_encoders.", "comfy"),
-)
-
 # When a base knows no name in the wanted style, these are tried in turn; ComfyUI reads each like the first.
 _SIBLINGS = {
     "kohya": ("kohya-diffusers",),
@@ -94,7 +76,7 @@ def style_of(key: str, slot: Slot | None = None) -> str:
         return "kohya" if own else "kohya-diffusers"
     if ".processor." in key:
         return "processor" if key.startswith("unet.") else "processor-bare"
-    return next((style for prefix, style in _PREFIX_STYLES if key.startswith(prefix)), "bare")
+    return parse_key(key).style
 
 
 class Names:

@@ -10,7 +10,6 @@ from comfy_api.latest import io, ui
 
 CATEGORY = "LoRA Graft"
 SIZES = ["share", "fixed", "energy"]
-_DENOISER_KEYS = ("lora_unet_", "diffusion_model.", "unet.", "transformer.", "lora_transformer_", "lycoris_")
 
 
 def size_inputs() -> list[io.Input]:
@@ -103,7 +102,9 @@ def strengthened(adapter, strength: float, base):
 
 def changes_text_encoder(state: Mapping[str, torch.Tensor]) -> bool:
     """Whether some module may belong to a text encoder; True when the keys do not tell."""
-    return not all(key.startswith(_DENOISER_KEYS) for key in state)
+    from ..names.keys import BODY, parse_key
+
+    return any(parse_key(key).part != BODY for key in state)
 
 
 def picture(report, drawing: str = "heatmap") -> torch.Tensor:

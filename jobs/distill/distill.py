@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +14,7 @@ from ...adapters.metadata import history
 from ...errors import SettingsError
 from ...kernels.distill.students import STUDENTS, Student
 from ...names import Slot
+from ...names.keys import is_text_encoder
 from ...version import __version__
 from .bank import Teacher, fill, lessons
 from .dataset import Dataset
@@ -28,7 +28,6 @@ from .train import Keeper, train
 OBJECTIVES = ("auto", "difference", "output", "samples")
 KEPT_WORDS = ("ss_tag_frequency", "ss_dataset_dirs", "ss_base_model_version", "modelspec.trigger_phrase",
               "modelspec.architecture", "modelspec.title")  # fmt: skip
-_WORDS = re.compile(r"lora_(prior_)?te\d?_|text_encoder")  # keys of a text encoder
 
 
 @dataclass(frozen=True)
@@ -261,6 +260,6 @@ def _notes(adapters: Sequence[Adapter], begin: dict) -> list[str]:
     if len(adapters) > 1 and not begin:
         notes.append("Several LoRAs were taught from nothing. Where they fit the target's weights, starting from their "
                      "merge (LEGO Merge into start_from) gives much cleaner pictures in the same time.")
-    if any(_WORDS.match(key) for adapter in adapters for key in adapter.modules):
+    if any(is_text_encoder(key) for adapter in adapters for key in adapter.modules):
         notes.append("The adapter also changes the text encoder; what that does is taught to the new base's denoiser.")
     return notes

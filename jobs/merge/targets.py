@@ -19,14 +19,9 @@ from ...bases.model import Base
 from ...errors import AdapterError, WrongBaseError
 from ...names import DENOISER, Names, Slot, adapter_families, describe, names_of_adapters, style_of
 from ...names.guess_adapter import OR
+from ...names.keys import BODY, is_text_encoder, parse_key
 from ..transfer.plan import plan
 
-_TEXT = re.compile(
-    r"(?:lora_te(\d?)_|text_encoder(?:_(\d))?\.|text_encoders\.(\w+?)\.(?:transformer\.)?|lora_prior_te_)"
-)
-_ENCODERS = {"clip_l": "1", "clip_h": "1", "clip_g": "2", "t5xxl": "3"}
-_PREFIXES = ("lora_unet_", "lora_transformer_", "lycoris_", "unet.base_model.model.", "base_model.model.", "unet.",
-             "transformer.", "diffusion_model.")  # fmt: skip
 # Families whose members a file that leaves blocks out can be mistaken for.
 _FAMILIES = {"SSD-1B": "SDXL", "Segmind Vega": "SDXL", "KOALA": "SDXL", "SD3.5 medium": "SD3",
              "SD3.5 large": "SD3"}  # fmt: skip
@@ -127,17 +122,15 @@ def known_names_of(adapters: Sequence[Adapter]) -> Names | None:
 
 def flat(key: str) -> str:
     """A module key without what tells one layout from another: prefix, and dots against underscores."""
-    match = _TEXT.match(key)
-    if match:
-        number = match[1] or match[2] or _ENCODERS.get(match[3] or "", match[3] or "1")
-        return f"te{number}_" + key[match.end() :].replace(".", "_")
-    prefix = next((p for p in _PREFIXES if key.startswith(p)), "")
-    return key[len(prefix) :].replace(".", "_")
+    part, _, _, module = parse_key(key)
+    if part in ("", BODY):
+        return module.replace(".", "_")
+    return (f"{part}_{module}" if is_text_encoder(key) else key).replace(".", "_")
 
 
 def is_text(key: str, slot: Slot | None = None) -> bool:
     """Whether the module belongs to a text encoder: the clip strength counts for it."""
-    return not slot.name.startswith(DENOISER) if slot else bool(_TEXT.match(key))
+    return not slot.name.startswith(DENOISER) if slot else is_text_encoder(key)
 
 
 class _Writer:
