@@ -162,8 +162,8 @@ def _unet(bodies: Shapes) -> tuple[str, ...]:
         return ()
     families = [name for name, (its, linear) in unet_families().items()
                 if context in (None, its) and not _wrong_proj(bodies, linear)]  # fmt: skip
-    # a model of another width than published still has its family's blocks
-    found = _fitting(families, depths, widths) or _fitting(families, depths, {})
+    # a model of another width than published still has its family's blocks, one of other blocks its text's width
+    found = _fitting(families, depths, widths) or _fitting(families, depths, {}) or (tuple(families) if context else ())
     return found if len(found) < 4 else ()
 
 
