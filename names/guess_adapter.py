@@ -16,6 +16,8 @@ Block = tuple[str, int, int]
 # Patterns over an adapter's module keys; "." and "_" are the same there. First match wins.
 _ADAPTER = (
     (r"(^|_)joint_blocks_\d+_", "SD3"),
+    (r"(^|_)joint_transformer_blocks_\d+_", "AuraFlow"),
+    (r"(^|_)(double|single)_stream_blocks_\d+_", "HiDream"),
     (r"(^|_)double_stream_modulation", "Flux.2"),
     (r"(^|_)distilled_guidance_layer_", "Chroma"),
     (r"token_refiner|(^|_)double_blocks_\d+_(img|txt)_m(od_linear|lp_fc)|(^|_)single_blocks_\d+_modulation_linear",

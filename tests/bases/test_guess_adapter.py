@@ -68,6 +68,8 @@ FILES = {
     "SD3 attention": (blocks(24, T + "transformer_blocks.{}.attn.", 1536), "SD3"),
     "Lumina 2": ({"diffusion_model.layers.0.attention.qkv": (3840, 2304)}, "Lumina 2"),
     "Z-Image": ({"diffusion_model.layers.0.attention.qkv": (11520, 3840)}, "Z-Image"),
+    "HiDream": ({T + "double_stream_blocks.0.block.attn1.to_q": (2560, 2560)}, "HiDream"),
+    "AuraFlow": ({T + "joint_transformer_blocks.0.attn.to_q": (3072, 3072)}, "AuraFlow"),
     "SD 1.5 processors": (processors(), "SD 1.5"),
 }  # fmt: skip
 
