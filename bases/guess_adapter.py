@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from .guess import UNKNOWN, Shape
+from .guess import CONTEXTS, UNKNOWN, Shape
 from .names.known import unet_blocks, unet_families
 
 OR = " or "
@@ -161,6 +161,8 @@ def _unet(bodies: Shapes) -> tuple[str, ...]:
                 if context in (None, its) and not _wrong_proj(bodies, linear)]  # fmt: skip
     # a model of another width than published still has its family's blocks
     found = _fitting(families, depths, widths) or _fitting(families, depths, {})
+    if not found and context in CONTEXTS:  # blocks of no published model, but its text encoder's width
+        return (CONTEXTS[context],)
     return found if len(found) < 4 else ()
 
 
