@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 Shape = tuple[int, ...]
 
 UNKNOWN = "unknown"
-_CONTEXT = {768: "SD 1.5", 1024: "SD 2.x", 1280: "SDXL refiner", 2048: "SDXL"}
+CONTEXTS = {768: "SD 1.5", 1024: "SD 2.x", 1280: "SDXL refiner", 2048: "SDXL"}
 _WRAPPERS = ("model.diffusion_model.", "diffusion_model.")
 
 
@@ -51,7 +51,7 @@ def _any(names: Iterable[str], pattern: str) -> bool:
 
 def _unet(names: Mapping[str, Shape]) -> str:
     context = next((shape[-1] for name, shape in names.items() if name.endswith("attn2.to_k.weight")), None)
-    family = _CONTEXT.get(context, UNKNOWN)
+    family = CONTEXTS.get(context, UNKNOWN)
     if family != "SDXL":
         return family
     depths: dict[int, int] = {}

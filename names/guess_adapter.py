@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from .guess import UNKNOWN, Shape
+from .guess import CONTEXTS, UNKNOWN, Shape
 from .keys import is_text_encoder
 from .known import unet_blocks, unet_families
 
@@ -164,8 +164,10 @@ def _unet(bodies: Shapes) -> tuple[str, ...]:
         return ()
     families = [name for name, (its, linear) in unet_families().items()
                 if context in (None, its) and not _wrong_proj(bodies, linear)]  # fmt: skip
-    # a model of another width than published still has its family's blocks, one of other blocks its text's width
-    found = _fitting(families, depths, widths) or _fitting(families, depths, {}) or (tuple(families) if context else ())
+    # a model of another width than published still has its family's blocks
+    found = _fitting(families, depths, widths) or _fitting(families, depths, {})
+    if not found and context in CONTEXTS:  # blocks of no published model, but its text encoder's width
+        return (CONTEXTS[context],)
     return found if len(found) < 4 else ()
 
 
