@@ -215,7 +215,7 @@ class NoPlots(io.ComfyNode):
         from unittest.mock import patch
 
         common = next(m for name, m in sys.modules.items() if name.endswith("LoRA-Graft.nodes.common"))
-        report = sys.modules[common.__name__.replace("nodes.common", "jobs.report")]
+        report = sys.modules[common.__name__.replace("nodes.common", "jobs.transfer.report")]
         line = report.ModuleReport("w", block="b", role="r", phi_left_corrected=0.5, phi_right_corrected=0.5)
         with patch.dict(sys.modules, {"matplotlib.figure": None}):
             return io.NodeOutput(common.picture(report.Report("compare", modules=[line])))
