@@ -17,7 +17,7 @@ anything = type.__call__(kind, "Anything", (), {})
 latest.io = latest.ui = latest.ComfyExtension = anything
 sys.modules |= {"comfy": comfy, "comfy.model_management": mm, "comfy_api": api, "comfy_api.latest": latest}
 
-from lora_graft.jobs import merge as job
+from lora_graft.jobs.merge import merge as job
 from lora_graft.nodes import merging
 
 seen = []
