@@ -62,7 +62,8 @@ def transfer(
 ) -> TransferResult:
     """An adapter of `source` rebuilt for `target`: ``.adapter``, ``.report`` and ``.provenance``.
 
-    settings: fields of :class:`.jobs.transfer.TransferSettings`: ``method="copy"``, ``strength=0.8``, ``rank=16`` …
+    settings: fields of :class:`.jobs.transfer.transfer.TransferSettings`: ``method="copy"``, ``strength=0.8``,
+        ``rank=16`` …
     cache: a :class:`.jobs.cache.SubspaceCache` for many adapters of one pair.
     """
     chosen = TransferSettings(**settings)
@@ -83,7 +84,7 @@ def merge(
 
     loras: each an adapter, (adapter, strength), or (adapter, strength on the model, strength on the text encoder).
     base: needed for DoRA and the like, and where files name the same weights in ways that only the base can match.
-    settings: fields of :class:`.jobs.merge.MergeSettings`: ``method="ties"``, ``rank=16``, ``density=0.3`` …
+    settings: fields of :class:`.jobs.merge.merge.MergeSettings`: ``method="ties"``, ``rank=16``, ``density=0.3`` …
     """
     chosen, opened = MergeSettings(**settings), None if base is None else _base(base)
     return _merge([_weighted(entry) for entry in loras], chosen, base=opened, progress=progress, device=device)
@@ -94,7 +95,7 @@ def resize(
 ) -> MergeResult:
     """An adapter at the ranks that a rule chooses.
 
-    settings: fields of :class:`.jobs.resize.ResizeSettings`: ``rule="energy"``, ``amount=0.9``, ``most=32`` …
+    settings: fields of :class:`.jobs.merge.resize.ResizeSettings`: ``rule="energy"``, ``amount=0.9``, ``most=32`` …
     """
     chosen, opened = ResizeSettings(**settings), None if base is None else _base(base)
     return _resize(_adapter(lora), chosen, base=opened, progress=progress)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from ..adapters import Module
 from ..adapters.lora import RESHAPE
 from ..names import Names
+from .text import times
 
 
 def check_fits(
@@ -32,10 +33,6 @@ def check_fits(
         if wanted is None or module.shape is None or RESHAPE in module.tensors:
             continue
         if not module.fits(wanted):
-            module.fail(f"The module's update is {_times(module.shape)}, but {slot.name} of the model is "
-                        f"{_times(wanted)} there",
+            module.fail(f"The module's update is {times(module.shape)}, but {slot.name} of the model is "
+                        f"{times(wanted)} there",
                         hint="Nothing was written. Give the base the adapter was made for.")  # fmt: skip
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape))

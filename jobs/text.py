@@ -99,3 +99,8 @@ def plain(value):
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return value if value is None or isinstance(value, str | int | bool) else str(value)
+
+
+def times(shape: tuple[int, ...]) -> str:
+    """A shape in words: 3072×4."""
+    return "×".join(map(str, shape))

@@ -20,6 +20,7 @@ from ...errors import AdapterError, WrongBaseError
 from ...names import DENOISER, Names, Slot, adapter_families, describe, names_of_adapters, style_of
 from ...names.guess_adapter import OR
 from ...names.keys import BODY, is_text_encoder, parse_key
+from ..text import times
 from ..transfer.plan import plan
 
 # Families whose members a file that leaves blocks out can be mistaken for.
@@ -272,8 +273,8 @@ def check_shapes(place: Place, shapes: dict[int, tuple[int, ...]], adapters: Seq
     for index, shape in others:
         if (shape[0], prod(shape[1:])) != (one[0], prod(one[1:])):
             raise AdapterError(
-                f"{_name(adapters[first])} changes a weight of {_times(one)} here and {_name(adapters[index])} one of "
-                f"{_times(shape)}",
+                f"{_name(adapters[first])} changes a weight of {times(one)} here and {_name(adapters[index])} one of "
+                f"{times(shape)}",
                 file=adapters[index].file, key=place.key,
                 hint="The LoRAs are for different architectures; only LoRAs for one can be merged.",
             )  # fmt: skip
@@ -281,7 +282,3 @@ def check_shapes(place: Place, shapes: dict[int, tuple[int, ...]], adapters: Seq
 
 def _name(adapter: Adapter) -> str:
     return re.split(r"[\\/]", adapter.file)[-1] if adapter.file else "a LoRA without a file name"
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape))
