@@ -17,9 +17,19 @@ if TYPE_CHECKING:
 
 WEB_DIRECTORY = "./web"
 __all__ = [
-    "WEB_DIRECTORY", "comfy_entrypoint", "convert", "distill", "inspect", "merge", "open_base", "read", "resize",
-    "similarity", "transfer", "write",
-]  # fmt: skip
+    "WEB_DIRECTORY",
+    "comfy_entrypoint",
+    "convert",
+    "distill",
+    "inspect",
+    "merge",
+    "open_base",
+    "read",
+    "resize",
+    "similarity",
+    "transfer",
+    "write",
+]
 
 
 async def comfy_entrypoint():

@@ -8,7 +8,18 @@ ordered registry, and three floors of file handling: ``container`` (bytes), ``di
 from .files import from_state_dict, read, to_state_dict, write
 from .layouts import LAYOUTS, layout_of, lora_module
 from .metadata import settled
-from .model import Adapter, LoraState, Module
+from .model import Adapter, AdapterModule, LoraState
 
-__all__ = ["LAYOUTS", "Adapter", "LoraState", "Module", "from_state_dict", "layout_of", "lora_module", "read",
-           "settled", "to_state_dict", "write"]
+__all__ = [
+    "LAYOUTS",
+    "Adapter",
+    "LoraState",
+    "AdapterModule",
+    "from_state_dict",
+    "layout_of",
+    "lora_module",
+    "read",
+    "settled",
+    "to_state_dict",
+    "write",
+]

@@ -36,4 +36,3 @@ class Boft(Oft):
         if RESCALE in self.tensors:
             out = out * self.tensors[RESCALE].float().reshape(-1, 1)
         return out.reshape(base.shape) - base
-

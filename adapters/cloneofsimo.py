@@ -17,9 +17,11 @@ from torch import Tensor
 from ..errors import AdapterError
 
 _KEY = re.compile(r"(?P<part>unet|text_encoder):(?P<index>\d+):(?P<half>up|down)$")
-_WHERE = [*((f"down_blocks.{i}", 2, i < 3, i > 0) for i in range(4)),
-          *((f"up_blocks.{i}", 3, i > 0, True) for i in range(4)),
-          ("mid_block", 1, True, False)]
+_WHERE = [
+    *((f"down_blocks.{i}", 2, i < 3, i > 0) for i in range(4)),
+    *((f"up_blocks.{i}", 3, i > 0, True) for i in range(4)),
+    ("mid_block", 1, True, False),
+]
 
 
 def translate(tensors: dict[str, Tensor], metadata: dict[str, str]):
@@ -46,8 +48,11 @@ def _shapes(tensors: dict[str, Tensor], part: str) -> list[tuple[int, int]]:
     """(out, in) channels of each numbered layer."""
     indices = sorted({int(hit["index"]) for key in tensors if (hit := _KEY.match(key)) and hit["part"] == part})
     if indices != list(range(len(indices))):
-        raise AdapterError("The numbered layers have gaps", key=f"{part}:{indices[-1] if indices else 0}",
-                           hint="The file is incomplete; save or download it again.")
+        raise AdapterError(
+            "The numbered layers have gaps",
+            key=f"{part}:{indices[-1] if indices else 0}",
+            hint="The file is incomplete; save or download it again.",
+        )
     shapes = []
     for i in indices:
         for half in ("up", "down"):
@@ -60,8 +65,11 @@ def _shapes(tensors: dict[str, Tensor], part: str) -> list[tuple[int, int]]:
 def _names(part: str, shapes: list[tuple[int, int]]) -> list[str]:
     """Module keys in the program's order."""
     if part == "text_encoder":
-        walk = [f"text_encoder.text_model.encoder.layers.{i}.self_attn.{name}"
-                for i in range(len(shapes) // 4) for name in ("k_proj", "v_proj", "q_proj", "out_proj")]
+        walk = [
+            f"text_encoder.text_model.encoder.layers.{i}.self_attn.{name}"
+            for i in range(len(shapes) // 4)
+            for name in ("k_proj", "v_proj", "q_proj", "out_proj")
+        ]
         walks = [walk]
     else:
         orders = [(resnets, late) for resnets in (False, True) for late in (False, True)]
@@ -69,8 +77,11 @@ def _names(part: str, shapes: list[tuple[int, int]]) -> list[str]:
     for walk in walks:
         if len(walk) == len(shapes) and all(_plausible(name, shape) for name, shape in zip(walk, shapes, strict=True)):
             return walk
-    raise AdapterError(f"{len(shapes)} numbered {part} layers fit no known way of walking Stable Diffusion 1 or 2",
-                       key=f"{part}:0", hint="Convert the file with the program that made it.")
+    raise AdapterError(
+        f"{len(shapes)} numbered {part} layers fit no known way of walking Stable Diffusion 1 or 2",
+        key=f"{part}:0",
+        hint="Convert the file with the program that made it.",
+    )
 
 
 def _walk(resnets: bool, late: bool) -> Iterator[str]:

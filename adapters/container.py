@@ -22,9 +22,18 @@ from ..errors import AdapterError
 from ..writing import beside
 
 _NAMES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
-    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
 }
 _REPACK = "Convert it to .safetensors with the program that made it."
 _PICKLED = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))
@@ -70,26 +79,34 @@ def _guard(file: Path) -> None:
     if size == 0:
         raise AdapterError("The file is empty", file=file, hint=_AGAIN)
     if head[8:9] != b"{" and (file.suffix.lower() in _PICKLES or head.startswith(_PICKLED)):
-        raise AdapterError("This is a pickle file: opening one can run any code hidden in it, so it is refused",
-                           file=file, hint=_REPACK)
+        raise AdapterError(
+            "This is a pickle file: opening one can run any code hidden in it, so it is refused",
+            file=file,
+            hint=_REPACK,
+        )
     if head.lstrip()[:1] == b"<":
         raise AdapterError("This is a web page, not a safetensors file: the download failed", file=file, hint=_AGAIN)
     if head.startswith(b"version https://"):
-        raise AdapterError("This is a Git LFS pointer, not the file itself", file=file,
-                           hint="Fetch the file with 'git lfs pull'.")
+        raise AdapterError(
+            "This is a Git LFS pointer, not the file itself", file=file, hint="Fetch the file with 'git lfs pull'."
+        )
     if head[8:9] != b"{":
         raise AdapterError("Not a safetensors file" if size > 16 else "The file is truncated", file=file, hint=_AGAIN)
     if length > size - 8:
-        raise AdapterError(f"The file is truncated: its header alone needs {length + 8} bytes and it has {size}",
-                           file=file, hint=_AGAIN)
+        raise AdapterError(
+            f"The file is truncated: its header alone needs {length + 8} bytes and it has {size}",
+            file=file,
+            hint=_AGAIN,
+        )
     try:
         header = json.loads(body[:length])
         end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as problem:
         raise AdapterError("Not a safetensors file: its header makes no sense", file=file, hint=_AGAIN) from problem
     if 8 + length + end > size:
-        raise AdapterError(f"The file is truncated: it should have {8 + length + end} bytes and has {size}",
-                           file=file, hint=_AGAIN)
+        raise AdapterError(
+            f"The file is truncated: it should have {8 + length + end} bytes and has {size}", file=file, hint=_AGAIN
+        )
 
 
 def _sha256(file: Path) -> str:
@@ -155,8 +172,11 @@ def publish(path: str | os.PathLike, blocks: Iterable[bytes | memoryview], *, ov
     except FileExistsError as problem:
         raise _exists(final) from problem
     except OSError as problem:
-        raise AdapterError(f"The file cannot be written: {problem.strerror or problem}", file=final,
-                           hint="Nothing was written. Does the folder exist, is it writable, has it room?") from problem
+        raise AdapterError(
+            f"The file cannot be written: {problem.strerror or problem}",
+            file=final,
+            hint="Nothing was written. Does the folder exist, is it writable, has it room?",
+        ) from problem
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -178,5 +198,8 @@ def _move(temporary: Path, final: Path, overwrite: bool) -> None:
 
 
 def _exists(final: Path) -> AdapterError:
-    return AdapterError("The output file exists already and was left alone", file=final,
-                        hint="Choose another name, or allow overwriting.")
+    return AdapterError(
+        "The output file exists already and was left alone",
+        file=final,
+        hint="Choose another name, or allow overwriting.",
+    )

@@ -26,7 +26,7 @@ from .loha import PAIRS, Loha
 from .lokr import W1, W1A, Lokr
 from .lora import KOHYA, MID, RESHAPE, Lora
 from .metadata import settled, without_configs
-from .model import ALPHA, Adapter, Module
+from .model import ALPHA, Adapter, AdapterModule
 
 _FOLDED = ("diffusers", "peft")
 
@@ -39,14 +39,18 @@ def convert(adapter: Adapter, layout: str, names: Any) -> Adapter:
             fused weight, or it is not known how high that is.
     """
     adapter = replace(settled(adapter), metadata=without_configs(adapter.metadata))
-    places: dict[str, list[tuple[Module, Any]]] = {}
+    places: dict[str, list[tuple[AdapterModule, Any]]] = {}
     for key, module in adapter.modules.items():
-        slot = names.resolve(key)
-        if slot is None:
-            raise AdapterError("The module has no place in this base model", file=adapter.file, key=key,
-                               hint="Name the base the adapter was made for.")
-        places.setdefault(slot.name, []).append((module, slot))
-    modules: dict[str, Module] = {}
+        weight_slice = names.resolve(key)
+        if weight_slice is None:
+            raise AdapterError(
+                "The module has no place in this base model",
+                file=adapter.file,
+                key=key,
+                hint="Name the base the adapter was made for.",
+            )
+        places.setdefault(weight_slice.name, []).append((module, weight_slice))
+    modules: dict[str, AdapterModule] = {}
     for name, group in places.items():
         for module in _placed(group, _targets(names, name, layout, group), names.shapes.get(name)):
             said = _said(module, layout)
@@ -56,80 +60,105 @@ def convert(adapter: Adapter, layout: str, names: Any) -> Adapter:
     return replace(adapter, modules=modules, aliases={})
 
 
-def _targets(names: Any, name: str, layout: str, group: list[tuple[Module, Any]]) -> list[tuple[str, Any]]:
-    """Keys and slots that the weight has in this layout: the whole one, or slices that tile it."""
+def _targets(names: Any, name: str, layout: str, group: list[tuple[AdapterModule, Any]]) -> list[tuple[str, Any]]:
+    """Keys and weight slices that the weight has in this layout: the whole one, or slices that tile it."""
     example = group[0][1]
 
-    def key_of(slot: Any) -> str | None:
-        key = names.layout_key(slot, layout)
+    def key_of(weight_slice: Any) -> str | None:
+        key = names.layout_key(weight_slice, layout)
         fitting = (layout, "diffusers") if layout == "peft" else (layout,)
         return key if key and layout_of([key]) in fitting else None
 
     cuts = sorted(names.slices(name))
-    slices = [(key_of(slot), slot) for slot in (example._replace(rows=cut, swap=False) for cut in cuts)]
-    tiled = bool(cuts) and all(key for key, _ in slices) and all(
-        sum(a) == b[0] for a, b in zip([(0, 0), *cuts], cuts, strict=False))
-    wholes = [(key_of(slot), slot) for slot in (
-        example._replace(rows=None, swap=swap) for swap in ((True, False) if layout in _FOLDED else (False, True)))]
-    whole = next(([(key, slot)] for key, slot in wholes if key), [])
+    slices = [
+        (key_of(weight_slice), weight_slice)
+        for weight_slice in (example._replace(rows=cut, swap=False) for cut in cuts)
+    ]
+    tiled = (
+        bool(cuts)
+        and all(key for key, _ in slices)
+        and all(sum(a) == b[0] for a, b in zip([(0, 0), *cuts], cuts, strict=False))
+    )
+    wholes = [
+        (key_of(weight_slice), weight_slice)
+        for weight_slice in (
+            example._replace(rows=None, swap=swap) for swap in ((True, False) if layout in _FOLDED else (False, True))
+        )
+    ]
+    whole = next(([(key, weight_slice)] for key, weight_slice in wholes if key), [])
     targets = slices if tiled and (layout in _FOLDED or not whole) else whole
     if not targets:
         group[0][0].fail(f"The {layout} layout has no name for {name}", hint="Choose another layout.")
     return targets
 
 
-def _placed(group: list[tuple[Module, Any]], targets: list[tuple[str, Any]],
-            shape: tuple[int, ...] | None) -> Iterable[Module]:
+def _placed(
+    group: list[tuple[AdapterModule, Any]], targets: list[tuple[str, Any]], shape: tuple[int, ...] | None
+) -> Iterable[AdapterModule]:
     """The group's modules under the targets' keys: renamed, fused or split as the row ranges ask.
 
     shape: of the whole weight, None when not known.
     """
-    wanted = {slot.rows: (key, slot) for key, slot in targets}
-    group = [(_swapped(module) if slot.swap else module, slot) for module, slot in group]
-    if all(slot.rows in wanted for _, slot in group):
-        for module, slot in group:
-            key, target = wanted[slot.rows]
+    wanted = {weight_slice.rows: (key, weight_slice) for key, weight_slice in targets}
+    group = [(_swapped(module) if weight_slice.swap else module, weight_slice) for module, weight_slice in group]
+    if all(weight_slice.rows in wanted for _, weight_slice in group):
+        for module, weight_slice in group:
+            key, target = wanted[weight_slice.rows]
             yield (_swapped(module) if target.swap else module).renamed(key)
         return
     total = _height(group, targets, shape)
-    whole = group[0][0] if len(group) == 1 and group[0][1].rows is None else rows.fuse(
-        [(module, slot.rows or (0, total)) for module, slot in group], total, group[0][0].key)
-    for key, slot in targets:
-        start, length = slot.rows or (0, total)
-        part = rows.take(whole, slice(start, start + length)) if slot.rows else whole
+    whole = (
+        group[0][0]
+        if len(group) == 1 and group[0][1].rows is None
+        else rows.fuse(
+            [(module, weight_slice.rows or (0, total)) for module, weight_slice in group], total, group[0][0].key
+        )
+    )
+    for key, weight_slice in targets:
+        start, length = weight_slice.rows or (0, total)
+        part = rows.take(whole, slice(start, start + length)) if weight_slice.rows else whole
         if part is not None:
             yield part.renamed(key)
 
 
-def _height(group: list[tuple[Module, Any]], targets: list[tuple[str, Any]], shape: tuple[int, ...] | None) -> int:
+def _height(
+    group: list[tuple[AdapterModule, Any]], targets: list[tuple[str, Any]], shape: tuple[int, ...] | None
+) -> int:
     """Rows of the whole weight, from its shape or from a module for all of it."""
     if shape:
-        for module, slot in group:
-            wanted = (slot.rows[1] if slot.rows else shape[0], *shape[1:])
+        for module, weight_slice in group:
+            wanted = (weight_slice.rows[1] if weight_slice.rows else shape[0], *shape[1:])
             if module.shape and not module.fits(wanted):
-                module.fail(f"The update is {module.shape} but its part of {slot.name} is {wanted}",
-                            hint="The adapter was made for another model; give that one as the base.")
+                module.fail(
+                    f"The update is {module.shape} but its part of {weight_slice.name} is {wanted}",
+                    hint="The adapter was made for another model; give that one as the base.",
+                )
         return shape[0]
-    wholes = [module.shape[0] for module, slot in group if slot.rows is None and module.shape]
-    if not wholes and any(slot.rows is None for _, slot in targets):
-        group[0][0].fail("The adapter changes some rows of a fused weight, and how many it has in all is not known",
-                         hint="Give the base (--base on the command line, the model input of the node).")
-    return max([*wholes, *(sum(slot.rows) for _, slot in (*group, *targets) if slot.rows)])
+    wholes = [module.shape[0] for module, weight_slice in group if weight_slice.rows is None and module.shape]
+    if not wholes and any(weight_slice.rows is None for _, weight_slice in targets):
+        group[0][0].fail(
+            "The adapter changes some rows of a fused weight, and how many it has in all is not known",
+            hint="Give the base (--base on the command line, the model input of the node).",
+        )
+    return max([*wholes, *(sum(weight_slice.rows) for _, weight_slice in (*group, *targets) if weight_slice.rows)])
 
 
-def _swapped(module: Module) -> Module:
+def _swapped(module: AdapterModule) -> AdapterModule:
     """The module with the halves of its rows exchanged (scale and shift of a final modulation)."""
     count = module.shape[0] if module.shape else module.bias().shape[0]
     out = rows.take(module, torch.arange(count).roll(count // 2))
     return module if out is None else out
 
 
-def _said(module: Module, layout: str) -> Module:
+def _said(module: AdapterModule, layout: str) -> AdapterModule:
     """The module in the layout's suffixes, or AdapterError."""
     if isinstance(module, Dora):
         if (module.suffix == SCALE) == (layout in _FOLDED):
-            module.fail(f"The {layout} layout defines DoRA's magnitudes by another norm", suffix=module.suffix,
-                        hint="Turn the module into a plain update with its base weight first.")
+            module.fail(
+                f"The {layout} layout defines DoRA's magnitudes by another norm",
+                suffix=module.suffix,
+                hint="Turn the module into a plain update with its base weight first.",
+            )
         inner = _said(module.inner, layout)
         return replace(module, tensors={**inner.tensors, module.suffix: module.tensors[module.suffix]}, inner=inner)
     if layout in _FOLDED:
@@ -155,7 +184,7 @@ def _with_alpha(module: Lora) -> Lora:
     return Lora(module.key, tensors, file=module.file)
 
 
-def _folded(module: Module, layout: str) -> Module:
+def _folded(module: AdapterModule, layout: str) -> AdapterModule:
     """A module for the layouts without alpha."""
     if isinstance(module, Ia3) and PEFT_L in module.tensors and layout == "peft":
         return module
@@ -165,8 +194,10 @@ def _folded(module: Module, layout: str) -> Module:
         tensors[first] = (tensors[first].float() * module.scale()).to(tensors[first].dtype)
         return replace(module, told=None, tensors=tensors)
     if not isinstance(module, (Lora, Loha, Lokr)) or RESHAPE in module.tensors:
-        module.fail(f"The {layout} layout cannot hold a {module.kind} module",
-                    hint="Choose kohya or comfy, or turn the module into a plain update first.")
+        module.fail(
+            f"The {layout} layout cannot hold a {module.kind} module",
+            hint="Choose kohya or comfy, or turn the module into a plain update first.",
+        )
     source = module.factors()[0] if isinstance(module, Lora) else next(t for t in module.tensors.values() if t.ndim > 1)
     dtype = source.dtype if source.element_size() > 1 else torch.float32
     out = lora_module(module.key, module.low_rank(), shape=module.shape, dtype=dtype)

@@ -17,10 +17,18 @@ from . import cloneofsimo
 Translation = tuple[dict[str, Tensor], dict[str, "str | None"]]
 Dialect = Callable[[dict[str, Tensor], dict[str, str]], "Translation | None"]
 
-_PROCESSOR = re.compile(r"(?P<block>(?:double|single)_blocks\.\d+)\.processor\.(?P<what>qkv|proj)_lora(?P<side>[12]?)"
-                        r"\.(?P<half>up|down)\.weight$")
-_PLACES = {("qkv", "1"): "img_attn.qkv", ("proj", "1"): "img_attn.proj", ("qkv", "2"): "txt_attn.qkv",
-           ("proj", "2"): "txt_attn.proj", ("qkv", ""): "linear1_qkv", ("proj", ""): "linear2"}
+_PROCESSOR = re.compile(
+    r"(?P<block>(?:double|single)_blocks\.\d+)\.processor\.(?P<what>qkv|proj)_lora(?P<side>[12]?)"
+    r"\.(?P<half>up|down)\.weight$"
+)
+_PLACES = {
+    ("qkv", "1"): "img_attn.qkv",
+    ("proj", "1"): "img_attn.proj",
+    ("qkv", "2"): "txt_attn.qkv",
+    ("proj", "2"): "txt_attn.proj",
+    ("qkv", ""): "linear1_qkv",
+    ("proj", ""): "linear2",
+}
 
 
 def renamed(tensors: dict[str, Tensor], rename: Callable[[str], str]) -> Translation:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .model import Module
+from .model import AdapterModule
 
 SCALE = ".dora_scale"
 MAGNITUDES = (".lora_magnitude_vector", ".lora_magnitude_vector.weight", ".lora_magnitude_vector.default.weight")
@@ -26,10 +26,10 @@ DIRECTIONS = ("lora", "loha", "lokr", "glora")
 
 
 @dataclass(frozen=True, eq=False)
-class Dora(Module):
+class Dora(AdapterModule):
     """inner: the module without its magnitudes; its ΔW gives the direction."""
 
-    inner: Module | None = None
+    inner: AdapterModule | None = None
 
     kind = "dora"
     needs_base = True
@@ -85,7 +85,7 @@ class Dora(Module):
         gain = self._magnitudes(base) / (self._norm(base, merged) + torch.finfo(torch.float32).eps)
         return merged * gain - base
 
-    def reanchored(self, source_weight: Tensor, target_weight: Tensor, inner: Module | None = None) -> Dora:
+    def reanchored(self, source_weight: Tensor, target_weight: Tensor, inner: AdapterModule | None = None) -> Dora:
         """DoRA for another base weight of the same shape, with the same relative change of magnitude.
 
         The magnitudes are multiplied by the ratio of the norms they are divided by, target's over source's, so that
@@ -94,8 +94,10 @@ class Dora(Module):
         """
         source, target = self.base(source_weight), self.base(target_weight)
         if source.shape != target.shape:
-            self.fail(f"The bases differ in shape: {tuple(source.shape)} and {tuple(target.shape)}",
-                      hint="Turn the module into a plain update first.")
+            self.fail(
+                f"The bases differ in shape: {tuple(source.shape)} and {tuple(target.shape)}",
+                hint="Turn the module into a plain update first.",
+            )
         moved = inner or self.inner
         old = self._norm(source, source + self.inner.delta(source))
         new = self._norm(target, target + moved.delta(target))

@@ -7,8 +7,16 @@ import re
 from torch import Tensor
 
 _BUNDLE = re.compile(r"bundle_emb\.(?P<name>.+?)\.(?P<part>string_to_param\.\*|emb_params|clip_[lgh]|t5xxl|\*)$")
-_PARTS = ("emb_params", "clip_l", "clip_g", "clip_h", "t5xxl", "string_to_param.*", "text_encoders_0",
-          "text_encoders_1")
+_PARTS = (
+    "emb_params",
+    "clip_l",
+    "clip_g",
+    "clip_h",
+    "t5xxl",
+    "string_to_param.*",
+    "text_encoders_0",
+    "text_encoders_1",
+)
 
 
 def embeddings(extras: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, dict[str, Tensor]]:

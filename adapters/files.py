@@ -24,8 +24,16 @@ from .model import ALPHA, Adapter, LoraState
 from .registry import modules_of
 
 _CHECKPOINT = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.embedders.", "vae.")
-_UNSUPPORTED = {".oft_R": "PEFT's OFT", ".boft_R": "PEFT's BOFT", ".vera_lambda": "VeRA", ".lora_E": "AdaLoRA",
-                ".hra_u": "HRA", ".fourierft": "FourierFT", ".ip_adapter": "an IP-Adapter", "to_k_ip": "an IP-Adapter"}
+_UNSUPPORTED = {
+    ".oft_R": "PEFT's OFT",
+    ".boft_R": "PEFT's BOFT",
+    ".vera_lambda": "VeRA",
+    ".lora_E": "AdaLoRA",
+    ".hra_u": "HRA",
+    ".fourierft": "FourierFT",
+    ".ip_adapter": "an IP-Adapter",
+    "to_k_ip": "an IP-Adapter",
+}
 
 
 @one_thread()
@@ -50,8 +58,9 @@ def read(path: str | os.PathLike) -> Adapter:
 
 
 @one_thread()
-def from_state_dict(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None,
-                    file: str | None = None) -> Adapter:
+def from_state_dict(
+    tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None, file: str | None = None
+) -> Adapter:
     """An adapter from tensors in memory, e.g. ComfyUI's LORA_MODEL. A LoraState brings its own metadata and path.
 
     Raises:
@@ -85,8 +94,12 @@ def _finite(tensors: dict[str, Tensor], file: str | None) -> None:
         values = tensor.float() if tensor.element_size() == 1 else tensor
         if not all_finite(values):
             what = "NaN" if bool(torch.isnan(values).any()) else "Inf"
-            raise AdapterError(f"The tensor has {what} inside", file=file, key=key,
-                               hint="The training diverged or the file is damaged; there is nothing to save in it.")
+            raise AdapterError(
+                f"The tensor has {what} inside",
+                file=file,
+                key=key,
+                hint="The training diverged or the file is damaged; there is nothing to save in it.",
+            )
 
 
 def _unused_alpha(key: str, tensors: dict[str, Tensor]) -> bool:
@@ -99,17 +112,29 @@ def _not_an_adapter(extras: dict[str, Tensor], metadata: dict[str, str], file: s
     """The error for a file without a single module, saying what it looks like instead."""
     first = next(iter(extras))
     if embeddings(extras, metadata):
-        return AdapterError("This is a textual-inversion embedding, not an adapter", file=file, key=first,
-                            hint="Put it into models/embeddings and name it in the prompt.")
+        return AdapterError(
+            "This is a textual-inversion embedding, not an adapter",
+            file=file,
+            key=first,
+            hint="Put it into models/embeddings and name it in the prompt.",
+        )
     for mark, name in _UNSUPPORTED.items():
         key = next((k for k in extras if mark in k), None)
         if key:
-            return AdapterError(f"This looks like {name}, which is not supported", file=file, key=key,
-                                hint="Its update cannot be written as a change of single weights that ComfyUI loads.")
+            return AdapterError(
+                f"This looks like {name}, which is not supported",
+                file=file,
+                key=key,
+                hint="Its update cannot be written as a change of single weights that ComfyUI loads.",
+            )
     plain = sum(key.endswith((".weight", ".bias", ".scale")) for key in extras)
     if any(key.startswith(_CHECKPOINT) for key in extras) or plain > 0.8 * len(extras):
-        return AdapterError("There is no adapter in this file: it looks like a full model checkpoint", file=file,
-                            key=first, hint="Give it as a base (--source or --target), not as the LoRA.")
+        return AdapterError(
+            "There is no adapter in this file: it looks like a full model checkpoint",
+            file=file,
+            key=first,
+            hint="Give it as a base (--source or --target), not as the LoRA.",
+        )
     return AdapterError("There is no adapter in this file: none of its keys is of a known format", file=file, key=first)
 
 
@@ -151,14 +176,25 @@ def cast(tensor: Tensor, dtype: torch.dtype | None, key: str, *, keep: bool = Fa
         return tensor
     out = tensor.to(dtype)
     if not bool(torch.isfinite(out).all()) and bool(torch.isfinite(tensor.float()).all()):
-        raise AdapterError(f"A value of {float(tensor.abs().max()):.3g} does not fit {dtype}", key=key,
-                           hint="Write it as bf16 or fp32.")
+        raise AdapterError(
+            f"A value of {float(tensor.abs().max()):.3g} does not fit {dtype}",
+            key=key,
+            hint="Write it as bf16 or fp32.",
+        )
     return out
 
 
 @one_thread()
-def write(adapter: Adapter, path: str | os.PathLike, *, dtype: str | None = None, layout: str = "same",
-          names: Any = None, overwrite: bool = False, provenance: dict[str, Any] | None = None) -> Path:
+def write(
+    adapter: Adapter,
+    path: str | os.PathLike,
+    *,
+    dtype: str | None = None,
+    layout: str = "same",
+    names: Any = None,
+    overwrite: bool = False,
+    provenance: dict[str, Any] | None = None,
+) -> Path:
     """Writes a ``.safetensors`` file, whole or not at all; the same adapter gives the same bytes.
 
     Args:

@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .model import Module
+from .model import AdapterModule
 
 
-class Diff(Module):
+class Diff(AdapterModule):
     """``.diff``: ΔW itself, in the weight's shape (LyCORIS "full", ComfyUI's trainer), optionally with ``.diff_b``."""
 
     kind = "diff"
@@ -37,7 +37,7 @@ class Norm(Diff):
     suffixes = (".w_norm",)
 
 
-class SetWeight(Module):
+class SetWeight(AdapterModule):
     """``.set_weight``: the new weight itself, which replaces the base's whatever the strength (ComfyUI)."""
 
     kind = "set"
@@ -55,8 +55,8 @@ class SetWeight(Module):
         return self.shaped(self.tensors[".set_weight"].float(), self.base(weight)) - weight.float()
 
 
-class Bias(Module):
-    """A module whose only change is to the layer's bias (``.diff_b``, ``.b_norm``); see :meth:`Module.bias`."""
+class Bias(AdapterModule):
+    """A module whose only change is to the layer's bias (``.diff_b``, ``.b_norm``); see :meth:`AdapterModule.bias`."""
 
     kind = "bias"
     suffixes = (".diff_b", ".b_norm")

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ..kernels.lowrank import LowRank
-from .model import ALPHA, Module
+from .model import ALPHA, AdapterModule
 
 A1, A2, B1, B2, BM = ".a1.weight", ".a2.weight", ".b1.weight", ".b2.weight", ".bm.weight"
 
 
-class Glora(Module):
+class Glora(AdapterModule):
     """Two factored terms, one of them acting through the base weight. Two incompatible layouts exist:
 
     new  ΔW = s (W·a1·a2 + b1·b2), a1 (n, r), a2 (r, n), b1 (m, r), b2 (r, n, kh, kw), optional core bm (r, r, kh, kw)

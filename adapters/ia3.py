@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from .model import Module
+from .model import AdapterModule
 
 WEIGHT, ON_INPUT, PEFT_L = ".weight", ".on_input", ".ia3_l"
 
 
-class Ia3(Module):
+class Ia3(AdapterModule):
     """LyCORIS stores v (0 = no change) as ``.weight`` with the flag ``.on_input``; PEFT stores 1 + v as ``.ia3_l``.
 
     v multiplies input channels (``on_input``; PEFT (1, n)) or output channels (PEFT (m, 1)).
@@ -38,8 +38,10 @@ class Ia3(Module):
         on_input = stored.shape[0] == 1
         if stored.ndim > 2 and stored.numel() == shape[0]:
             if shape[0] == shape[1]:
-                self.fail("PEFT's IA3 for a convolution with as many inputs as outputs does not tell which it scales",
-                          suffix=PEFT_L)
+                self.fail(
+                    "PEFT's IA3 for a convolution with as many inputs as outputs does not tell which it scales",
+                    suffix=PEFT_L,
+                )
             on_input = False
         return stored.float().flatten() - 1, on_input
 

@@ -15,10 +15,15 @@ from ..kernels.lowrank import LowRank
 from ..names.keys import parse_key
 from .dora import Dora
 from .lora import KOHYA, PEFT, Lora
-from .model import ALPHA, Adapter, Module
+from .model import ALPHA, Adapter, AdapterModule
 
 DTYPES: dict[str | None, torch.dtype | None] = {
-    None: None, "same": None, "fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+    None: None,
+    "same": None,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp32": torch.float32,
+}
 LAYOUTS = ("same", "kohya", "diffusers", "peft", "comfy")
 
 
@@ -37,8 +42,14 @@ def spelling_for(key: str) -> tuple[tuple[str, str], bool]:
     return (PEFT, False) if layout in ("peft", "diffusers") else (KOHYA, True)
 
 
-def lora_module(key: str, update: LowRank, *, shape: tuple[int, ...], like: Module | None = None,
-                dtype: torch.dtype | str | None = None) -> Lora:
+def lora_module(
+    key: str,
+    update: LowRank,
+    *,
+    shape: tuple[int, ...],
+    like: AdapterModule | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> Lora:
     """A LoRA module holding ``update`` exactly (to the dtype's rounding), spelled as its neighbours are.
 
     Args:
@@ -69,7 +80,7 @@ def lora_module(key: str, update: LowRank, *, shape: tuple[int, ...], like: Modu
     return Lora(key, tensors, file=like.file if like else None)
 
 
-def _dtype_of(module: Module | None) -> torch.dtype:
+def _dtype_of(module: AdapterModule | None) -> torch.dtype:
     """dtype of a module's factors; float32 when there are none or they are 8-bit floats."""
     for tensor in module.tensors.values() if module else ():
         if tensor.dtype.is_floating_point and tensor.ndim > 1:
@@ -95,8 +106,10 @@ def converted(adapter: Adapter, layout: str, names: Any) -> Adapter:
     if layout not in LAYOUTS:
         raise SettingsError(f"Unknown layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
     if names is None:
-        raise SettingsError("Changing the layout needs the names of a base model's weights",
-                            hint="Give the base, or a file whose architecture can be recognised.")
+        raise SettingsError(
+            "Changing the layout needs the names of a base model's weights",
+            hint="Give the base, or a file whose architecture can be recognised.",
+        )
     from .convert import convert
 
     return replace(convert(adapter, layout, names), layout=layout)

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from ..kernels.lowrank import LowRank, scale
 from ..kernels.products import hadamard
-from .model import ALPHA, Module
+from .model import ALPHA, AdapterModule
 
 PAIRS = (".hada_w1_a", ".hada_w1_b"), (".hada_w2_a", ".hada_w2_b")
 CORES = ".hada_t1", ".hada_t2"
 
 
-class Loha(Module):
+class Loha(AdapterModule):
     """A Hadamard product of two low-rank matrices; its exact rank is at most r₁·r₂.
 
     Its factors are Khatri-Rao products of the halves' (:func:`..kernels.products.hadamard`).

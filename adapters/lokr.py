@@ -9,13 +9,13 @@ from torch import Tensor
 
 from ..kernels.lowrank import LowRank, scale
 from ..kernels.products import kronecker, trivial
-from .model import ALPHA, Module
+from .model import ALPHA, AdapterModule
 
 W1, W1A, W1B = ".lokr_w1", ".lokr_w1_a", ".lokr_w1_b"
 W2, W2A, W2B, T2 = ".lokr_w2", ".lokr_w2_a", ".lokr_w2_b", ".lokr_t2"
 
 
-class Lokr(Module):
+class Lokr(AdapterModule):
     """A Kronecker product; its exact rank is rank(w₁)·rank(w₂).
 
     Its factors are those of w₁ and w₂ joined (:func:`..kernels.products.kronecker`), a full one split trivially. The

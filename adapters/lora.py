@@ -1,11 +1,11 @@
 """LoRA (arXiv 2106.09685) and LoCon: ΔW = s · up · [mid] · down, in every spelling trainers use.
 
-    .lora_up.weight / .lora_down.weight [/ .lora_mid.weight] / .alpha     kohya, ComfyUI, LyCORIS
-    .lora_B.weight / .lora_A.weight, also .lora_B / .lora_A and
-    .lora_B.<adapter name>.weight / .lora_A.<adapter name>.weight         PEFT, diffusers
-    .lora.up.weight / .lora.down.weight, _lora.up.weight / ...            older diffusers attention processors
-    .lora_linear_layer.up.weight / .lora_linear_layer.down.weight         older diffusers text encoders
-    .lora_embedding_B / .lora_embedding_A                                 PEFT embeddings (transposed)
+.lora_up.weight / .lora_down.weight [/ .lora_mid.weight] / .alpha     kohya, ComfyUI, LyCORIS
+.lora_B.weight / .lora_A.weight, also .lora_B / .lora_A and
+.lora_B.<adapter name>.weight / .lora_A.<adapter name>.weight         PEFT, diffusers
+.lora.up.weight / .lora.down.weight, _lora.up.weight / ...            older diffusers attention processors
+.lora_linear_layer.up.weight / .lora_linear_layer.down.weight         older diffusers text encoders
+.lora_embedding_B / .lora_embedding_A                                 PEFT embeddings (transposed)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.lowrank import LowRank
-from .model import ALPHA, Module
+from .model import ALPHA, AdapterModule
 
 RESHAPE = ".reshape_weight"
 MID = ".lora_mid.weight"
@@ -39,7 +39,7 @@ _DOWN = re.compile("(" + "|".join(down for _, down in _SPELLINGS) + ")$")
 _REST = (MID, RESHAPE, ".lora_B.bias")
 
 
-class Lora(Module):
+class Lora(AdapterModule):
     """ΔW = alpha/rank · up · down; a convolution's ``up`` is (m, r, 1, 1) and ``down`` (r, n, kh, kw).
 
     With ``lora_mid`` (r₁, r₂, kh, kw) the kernel sits in the middle: down'[i, j, k, l] = Σ_p mid[i, p, k, l] down[p, j]
@@ -54,7 +54,7 @@ class Lora(Module):
     def split(cls, key: str, keys: Container[str]) -> tuple[str, str] | None:
         hit = _UP.search(key) or _DOWN.search(key)
         if hit and hit.start():
-            return key[: hit.start()], key[hit.start():]
+            return key[: hit.start()], key[hit.start() :]
         return super().split(key, keys)
 
     @classmethod
@@ -67,27 +67,34 @@ class Lora(Module):
         ups = [s for s in self.tensors if _UP.fullmatch(s)]
         downs = [s for s in self.tensors if _DOWN.fullmatch(s)]
         if len(ups) > 1 or len(downs) > 1:
-            self.fail(f"Several factor pairs for one weight: {', '.join(ups + downs)}",
-                      hint="Write each adapter to its own file.")
+            self.fail(
+                f"Several factor pairs for one weight: {', '.join(ups + downs)}",
+                hint="Write each adapter to its own file.",
+            )
         return (ups or [other(downs[0])])[0], (downs or [other(ups[0])])[0]
 
     def check(self) -> None:
         up, down = self.need(*self.spelling)
         if up.ndim < 2 or down.ndim < 2:
-            self.fail(f"Factors must be matrices or kernels, but are {tuple(up.shape)} and {tuple(down.shape)}",
-                      hint="The file may have been saved from one shard of a distributed run.")
+            self.fail(
+                f"Factors must be matrices or kernels, but are {tuple(up.shape)} and {tuple(down.shape)}",
+                hint="The file may have been saved from one shard of a distributed run.",
+            )
         up, down = self.factors()
         inner = (up.shape[1], down.shape[0])
         if MID in self.tensors:
             (mid,) = self.need(MID)
             if mid.ndim < 3 or (mid.shape[0], mid.shape[1]) != inner:
-                self.fail(f"lora_mid is {tuple(mid.shape)}, which does not join ranks {inner[0]} and {inner[1]}",
-                          suffix=MID)
+                self.fail(
+                    f"lora_mid is {tuple(mid.shape)}, which does not join ranks {inner[0]} and {inner[1]}", suffix=MID
+                )
             if prod(down.shape[2:]) != 1:
                 self.fail(f"lora_down must be a 1x1 kernel beside lora_mid, but is {tuple(down.shape)}")
         elif inner[0] != inner[1]:
-            self.fail(f"Rank mismatch: up is {tuple(up.shape)}, down is {tuple(down.shape)}",
-                      hint="The two halves come from different adapters.")
+            self.fail(
+                f"Rank mismatch: up is {tuple(up.shape)}, down is {tuple(down.shape)}",
+                hint="The two halves come from different adapters.",
+            )
         if prod(up.shape[2:]) != 1:
             self.fail(f"lora_up must be a 1x1 kernel, but is {tuple(up.shape)}")
 

@@ -14,7 +14,7 @@ from .dora import Dora
 from .loha import Loha
 from .lokr import Lokr
 from .lora import Lora
-from .model import ALPHA, Adapter, Module
+from .model import ALPHA, Adapter, AdapterModule
 
 PREFIX = "lora_graft."
 PEFT_CONFIG = PREFIX + "peft_config"
@@ -22,8 +22,16 @@ HISTORY = PREFIX + "history"
 SOURCE = PREFIX + "source."
 _CONFIGS = ("lora_adapter_metadata", PEFT_CONFIG)
 _PARTS = ("unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3", "prior")
-_PHRASES = ("modelspec.trigger_phrase", "trigger_phrase", "trigger_word", "trigger_words", "trigger", "activation text",
-            "ss_trigger_words", "instance_prompt")
+_PHRASES = (
+    "modelspec.trigger_phrase",
+    "trigger_phrase",
+    "trigger_word",
+    "trigger_words",
+    "trigger",
+    "activation text",
+    "ss_trigger_words",
+    "instance_prompt",
+)
 _HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 
 
@@ -84,7 +92,7 @@ def _alpha(config: dict[str, Any]) -> float | None:
     return config.get("lora_alpha", config.get("alpha"))
 
 
-def told_scale(module: Module, configs: dict[str, dict[str, Any]]) -> float | None:
+def told_scale(module: AdapterModule, configs: dict[str, dict[str, Any]]) -> float | None:
     """The scale PEFT's configuration gives: lora_alpha/r, or lora_alpha/√r for rsLoRA (arXiv 2312.03732, eq. 4).
 
     ``alpha_pattern`` is matched against the end of the module key as PEFT does. None when nothing is said, or the
@@ -106,7 +114,7 @@ def told_scale(module: Module, configs: dict[str, dict[str, Any]]) -> float | No
     return float(alpha) / (sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def with_told_scales(modules: dict[str, Module], metadata: dict[str, str]) -> dict[str, Module]:
+def with_told_scales(modules: dict[str, AdapterModule], metadata: dict[str, str]) -> dict[str, AdapterModule]:
     """Modules that know the scale the metadata gives them."""
     configs = peft_configs(metadata)
     if not configs:
@@ -114,7 +122,7 @@ def with_told_scales(modules: dict[str, Module], metadata: dict[str, str]) -> di
     return {key: _telling(module, told_scale(module, configs)) for key, module in modules.items()}
 
 
-def _telling(module: Module, scale: float | None) -> Module:
+def _telling(module: AdapterModule, scale: float | None) -> AdapterModule:
     inner = {"inner": replace(module.inner, told=scale)} if isinstance(module, Dora) else {}
     return replace(module, told=scale, **inner)
 
@@ -148,7 +156,7 @@ def without_configs(metadata: dict[str, str]) -> dict[str, str]:
     return {k: v for k, v in metadata.items() if k not in _CONFIGS}
 
 
-def _with_alpha(module: Module) -> Module:
+def _with_alpha(module: AdapterModule) -> AdapterModule:
     if module.told is None or module.told == 1.0 or module.alpha is not None:
         return module
     if isinstance(module, Dora):
@@ -187,8 +195,11 @@ def history(metadata: dict[str, str]) -> list[dict[str, Any]]:
     if isinstance(steps, list):
         return [step for step in steps if isinstance(step, dict)]
     # A file from before the history was kept knows its last step alone.
-    last = {key.removeprefix(PREFIX): value for key, value in metadata.items()
-            if key.startswith(PREFIX) and not key.startswith(SOURCE) and key != PEFT_CONFIG}
+    last = {
+        key.removeprefix(PREFIX): value
+        for key, value in metadata.items()
+        if key.startswith(PREFIX) and not key.startswith(SOURCE) and key != PEFT_CONFIG
+    }
     return [{k: _json(v) if v[:1] in "[{" else v for k, v in last.items()}] if "job" in last else []
 
 

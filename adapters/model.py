@@ -1,7 +1,7 @@
 """What an adapter file holds: modules, unknown tensors, metadata.
 
-A :class:`Module` is everything the file says about one weight: its key (the file's key without the suffix) and the
-tensors exactly as read, by suffix. Each format is one subclass that knows how those tensors become ΔW.
+A :class:`AdapterModule` is everything the file says about one weight: its key (the file's key without the suffix) and
+the tensors exactly as read, by suffix. Each format is one subclass that knows how those tensors become ΔW.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BIASES = (".diff_b", ".b_norm", ".lora_B.bias")
 
 
 @dataclass(frozen=True, eq=False)
-class Module:
+class AdapterModule:
     """One weight's share of an adapter. Immutable; ``renamed`` and ``scaled`` return new modules.
 
     key:     module key in the file, without suffix, e.g. ``lora_unet_mid_block_attentions_0_proj_in``.
@@ -115,14 +115,13 @@ class Module:
 
     # ---- making new ones
 
-    def renamed(self, key: str) -> Module:
+    def renamed(self, key: str) -> AdapterModule:
         """The same tensors under another module key."""
         return replace(self, key=key)
 
-    def scaled(self, strength: float) -> Module:
+    def scaled(self, strength: float) -> AdapterModule:
         """A module whose ΔW (and bias change) is ``strength`` times this one's. AdapterError if inexpressible."""
         raise self.error(f"A {self.kind} module cannot be scaled in its own form", hint=BAKE)
-
 
     # ---- helpers for the formats
 
@@ -135,8 +134,10 @@ class Module:
     def base(self, weight: Tensor | None) -> Tensor:
         """The base weight as float32, or AdapterError when it was not given."""
         if weight is None:
-            self.fail(f"A {self.kind} module changes the weight it is applied to and means nothing without it",
-                      hint="Give the base model this adapter was made for.")
+            self.fail(
+                f"A {self.kind} module changes the weight it is applied to and means nothing without it",
+                hint="Give the base model this adapter was made for.",
+            )
         return weight.float()
 
     def shaped(self, matrix: Tensor, weight: Tensor | None) -> Tensor:
@@ -144,8 +145,10 @@ class Module:
         shape = self.shape or tuple(matrix.shape)
         if weight is not None:
             if not self.fits(tuple(weight.shape)):
-                self.fail(f"The update is {shape} but the weight is {tuple(weight.shape)}",
-                          hint="The adapter was made for another architecture.")
+                self.fail(
+                    f"The update is {shape} but the weight is {tuple(weight.shape)}",
+                    hint="The adapter was made for another architecture.",
+                )
             shape = tuple(weight.shape)
         return matrix.reshape(shape)
 
@@ -153,19 +156,25 @@ class Module:
         """Tensors with the listed ones, and every bias, multiplied by ``strength`` in float32 and rounded back."""
         chosen = {s for s in (*suffixes, *BIASES) if s in self.tensors}
         chosen.discard(".lora_B.bias" if ALPHA in suffixes else "")
-        return {s: (t.float() * strength).to(t.dtype if s != ALPHA else torch.float32) if s in chosen else t
-                for s, t in self.tensors.items()}
+        return {
+            s: (t.float() * strength).to(t.dtype if s != ALPHA else torch.float32) if s in chosen else t
+            for s, t in self.tensors.items()
+        }
 
     def need(self, *suffixes: str) -> list[Tensor]:
         """These tensors; AdapterError naming the first that is missing or has no elements."""
         for suffix in suffixes:
             if suffix not in self.tensors:
                 have = next((s for s in suffixes if s in self.tensors), "")
-                self.fail(f"Half of a pair is missing: the file has {self.key + have} but not {self.key + suffix}",
-                          suffix=suffix, hint="The file is incomplete; save or download it again.")
+                self.fail(
+                    f"Half of a pair is missing: the file has {self.key + have} but not {self.key + suffix}",
+                    suffix=suffix,
+                    hint="The file is incomplete; save or download it again.",
+                )
             if self.tensors[suffix].numel() == 0:
-                self.fail(f"Zero rank: {self.key + suffix} has shape {tuple(self.tensors[suffix].shape)}",
-                          suffix=suffix)
+                self.fail(
+                    f"Zero rank: {self.key + suffix} has shape {tuple(self.tensors[suffix].shape)}", suffix=suffix
+                )
         return [self.tensors[s] for s in suffixes]
 
 
@@ -176,7 +185,7 @@ BAKE = "Turn it into a plain update first (it needs the base weight), then scale
 class Adapter:
     """An adapter as read.
 
-    modules:  module key -> Module, in the file's order.
+    modules:  module key -> AdapterModule, in the file's order.
     extras:   tensors no format knows, by file key; kept, reported and written again.
     metadata: the file's metadata, untouched.
     layout:   "kohya", "diffusers", "peft", "comfy", "bare" or "cloneofsimo", by the majority of the keys.
@@ -185,7 +194,7 @@ class Adapter:
     aliases:  our key -> the file's own key, for dialects whose names had to be translated (None: not in the file).
     """
 
-    modules: dict[str, Module]
+    modules: dict[str, AdapterModule]
     extras: dict[str, Tensor] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     layout: str = "bare"
@@ -193,7 +202,7 @@ class Adapter:
     digest: str = ""
     aliases: dict[str, str | None] = field(default_factory=dict)
 
-    def with_modules(self, modules: dict[str, Module]) -> Adapter:
+    def with_modules(self, modules: dict[str, AdapterModule]) -> Adapter:
         """The same adapter (extras, metadata) with other modules; their keys must be the dictionary's.
 
         Where PEFT's configuration in the metadata would scale a new module wrongly, it is dropped and the scales of
@@ -236,7 +245,8 @@ class Adapter:
 class LoraState(dict):
     """A state dict that also carries the file's metadata, path and digest, as it travels between nodes."""
 
-    def __init__(self, tensors: Any = (), *, metadata: dict[str, str] | None = None, file: str | None = None,
-                 digest: str = ""):
+    def __init__(
+        self, tensors: Any = (), *, metadata: dict[str, str] | None = None, file: str | None = None, digest: str = ""
+    ):
         super().__init__(tensors)
         self.metadata, self.file, self.digest = dict(metadata or {}), file, digest

@@ -7,12 +7,12 @@ from collections.abc import Container, Mapping
 import torch
 from torch import Tensor
 
-from .model import Module
+from .model import AdapterModule
 
 BLOCKS, RESCALE = ".oft_blocks", ".rescale"
 
 
-class Oft(Module):
+class Oft(AdapterModule):
     """``oft_blocks`` (blocks, size, size): R = (I + Q)(I − Q)⁻¹ of Q = X − Xᵀ, acting on the output channels.
 
     ``alpha`` is not a scale here but COFT's bound on ‖Q‖ (0 or missing: no bound), taken as it stands by ComfyUI;

@@ -16,16 +16,18 @@ from .ia3 import Ia3
 from .loha import Loha
 from .lokr import Lokr
 from .lora import Lora
-from .model import ALPHA, Module
+from .model import ALPHA, AdapterModule
 from .oft import Oft
 
-FORMATS: tuple[type[Module], ...] = (Lora, Loha, Lokr, Glora, Oft, Boft, Ia3, Diff, Norm, SetWeight, Bias)
+FORMATS: tuple[type[AdapterModule], ...] = (Lora, Loha, Lokr, Glora, Oft, Boft, Ia3, Diff, Norm, SetWeight, Bias)
 
 # Suffixes that belong to whatever else the module holds.
 SHARED = (ALPHA, SCALE, *MAGNITUDES)
 
 
-def modules_of(tensors: Mapping[str, Tensor], file: str | None = None) -> tuple[dict[str, Module], dict[str, Tensor]]:
+def modules_of(
+    tensors: Mapping[str, Tensor], file: str | None = None
+) -> tuple[dict[str, AdapterModule], dict[str, Tensor]]:
     """Modules by key, in file order, and the tensors that belong to none.
 
     Raises:
@@ -39,7 +41,7 @@ def modules_of(tensors: Mapping[str, Tensor], file: str | None = None) -> tuple[
             extras[key] = tensor
         else:
             groups.setdefault(hit[0], {})[hit[1]] = tensor
-    modules: dict[str, Module] = {}
+    modules: dict[str, AdapterModule] = {}
     for key, group in groups.items():
         module = module_of(key, group, file)
         if module is None:
@@ -58,14 +60,18 @@ def split(key: str, keys: Mapping[str, Tensor]) -> tuple[str, str] | None:
     return next((hit for hit in hits if hit), None)
 
 
-def module_of(key: str, tensors: dict[str, Tensor], file: str | None = None) -> Module | None:
+def module_of(key: str, tensors: dict[str, Tensor], file: str | None = None) -> AdapterModule | None:
     """One checked module from its tensors by suffix; None when only shared suffixes are there."""
     claimed = [fmt for fmt in FORMATS if fmt.claims(tensors)]
     if len(claimed) > 1:  # a bias or norm shift may ride on any other format
         claimed = [fmt for fmt in claimed if fmt is not Bias]
     if len(claimed) > 1:
-        raise AdapterError(f"One weight is changed in several ways at once: {', '.join(f.kind for f in claimed)}",
-                           file=file, key=key, hint="Write each change to its own file.")
+        raise AdapterError(
+            f"One weight is changed in several ways at once: {', '.join(f.kind for f in claimed)}",
+            file=file,
+            key=key,
+            hint="Write each change to its own file.",
+        )
     if not claimed:
         return None
     magnitudes = [s for s in (SCALE, *MAGNITUDES) if s in tensors]

@@ -18,12 +18,12 @@ from .full import Bias, Diff
 from .loha import CORES, PAIRS, Loha
 from .lokr import Lokr
 from .lora import KOHYA, MID, RESHAPE, Lora
-from .model import ALPHA, BIASES, Module
+from .model import ALPHA, BIASES, AdapterModule
 
 Rows = tuple[int, int]
 
 
-def plain(module: Module) -> Module:
+def plain(module: AdapterModule) -> AdapterModule:
     """LoHa, LoKr and LoCon with a core as an ordinary LoRA with ``alpha``: the same ΔW, exactly factored.
 
     Raises:
@@ -42,8 +42,10 @@ def plain(module: Module) -> Module:
             up, down = up.to(dtype), down.to(dtype)
         scale = 1.0
     else:
-        module.fail(f"A {module.kind} module has no plain low-rank form without its base weight",
-                    hint="Keep the layout, or apply it to its base and extract a LoRA.")
+        module.fail(
+            f"A {module.kind} module has no plain low-rank form without its base weight",
+            hint="Keep the layout, or apply it to its base and extract a LoRA.",
+        )
     tensors = {KOHYA[0]: up.contiguous(), KOHYA[1]: down.contiguous(), ALPHA: torch.tensor(scale * down.shape[0])}
     kept = {s: module.tensors[s] for s in (".diff_b", ".b_norm", RESHAPE) if s in module.tensors}
     if ".lora_B.bias" in module.tensors:
@@ -51,7 +53,7 @@ def plain(module: Module) -> Module:
     return Lora(module.key, {**tensors, **kept}, file=module.file)
 
 
-def take(module: Module, index: slice | Tensor) -> Module | None:
+def take(module: AdapterModule, index: slice | Tensor) -> AdapterModule | None:
     """The module for some rows of its weight, in the order of ``index``; None when nothing of it is left.
 
     Raises:
@@ -94,7 +96,7 @@ def _take_lora(module: Lora, index: slice | Tensor, biases: dict[str, Tensor]) -
     return replace(module, tensors={**module.tensors, **changes})
 
 
-def fuse(parts: Sequence[tuple[Module, Rows]], total: int, key: str) -> Module:
+def fuse(parts: Sequence[tuple[AdapterModule, Rows]], total: int, key: str) -> AdapterModule:
     """One module for a weight of ``total`` rows from modules for some of its row ranges; the others stay unchanged.
 
     Raises:
@@ -116,8 +118,10 @@ def fuse(parts: Sequence[tuple[Module, Rows]], total: int, key: str) -> Module:
     biases = _fused_biases(parts, total)
     if all(isinstance(m, Dora) for m in modules):
         if sum(length for _, (_, length) in parts) != total:
-            first.fail("DoRA changes only some slices of a fused weight; magnitudes for the others are not known",
-                       hint="Turn the module into a plain update with its base weight first.")
+            first.fail(
+                "DoRA changes only some slices of a fused weight; magnitudes for the others are not known",
+                hint="Turn the module into a plain update with its base weight first.",
+            )
         if len({m.suffix for m in modules}) > 1 or any(m.tensors[m.suffix].shape[0] != m.shape[0] for m in modules):
             first.fail("Magnitudes per input channel differ between the slices and cannot be fused")
         inner = fuse([(m.inner, rows) for m, rows in parts], total, key)
@@ -128,22 +132,22 @@ def fuse(parts: Sequence[tuple[Module, Rows]], total: int, key: str) -> Module:
     if all(type(m) is Diff for m in modules):
         whole = first.tensors[".diff"].new_zeros(total, *first.shape[1:])
         for module, (start, length) in parts:
-            whole[start:start + length] = module.tensors[".diff"]
+            whole[start : start + length] = module.tensors[".diff"]
         return Diff(key, {".diff": whole, **biases}, file=first.file)
     return _fused_lora(parts, total, key, biases)
 
 
-def _fused_biases(parts: Sequence[tuple[Module, Rows]], total: int) -> dict[str, Tensor]:
+def _fused_biases(parts: Sequence[tuple[AdapterModule, Rows]], total: int) -> dict[str, Tensor]:
     found = [(m.bias(), rows, m) for m, rows in parts if m.bias() is not None]
     if not found:
         return {}
     whole = torch.zeros(total)
     for value, (start, length), _ in found:
-        whole[start:start + length] = value
+        whole[start : start + length] = value
     return {".diff_b": whole}
 
 
-def _fused_lora(parts: Sequence[tuple[Module, Rows]], total: int, key: str, biases: dict[str, Tensor]) -> Lora:
+def _fused_lora(parts: Sequence[tuple[AdapterModule, Rows]], total: int, key: str, biases: dict[str, Tensor]) -> Lora:
     parts = [part for part in parts if not isinstance(part[0], Bias)]
     loras = [plain(module) for module, _ in parts]
     scales = [lora.scale() for lora in loras]
@@ -156,7 +160,7 @@ def _fused_lora(parts: Sequence[tuple[Module, Rows]], total: int, key: str, bias
     for (module, (start, length)), one, scale in zip(parts, ups, scales, strict=True):
         if len({prod(down.shape[1:]) for down in downs}) > 1:
             module.fail("The slices of one fused weight have different widths")
-        up[start:start + length, column:column + one.shape[1]] = one.flatten(1).float() * (1 if common else scale)
+        up[start : start + length, column : column + one.shape[1]] = one.flatten(1).float() * (1 if common else scale)
         column += one.shape[1]
     down = torch.cat([d.float() for d in downs])
     tensors = {KOHYA[0]: up.to(dtype), KOHYA[1]: down.to(dtype), ALPHA: torch.tensor(float(common or 1.0) * rank)}

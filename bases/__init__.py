@@ -8,9 +8,9 @@ from pathlib import Path
 from ..errors import BaseModelError
 from .diffusers import open_folder
 from .file import FileBase
-from .model import Base, load_slot
+from .model import Base, load_weight_slice
 
-__all__ = ["Base", "FileBase", "load_slot", "open_base"]
+__all__ = ["Base", "FileBase", "load_weight_slice", "open_base"]
 
 
 def open_base(path: str | os.PathLike) -> FileBase:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import BaseModelError
 from ..kernels.finite import all_finite
-from ..names import Names, Part, names_for
+from ..names import Names, StoredPart, names_for
 from ..names.guess import guess_architecture
 from .layout import canonical_parts
 from .tensors import TensorFile
@@ -25,7 +25,7 @@ Shape = tuple[int, ...]
 class Stored(NamedTuple):
     """A canonical weight: the parts that stack up to it (dimension 0), each in its file, and its shape."""
 
-    parts: tuple[tuple[TensorFile, Part], ...]
+    parts: tuple[tuple[TensorFile, StoredPart], ...]
     shape: Shape
 
 
@@ -77,8 +77,11 @@ class FileBase:
     def load(self, name: str, rows: tuple[int, int] | None = None) -> Tensor:
         stored = self._find(name)
         if rows is not None and (rows[0] < 0 or rows[1] < 0 or sum(rows) > stored.shape[0]):
-            raise BaseModelError(f"Rows {rows[0]} to {sum(rows)} lie outside a weight of {stored.shape[0]} rows",
-                                 file=self.path, key=name)  # fmt: skip
+            raise BaseModelError(
+                f"Rows {rows[0]} to {sum(rows)} lie outside a weight of {stored.shape[0]} rows",
+                file=self.path,
+                key=name,
+            )
         pieces = [_load(file, part) for file, part in _cut(stored, rows)]
         weight = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         if not all_finite(weight):
@@ -108,7 +111,7 @@ class FileBase:
         return stored
 
 
-def stack(parts: list[Part], shapes: Mapping[str, Shape], files: Mapping[str, TensorFile]) -> Stored:
+def stack(parts: list[StoredPart], shapes: Mapping[str, Shape], files: Mapping[str, TensorFile]) -> Stored:
     """Where a canonical weight lies and what shape it has.
 
     Raises:
@@ -116,12 +119,13 @@ def stack(parts: list[Part], shapes: Mapping[str, Shape], files: Mapping[str, Te
     """
     cuts = [_shape(part, shapes[part.key]) for part in parts]
     if len({cut[1:] for cut in cuts}) > 1:
-        raise BaseModelError("The pieces of a fused weight differ in shape", file=files[parts[0].key].path,
-                             key=parts[0].key)  # fmt: skip
+        raise BaseModelError(
+            "The pieces of a fused weight differ in shape", file=files[parts[0].key].path, key=parts[0].key
+        )
     return Stored(tuple((files[p.key], p) for p in parts), (sum(cut[0] for cut in cuts), *cuts[0][1:]))
 
 
-def _shape(part: Part, shape: Shape) -> Shape:
+def _shape(part: StoredPart, shape: Shape) -> Shape:
     shape = shape if part.rows is None else (part.rows[1], *shape[1:])
     return tuple(reversed(shape)) if part.transpose else shape
 
@@ -140,7 +144,7 @@ def _cut(stored: Stored, rows: tuple[int, int] | None):
         at += length
 
 
-def _load(file: TensorFile, part: Part) -> Tensor:
+def _load(file: TensorFile, part: StoredPart) -> Tensor:
     if not part.transpose:
         return file.load(part.key, part.rows)
     whole = file.load(part.key).T.contiguous()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..names import flux, lumina, mmdit, text, unet
-from ..names.slot import DENOISER, Part, Shape
+from ..names.weight_slice import DENOISER, Shape, StoredPart
 
 _IGNORED = ("first_stage_model.", "vae.", "model_ema.", "embedder.", "noise_augmentor.", "clip_vision.")
 _MARKERS = (".scale_weight", ".weight_scale", ".weight_scale_2", ".scale_input", ".input_scale", ".comfy_quant")
 _DIFFUSERS = (unet, mmdit, flux, lumina)
 
 
-def canonical_parts(raw: Mapping[str, Shape]) -> dict[str, list[Part]]:
+def canonical_parts(raw: Mapping[str, Shape]) -> dict[str, list[StoredPart]]:
     """Canonical weight name -> the stored tensors' rows that stack up to it.
 
     Understood: a full checkpoint (``model.diffusion_model.`` with its text encoders), a denoiser alone (bare
@@ -25,7 +25,7 @@ def canonical_parts(raw: Mapping[str, Shape]) -> dict[str, list[Part]]:
     raw = {name: shape for name, shape in raw.items() if not name.endswith(_MARKERS) and shape}
     wrapper = next((p for p in ("model.diffusion_model.", DENOISER) if any(n.startswith(p) for n in raw)), None)
     if wrapper is not None:
-        found = {DENOISER + name[len(wrapper) :]: [Part(name)] for name in raw if name.startswith(wrapper)}
+        found = {DENOISER + name[len(wrapper) :]: [StoredPart(name)] for name in raw if name.startswith(wrapper)}
         found = {_modern(name): parts for name, parts in found.items()}
         return found | _text_encoders(raw)
     for family in _DIFFUSERS:
@@ -38,7 +38,7 @@ def canonical_parts(raw: Mapping[str, Shape]) -> dict[str, list[Part]]:
         return text.clip_parts(raw, "", text.clip_kind(raw))
     if text.is_t5(raw):
         return text.t5_parts(raw)
-    return {_modern(DENOISER + name): [Part(name)] for name in raw if not name.startswith(_IGNORED)}
+    return {_modern(DENOISER + name): [StoredPart(name)] for name in raw if not name.startswith(_IGNORED)}
 
 
 def _modern(name: str) -> str:
@@ -46,12 +46,12 @@ def _modern(name: str) -> str:
     return name.removesuffix("scale") + "weight" if name.endswith(("query_norm.scale", "key_norm.scale")) else name
 
 
-def _text_encoders(raw: Mapping[str, Shape]) -> dict[str, list[Part]]:
+def _text_encoders(raw: Mapping[str, Shape]) -> dict[str, list[StoredPart]]:
     """The text encoders inside a full checkpoint."""
-    found: dict[str, list[Part]] = {}
+    found: dict[str, list[StoredPart]] = {}
     for name in raw:  # SD3, Flux and everything the host saves: already canonical behind one prefix
         if name.startswith("text_encoders."):
-            found[name[len("text_encoders.") :]] = [Part(name)]
+            found[name[len("text_encoders.") :]] = [StoredPart(name)]
     found |= text.clip_parts(raw, "cond_stage_model.transformer.", "clip_l")
     found |= text.clip_parts(raw, "conditioner.embedders.0.transformer.", "clip_l")
     for prefix in ("cond_stage_model.model.", "conditioner.embedders.0.model.", "conditioner.embedders.1.model."):

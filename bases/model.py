@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..names import Names, Slot
+from ..names import Names, WeightSlice
 
 Shape = tuple[int, ...]
 
@@ -43,9 +43,9 @@ class Base(Protocol):
         ...
 
 
-def load_slot(base: Base, slot: Slot) -> Tensor:
+def load_weight_slice(base: Base, weight_slice: WeightSlice) -> Tensor:
     """The weight an adapter's module changes, in that module's own row order."""
-    weight = base.load(slot.name, slot.rows)
-    if slot.swap:
+    weight = base.load(weight_slice.name, weight_slice.rows)
+    if weight_slice.swap:
         weight = torch.cat([half for half in reversed(weight.chunk(2))])
     return weight

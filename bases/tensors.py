@@ -27,8 +27,19 @@ _DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
-_SIZES = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1, "C64": 8,
-          "F8_E8M0": 1}  # fmt: skip
+_SIZES = {
+    "I64": 8,
+    "U64": 8,
+    "I32": 4,
+    "U32": 4,
+    "I16": 2,
+    "U16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+    "C64": 8,
+    "F8_E8M0": 1,
+}
 _MAX_HEADER = 100_000_000
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
@@ -80,8 +91,9 @@ class TensorFile:
             if width and math.prod(entry.shape) * width != entry.size:
                 raise BaseModelError("A tensor's size contradicts its shape", file=self.path, key=name)
             if entry.offset + entry.size > size:
-                raise BaseModelError("The file is truncated: a tensor reaches past its end", file=self.path, key=name,
-                                     hint=_AGAIN)  # fmt: skip
+                raise BaseModelError(
+                    "The file is truncated: a tensor reaches past its end", file=self.path, key=name, hint=_AGAIN
+                )
 
     @property
     def stamp(self) -> tuple[int, int]:
@@ -100,8 +112,11 @@ class TensorFile:
         if rows is not None:
             start, length = rows
             if start < 0 or length < 0 or start + length > entry.shape[0]:
-                raise BaseModelError(f"Rows {start} to {start + length} lie outside a weight of {entry.shape[0]} rows",
-                                     file=self.path, key=key)  # fmt: skip
+                raise BaseModelError(
+                    f"Rows {start} to {start + length} lie outside a weight of {entry.shape[0]} rows",
+                    file=self.path,
+                    key=key,
+                )
             row = entry.size // max(entry.shape[0], 1)
             offset, size = offset + start * row, length * row
         buffer = bytearray(size)
@@ -142,8 +157,11 @@ class TensorFile:
     def scale_keys(self, key: str) -> list[str]:
         """Names of the stored tensors that scale this one (ComfyUI's and the older scaled fp8)."""
         module = key.removesuffix(".weight")
-        return [name for name in (f"{module}.weight_scale", f"{module}.scale_weight")
-                if key.endswith(".weight") and name in self.entries]  # fmt: skip
+        return [
+            name
+            for name in (f"{module}.weight_scale", f"{module}.scale_weight")
+            if key.endswith(".weight") and name in self.entries
+        ]
 
     def _scale(self, key: str) -> Tensor | None:
         names = self.scale_keys(key)
@@ -178,8 +196,11 @@ _PLAIN = "Use the fp16, bf16 or fp8 version of this model."
 def _refuse_pickle(path: Path, start: bytes) -> None:
     pickled = start[:2] == b"\x80\x02" or start[:4] == b"PK\x03\x04"
     if pickled or path.suffix.lower() in _PICKLES:
-        raise BaseModelError("This is a pickled model; such files can run code and are refused", file=path,
-                             hint="Use the .safetensors version of this model.")  # fmt: skip
+        raise BaseModelError(
+            "This is a pickled model; such files can run code and are refused",
+            file=path,
+            hint="Use the .safetensors version of this model.",
+        )
 
 
 def _width(dtype: str) -> int:

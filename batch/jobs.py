@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ..errors import SettingsError
 from .catalogue import Catalogue
 from .values import expand
-from .workflow import Place, Workflow, identity
+from .workflow import NodeInput, Workflow, identity
 
 MOST = 100_000
 
@@ -36,13 +36,13 @@ class Job:
         return "_".join([*filter(None, words)])[:100] + ("_" if any(words) else "") + self.id[:8]
 
 
-def assignments(sets: list[str], workflow: Workflow, catalogue: Catalogue) -> list[tuple[Place, list]]:
+def assignments(sets: list[str], workflow: Workflow, catalogue: Catalogue) -> list[tuple[NodeInput, list]]:
     """The inputs to vary with their values; several ``--set`` of one input make one longer list.
 
     Raises:
         SettingsError: wrong form, unknown node or input, a value that does not fit, nothing matched.
     """
-    found: dict[tuple[str, str], tuple[Place, list]] = {}
+    found: dict[tuple[str, str], tuple[NodeInput, list]] = {}
     for text in sets:
         name, equals, values = text.partition("=")
         if not equals:
@@ -53,7 +53,7 @@ def assignments(sets: list[str], workflow: Workflow, catalogue: Catalogue) -> li
     return list(found.values())
 
 
-def combine(workflow: Workflow, chosen: list[tuple[Place, list]]) -> list[Job]:
+def combine(workflow: Workflow, chosen: list[tuple[NodeInput, list]]) -> list[Job]:
     """Every combination, the last input changing fastest; equal prompts once.
 
     Raises:

@@ -78,8 +78,13 @@ class Batch:
     def ended(self, settled: list[tuple[str, Outcome]]) -> None:
         """Write down jobs that the pool has just settled."""
         for job, outcome in settled:
-            told = {"job": job, "values": self.pool.jobs[job].values, "prompt_id": outcome.prompt_id,
-                    "server": outcome.server, "seconds": outcome.seconds}  # fmt: skip
+            told = {
+                "job": job,
+                "values": self.pool.jobs[job].values,
+                "prompt_id": outcome.prompt_id,
+                "server": outcome.server,
+                "seconds": outcome.seconds,
+            }
             if outcome.error is None:
                 self.manifest.write("done", **told, files=outcome.files)
             else:
@@ -147,9 +152,7 @@ class Batch:
             self.over.set()
 
 
-async def carry_out(
-    workflow: Workflow, order: Order, *, say: Callable[[str], None], dry: bool = False
-) -> Summary:
+async def carry_out(workflow: Workflow, order: Order, *, say: Callable[[str], None], dry: bool = False) -> Summary:
     """Queue every combination that is not done yet, and see each to its end.
 
     Args:

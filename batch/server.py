@@ -149,9 +149,13 @@ class Server:
         url = "ws" + self.url.removeprefix("http") + f"/ws?clientId={self.client}"
         try:
             async with connect(
-                url, max_size=None, open_timeout=FAST, close_timeout=1, ping_timeout=SLOW,
+                url,
+                max_size=None,
+                open_timeout=FAST,
+                close_timeout=1,
+                ping_timeout=SLOW,
                 proxy=None if self._near else True,
-            ) as socket:  # fmt: skip
+            ) as socket:
                 async for message in socket:
                     if isinstance(message, str):
                         told = json.loads(message)

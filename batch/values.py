@@ -13,10 +13,27 @@ from .catalogue import Spec
 
 # Folders of a server whose files its menus list without the folder's name.
 FOLDERS = {
-    "loras", "checkpoints", "diffusion_models", "unet", "vae", "vae_approx", "text_encoders", "clip", "clip_vision",
-    "controlnet", "embeddings", "upscale_models", "style_models", "gligen", "hypernetworks", "photomaker",
-    "model_patches", "latent_upscale_models", "audio_encoders", "input",
-}  # fmt: skip
+    "loras",
+    "checkpoints",
+    "diffusion_models",
+    "unet",
+    "vae",
+    "vae_approx",
+    "text_encoders",
+    "clip",
+    "clip_vision",
+    "controlnet",
+    "embeddings",
+    "upscale_models",
+    "style_models",
+    "gligen",
+    "hypernetworks",
+    "photomaker",
+    "model_patches",
+    "latent_upscale_models",
+    "audio_encoders",
+    "input",
+}
 TRUE, FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 
 
@@ -125,9 +142,10 @@ def _all_there(missing: list[str], files: list[Path], where: str) -> None:
     if missing:
         raise SettingsError(
             f"--set {where}: {len(missing)} of {len(files)} files here are not on the server: "
-            + ", ".join(missing[:5]) + (" …" if len(missing) > 5 else ""),
+            + ", ".join(missing[:5])
+            + (" …" if len(missing) > 5 else ""),
             hint="Copy them to the folder of models that the server reads (for LoRAs models/loras).",
-        )  # fmt: skip
+        )
 
 
 def _parts(text: str) -> tuple[str, ...]:

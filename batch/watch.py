@@ -15,11 +15,15 @@ class Watch:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._bar = Progress(
-                TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
                 TimeRemainingColumn(elapsed_when_finished=True),
                 TextColumn("{task.fields[label]}", markup=False, style="dim"),
-                console=Console(stderr=True), transient=True, speed_estimate_period=3600,
-            )  # fmt: skip
+                console=Console(stderr=True),
+                transient=True,
+                speed_estimate_period=3600,
+            )
             self._all = self._bar.add_task("All", total=total, completed=done, label="")
             self._lines = {name: self._bar.add_task(name, total=None, label="connecting") for name in servers}
 

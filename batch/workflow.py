@@ -15,7 +15,7 @@ EXPORT = "In ComfyUI open the workflow, choose Workflow > Export (API), and give
 
 
 @dataclass(frozen=True)
-class Place:
+class NodeInput:
     """One input of one node. name: as the user wrote it; spec: what it takes."""
 
     node: str
@@ -46,7 +46,7 @@ class Workflow:
             nodes[node]["inputs"][name] = value
         return nodes
 
-    def place(self, text: str, catalogue: Catalogue) -> Place:
+    def place(self, text: str, catalogue: Catalogue) -> NodeInput:
         """The input that ``NODE.INPUT`` means; both parts may hold dots.
 
         NODE is an id, a title, a display name or a class, looked up in this order. INPUT is a name, or the front of
@@ -78,7 +78,7 @@ class Workflow:
                             f"--set {text}: {known} of {self.title(node)} is a socket ({inputs[known].kind})",
                             hint="Set an input of the node that is connected to it.",
                         )
-                    return Place(node, known, text, inputs[known])
+                    return NodeInput(node, known, text, inputs[known])
                 missing = missing or (wanted, node, [n for n, spec in inputs.items() if not spec.socket])
         if missing:
             wanted, node, inputs = missing

@@ -53,8 +53,11 @@ def main() -> None:
             others = (other_seconds() - before) / (time.monotonic() - start) if before is not None else float("nan")
             with spinning(cores() - 1):
                 busy = run(name, folder, args.repeats)
-            print(f"| {name} | {min(idle):.2f} | {statistics.median(busy):.2f} "
-                  f"| {statistics.median(busy) / min(idle):.1f} | {others:.1f} |", flush=True)
+            print(
+                f"| {name} | {min(idle):.2f} | {statistics.median(busy):.2f} "
+                f"| {statistics.median(busy) / min(idle):.1f} | {others:.1f} |",
+                flush=True,
+            )
 
 
 def make_files(folder: Path, *, quick: bool) -> int:
@@ -160,8 +163,15 @@ def inspect(folder: Path) -> Callable[[], object]:
     return lambda: inspect(folder / "0.safetensors")
 
 
-JOBS = {"read": read, "convert": convert, "resize": resize, "merge": merge, "inspect": inspect, "transfer": transfer,
-        "transfer by lora-x": lambda folder: transfer(folder, "lora-x")}
+JOBS = {
+    "read": read,
+    "convert": convert,
+    "resize": resize,
+    "merge": merge,
+    "inspect": inspect,
+    "transfer": transfer,
+    "transfer by lora-x": lambda folder: transfer(folder, "lora-x"),
+}
 
 
 if __name__ == "__main__":

@@ -37,15 +37,15 @@ def effects(adapter, names):
     """
     found = {}
     for key, module in adapter.modules.items():
-        slot = names.resolve(key) if names else None
-        if slot and names.shape(slot) and not module.fits(names.shape(slot)):
+        weight_slice = names.resolve(key) if names else None
+        if weight_slice and names.shape(weight_slice) and not module.fits(names.shape(weight_slice)):
             continue
         up, down = (t.double() for t in module.low_rank())
         vector = torch.randn(down.shape[1], generator=torch.Generator().manual_seed(down.shape[1])).double()
-        name = slot.name if slot else flat(key)
-        height = names.shapes[name][0] if slot else up.shape[0]
-        start, length = slot.rows or (0, height) if slot else (0, height)
-        found.setdefault(name, torch.zeros(height).double())[start:start + length] += up @ (down @ vector)
+        name = weight_slice.name if weight_slice else flat(key)
+        height = names.shapes[name][0] if weight_slice else up.shape[0]
+        start, length = weight_slice.rows or (0, height) if weight_slice else (0, height)
+        found.setdefault(name, torch.zeros(height).double())[start : start + length] += up @ (down @ vector)
     return found
 
 

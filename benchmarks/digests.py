@@ -69,8 +69,10 @@ def main() -> int:
         subprocess.run([sys.executable, str(new), "examples", folder], check=True, capture_output=True)
         asked, different, refused = commands(), [], []
         for number, (name, arguments) in enumerate(asked.items()):
-            was, now = (outcome(clone, models, arguments, models / f"{number}_{i}.safetensors")
-                        for i, clone in enumerate((old, new)))  # fmt: skip
+            was, now = (
+                outcome(clone, models, arguments, models / f"{number}_{i}.safetensors")
+                for i, clone in enumerate((old, new))
+            )
             if was != now:
                 different.append(name)
                 print(f"differs: {name}: {was[:20]} / {now[:20]}", flush=True)

@@ -28,21 +28,55 @@ from lora_graft.jobs.distill.places import places
 from lora_graft.jobs.distill.train import train
 from lora_graft.nodes.host.denoiser import HostDenoiser
 
-UNET = dict(image_size=32, in_channels=4, out_channels=4, model_channels=320, use_spatial_transformer=True,
-            legacy=False, use_temporal_attention=False, use_temporal_resblock=False)  # fmt: skip
+UNET = dict(
+    image_size=32,
+    in_channels=4,
+    out_channels=4,
+    model_channels=320,
+    use_spatial_transformer=True,
+    legacy=False,
+    use_temporal_attention=False,
+    use_temporal_resblock=False,
+)
 SIZES = {
-    "sd15": dict(UNET, num_res_blocks=[2, 2, 2, 2], channel_mult=[1, 2, 4, 4], num_heads=8, context_dim=768,
-                 transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0], transformer_depth_middle=1,
-                 transformer_depth_output=[1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], use_linear_in_transformer=False),
-    "vega": dict(UNET, num_res_blocks=[2, 2, 2], channel_mult=[1, 2, 4], num_head_channels=64, context_dim=2048,
-                 transformer_depth=[0, 0, 1, 1, 2, 2], transformer_depth_middle=-1,
-                 transformer_depth_output=[0, 0, 0, 1, 1, 1, 2, 2, 2], use_linear_in_transformer=True,
-                 num_classes="sequential", adm_in_channels=2816),
-    "sdxl": dict(UNET, num_res_blocks=[2, 2, 2], channel_mult=[1, 2, 4], num_head_channels=64, context_dim=2048,
-                 transformer_depth=[0, 0, 2, 2, 10, 10], transformer_depth_middle=10,
-                 transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10], use_linear_in_transformer=True,
-                 num_classes="sequential", adm_in_channels=2816),
-}  # fmt: skip
+    "sd15": dict(
+        UNET,
+        num_res_blocks=[2, 2, 2, 2],
+        channel_mult=[1, 2, 4, 4],
+        num_heads=8,
+        context_dim=768,
+        transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0],
+        transformer_depth_middle=1,
+        transformer_depth_output=[1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+        use_linear_in_transformer=False,
+    ),
+    "vega": dict(
+        UNET,
+        num_res_blocks=[2, 2, 2],
+        channel_mult=[1, 2, 4],
+        num_head_channels=64,
+        context_dim=2048,
+        transformer_depth=[0, 0, 1, 1, 2, 2],
+        transformer_depth_middle=-1,
+        transformer_depth_output=[0, 0, 0, 1, 1, 1, 2, 2, 2],
+        use_linear_in_transformer=True,
+        num_classes="sequential",
+        adm_in_channels=2816,
+    ),
+    "sdxl": dict(
+        UNET,
+        num_res_blocks=[2, 2, 2],
+        channel_mult=[1, 2, 4],
+        num_head_channels=64,
+        context_dim=2048,
+        transformer_depth=[0, 0, 2, 2, 10, 10],
+        transformer_depth_middle=10,
+        transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10],
+        use_linear_in_transformer=True,
+        num_classes="sequential",
+        adm_in_channels=2816,
+    ),
+}
 
 
 def memory(name: str) -> float:
@@ -66,8 +100,14 @@ class Reader(HostDenoiser):
 def build(size: str):
     """The MODEL, made and loaded as the host makes and loads one."""
     with torch.device("meta"):
-        shapes = {name: t.shape for name, t in UNetModel(**SIZES[size], operations=comfy.ops.manual_cast,
-                                                          device="meta", dtype=torch.float16).state_dict().items()}
+        shapes = {
+            name: t.shape
+            for name, t in UNetModel(
+                **SIZES[size], operations=comfy.ops.manual_cast, device="meta", dtype=torch.float16
+            )
+            .state_dict()
+            .items()
+        }
     dice, state = torch.Generator().manual_seed(0), {}
     for name, shape in shapes.items():
         scale = 0.5 / max(1, torch.Size(shape[1:]).numel()) ** 0.5 if len(shape) > 1 else 0.0
@@ -106,26 +146,48 @@ def main() -> None:
             ctypes.CDLL(None).malloc_trim(0)
             Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
             loaded = memory("VmRSS")
-        settings = Distillation(rank=options.rank, where="attention + feed-forward", training=Training(
-            steps=options.steps, batch=options.batch, checkpointing=not options.no_checkpointing))  # fmt: skip
+        settings = Distillation(
+            rank=options.rank,
+            where="attention + feed-forward",
+            training=Training(steps=options.steps, batch=options.batch, checkpointing=not options.no_checkpointing),
+        )
         names, _ = places(denoiser, settings.where, [], [])
         students = students_of(denoiser, names, settings, {}, where)
         count = options.batch + HELD_OUT
         dice = torch.Generator().manual_seed(1)
         latents = torch.randn(4, 4, side, side, generator=dice)
         pick = torch.arange(count) % 4
-        bank = Bank(latents, pick, torch.arange(count), denoiser.ratios(torch.linspace(0.1, 0.9, count)), ["", "a"],
-                    pick % 2, latents[pick].clone())  # fmt: skip
+        bank = Bank(
+            latents,
+            pick,
+            torch.arange(count),
+            denoiser.ratios(torch.linspace(0.1, 0.9, count)),
+            ["", "a"],
+            pick % 2,
+            latents[pick].clone(),
+        )
         started = []
         result = train(denoiser, students, bank, settings.training, progress=lambda *_: started.append(time.time()))
     peak = torch.cuda.max_memory_allocated() / 2**20 if cuda else memory("VmHWM")
-    print(json.dumps({
-        "size": options.size, "weights": len(names), "numbers": sum(p.numel() for p in model.model.parameters()),
-        "dtype": str(model.model.get_dtype()), "loaded MB": round(loaded), "peak MB": round(peak),
-        "ratio": round(peak / loaded, 3), "checkpointing": not options.no_checkpointing,
-        "seconds per step": round(min((b - a for a, b in zip(started, started[1:], strict=False)), default=0), 2),
-        "losses": result.losses, "device": torch.cuda.get_device_name() if cuda else "CPU",
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "size": options.size,
+                "weights": len(names),
+                "numbers": sum(p.numel() for p in model.model.parameters()),
+                "dtype": str(model.model.get_dtype()),
+                "loaded MB": round(loaded),
+                "peak MB": round(peak),
+                "ratio": round(peak / loaded, 3),
+                "checkpointing": not options.no_checkpointing,
+                "seconds per step": round(
+                    min((b - a for a, b in zip(started, started[1:], strict=False)), default=0), 2
+                ),
+                "losses": result.losses,
+                "device": torch.cuda.get_device_name() if cuda else "CPU",
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

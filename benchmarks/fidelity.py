@@ -26,18 +26,31 @@ TARGETS = {"fp32": 1e-6, "fp16": 2e-3}
 # row of the table -> samples, what its factors are
 ROWS = {
     "LoRA (kohya, ComfyUI)": (("lora", "lora without alpha", "lora with bias"), "exact, rank r"),
-    "LoRA (PEFT, diffusers, older diffusers)": (("lora peft", "lora peft bare", "lora peft named", "lora diffusers",
-                                                 "lora diffusers processor", "lora text encoder"), "exact, rank r"),
+    "LoRA (PEFT, diffusers, older diffusers)": (
+        (
+            "lora peft",
+            "lora peft bare",
+            "lora peft named",
+            "lora diffusers",
+            "lora diffusers processor",
+            "lora text encoder",
+        ),
+        "exact, rank r",
+    ),
     "LoRA widening its weight": (("lora reshaping",), "exact, rank r"),
     "LoCon": (("locon", "locon flat"), "exact, rank r"),
     "LoCon with Tucker core": (("locon tucker",), "exact, rank r"),
     "LoHa": (("loha", "loha conv"), "exact, rank r²"),
     "LoHa with Tucker cores": (("loha tucker",), "exact, rank r²"),
-    "LoKr": (("lokr full", "lokr w2 factored", "lokr both factored", "lokr w1 factored", "lokr conv",
-              "lokr conv factored"), "exact, rank r₁·r₂"),
+    "LoKr": (
+        ("lokr full", "lokr w2 factored", "lokr both factored", "lokr w1 factored", "lokr conv", "lokr conv factored"),
+        "exact, rank r₁·r₂",
+    ),
     "LoKr with Tucker core": (("lokr tucker",), "exact, rank r₁·r₂"),
-    "DoRA on LoRA, LoHa, LoKr, GLoRA (by output)": (("dora by output", "dora conv by output", "dora loha", "dora lokr",
-                                                     "dora glora"), "exact given the base, full rank"),
+    "DoRA on LoRA, LoHa, LoKr, GLoRA (by output)": (
+        ("dora by output", "dora conv by output", "dora loha", "dora lokr", "dora glora"),
+        "exact given the base, full rank",
+    ),
     "DoRA (by input)": (("dora by input", "dora conv by input"), "exact given the base, full rank"),
     "DoRA (PEFT)": (("dora peft",), "exact given the base, full rank"),
     "OFT, COFT": (("oft", "oft bounded", "oft conv"), "exact given the base, full rank"),
@@ -112,9 +125,14 @@ def measured(samples, host, files) -> dict[str, dict[str, float]]:
             deltas = files.judged_by_host(host, Path(folder), judged, path) if judged else {}
             for key, (sample, _) in keys.items():
                 ours = adapter.modules[key].delta(weights[key])
-                mine = {k[len(key):]: t for k, t in written.items() if k.startswith(key)}
-                theirs = (deltas[key + ".weight"] if sample.host else by_peft(mine, weights[key])
-                          if "peft" in sample.name else by_lycoris(mine, weights[key]))
+                mine = {k[len(key) :]: t for k, t in written.items() if k.startswith(key)}
+                theirs = (
+                    deltas[key + ".weight"]
+                    if sample.host
+                    else by_peft(mine, weights[key])
+                    if "peft" in sample.name
+                    else by_lycoris(mine, weights[key])
+                )
                 worst = errors[sample.name]
                 worst[dtype] = max(worst.get(dtype, 0.0), files.relative(ours, theirs))
                 if dtype == "fp32" and ours.ndim > 1:
@@ -125,8 +143,10 @@ def measured(samples, host, files) -> dict[str, dict[str, float]]:
 
 def table(samples, errors) -> tuple[str, bool]:
     """The Markdown table and whether every figure meets its target."""
-    lines = ["| Format | As a low-rank update | Error fp32 | Error fp16 | Error of the factors | Oracle |",
-             "|---|---|---|---|---|---|"]
+    lines = [
+        "| Format | As a low-rank update | Error fp32 | Error fp16 | Error of the factors | Oracle |",
+        "|---|---|---|---|---|---|",
+    ]
     good = True
     for row, (names, how) in ROWS.items():
         worst = {kind: max(errors[n].get(kind, 0.0) for n in names) for kind in ("fp32", "fp16", "factors")}

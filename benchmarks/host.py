@@ -24,8 +24,9 @@ def enter(folder: Path, *, cpu: bool) -> None:
     from comfy.cli_args import args
 
     args.cpu, sys.argv = cpu, given
-    spec = importlib.util.spec_from_file_location("lora_graft", HERE.parent / "__init__.py",
-                                                  submodule_search_locations=[str(HERE.parent)])  # fmt: skip
+    spec = importlib.util.spec_from_file_location(
+        "lora_graft", HERE.parent / "__init__.py", submodule_search_locations=[str(HERE.parent)]
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules["lora_graft"] = module
     spec.loader.exec_module(module)

@@ -57,8 +57,10 @@ def main() -> None:
         return
     model = "quick" if args.quick else "sdxl"
     shapes = Counter(shape[:2] for shape in unet_shapes(model).values())
-    print(f"{model}: {sum(shapes.values())} weights of {len(shapes)} shapes; {platform.machine()}, {args.threads} "
-          f"thread(s), torch {torch.__version__}, load average {os.getloadavg()[0]:.1f} of {os.cpu_count()}.\n")
+    print(
+        f"{model}: {sum(shapes.values())} weights of {len(shapes)} shapes; {platform.machine()}, {args.threads} "
+        f"thread(s), torch {torch.__version__}, load average {os.getloadavg()[0]:.1f} of {os.cpu_count()}.\n"
+    )
     for name, part in (("svd", svd_table), ("kmeans", kmeans_table), ("files", files_table)):
         if args.only in (None, name):
             part(shapes, model)
@@ -101,13 +103,18 @@ def svd_table(shapes: Counter, model: str) -> None:
             if shape in checked:
                 row[2] = max(row[2], disagreement(updates, rank))
         print(f"{shape} done", file=sys.stderr, flush=True)
-    print(f"### SVD-truncated merge\n\nDense, all weights: {full:.0f} s as kohya does it, {economy:.0f} s with economy "
-          f"SVD, plus the time to form Σ ΔW. Agreement on {', '.join(f'{m}×{n}' for m, n in checked)}.\n")
+    print(
+        f"### SVD-truncated merge\n\nDense, all weights: {full:.0f} s as kohya does it, {economy:.0f} s with economy "
+        f"SVD, plus the time to form Σ ΔW. Agreement on {', '.join(f'{m}×{n}' for m, n in checked)}.\n"
+    )
     print("| LoRAs | rank | ranks add up to | form Σ ΔW, s | ours, s | ratio to kohya | ratio to economy | agreement |")
     print("|---|---|---|---|---|---|---|---|")
     for (loras, rank), (form, ours, worst) in rows.items():
-        print(f"| {loras} | {rank} | {loras * rank} | {form:.1f} | {ours:.2f} | {(full + form) / ours:.0f} "
-              f"| {(economy + form) / ours:.0f} | {worst:.0e} |", flush=True)
+        print(
+            f"| {loras} | {rank} | {loras * rank} | {form:.1f} | {ours:.2f} | {(full + form) / ours:.0f} "
+            f"| {(economy + form) / ours:.0f} | {worst:.0e} |",
+            flush=True,
+        )
     print()
 
 
@@ -142,8 +149,11 @@ def kmeans_table(shapes: Counter, model: str) -> None:
                     sums[1] += count / 3 * cluster(updates, rank, restarts) / other.inertia_
                 base += count / 3
         for restarts, (took, inertia) in ours.items():
-            print(f"| {loras} | {rank} | {theirs:.1f} | {restarts} | {took:.2f} | {theirs / took:.0f} "
-                  f"| {inertia / base:.4f} |", flush=True)
+            print(
+                f"| {loras} | {rank} | {theirs:.1f} | {restarts} | {took:.2f} | {theirs / took:.0f} "
+                f"| {inertia / base:.4f} |",
+                flush=True,
+            )
     print()
 
 
@@ -162,11 +172,20 @@ def files_table(shapes: Counter, model: str) -> None:
         for method in ("lego", "svd", "concat"):
             command = [sys.executable, __file__, "--threads", "2", "--worker", method, Path(folder) / "out", *files]
             limits = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
-            answer = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True,
-                                    env={**os.environ, **limits}, preexec_fn=two_cores)
+            answer = subprocess.run(
+                list(map(str, command)),
+                capture_output=True,
+                text=True,
+                check=True,
+                env={**os.environ, **limits},
+                preexec_fn=two_cores,
+            )
             row = json.loads(answer.stdout.splitlines()[-1])
-            print(f"| {method} | {row['modules']} | {row['read']:.1f} | {row['merge']:.1f} | {row['write']:.1f} "
-                  f"| {row['read'] + row['merge'] + row['write']:.1f} | {row['memory']:.0f} |", flush=True)
+            print(
+                f"| {method} | {row['modules']} | {row['read']:.1f} | {row['merge']:.1f} | {row['write']:.1f} "
+                f"| {row['read'] + row['merge'] + row['write']:.1f} | {row['memory']:.0f} |",
+                flush=True,
+            )
 
 
 def two_cores() -> None:

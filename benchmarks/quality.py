@@ -27,8 +27,11 @@ from lora_graft.jobs.cache import SubspaceCache
 from lora_graft.jobs.transfer.transfer import TransferSettings, transfer
 from torch import Tensor
 
-PAIRS = {"b": "A → B, fine-tuned to another look", "c": "A → C, a third of the blocks pruned, healed",
-         "s": "A → S, trained from another seed"}
+PAIRS = {
+    "b": "A → B, fine-tuned to another look",
+    "c": "A → C, a third of the blocks pruned, healed",
+    "s": "A → S, trained from another seed",
+}
 LOOK = {"b": "dusk", "c": "night", "s": "night"}
 KERNELS = ("copy", "lora-x", "prolora", "rotate")
 
@@ -50,8 +53,11 @@ def random_like(adapter: Adapter, seed: int = 0) -> Adapter:
         up = torch.randn(update.up.shape, generator=generator)
         down = torch.randn(update.down.shape, generator=generator)
         up *= update.dense().norm() / (up @ down).norm()
-        tensors |= {f"{key}.lora_up.weight": up, f"{key}.lora_down.weight": down,
-                    f"{key}.alpha": torch.tensor(float(update.rank))}
+        tensors |= {
+            f"{key}.lora_up.weight": up,
+            f"{key}.lora_down.weight": down,
+            f"{key}.alpha": torch.tensor(float(update.rank)),
+        }
     return adapters.from_state_dict(tensors)
 
 
@@ -60,14 +66,17 @@ def measure(name: str, results: list[tuple[Adapter, float]], seed: int, pictures
     index = torch.arange(pictures)
     digits, colours = index % 10, index // 10 % 4
     prompts = [text.prompt(int(d), int(c)) for d, c in zip(digits, colours, strict=True)]
-    images = sample(materialize.base(name), materialize.autoencoder(), prompts,
-                    range(seed, seed + pictures), adapters=results)
+    images = sample(
+        materialize.base(name), materialize.autoencoder(), prompts, range(seed, seed + pictures), adapters=results
+    )
     weights = materialize.judge_weights()
     verdict = judge.look(weights, images)
     right = (verdict.digits.argmax(1) == digits) & (verdict.colours.argmax(1) == colours)
     drawn = judge.gaussian(verdict.features)
-    distance = [judge.frechet(drawn, tuple(weights[f"real.{LOOK[name]}.{effect}.{part}"]
-                                           for part in ("mean", "covariance"))) for effect in materialize.EFFECTS]
+    distance = [
+        judge.frechet(drawn, tuple(weights[f"real.{LOOK[name]}.{effect}.{part}"] for part in ("mean", "covariance")))
+        for effect in materialize.EFFECTS
+    ]
     return Measure(verdict.effects.mean(0), right.float().mean().item(), torch.tensor(distance))
 
 
@@ -94,8 +103,10 @@ def compare(name: str, models: dict[str, Path], seeds: list[int], pictures: int,
     alone = [measure(name, [], seed, pictures) for seed in seeds]
     for i, effect in enumerate(materialize.EFFECTS):
         ways = candidates(effect, name, models, cache)
-        drawn = {title: [measure(name, adapter, seed, pictures) if adapter else alone[n]
-                         for n, seed in enumerate(seeds)] for title, adapter in ways.items()}
+        drawn = {
+            title: [measure(name, adapter, seed, pictures) if adapter else alone[n] for n, seed in enumerate(seeds)]
+            for title, adapter in ways.items()
+        }
         for title, measures in drawn.items():
             row = figures.setdefault(title, [[] for _ in seeds])
             for n, result in enumerate(measures):
@@ -116,12 +127,18 @@ def cell(values: Tensor, form: str) -> str:
 def table(name: str, figures: dict[str, Tensor]) -> str:
     """One pair of bases as Markdown."""
     effects = " | ".join(materialize.EFFECTS)
-    lines = [f"### {PAIRS[name]}", "", f"| method | recovered lift | {effects} | class accuracy | Fréchet distance |",
-             "|---|---|---|---|---|---|---|"]
+    lines = [
+        f"### {PAIRS[name]}",
+        "",
+        f"| method | recovered lift | {effects} | class accuracy | Fréchet distance |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for title, values in figures.items():
         each = " | ".join(f"{lift:.2f}" for lift in values[:, :, 0].mean(0))
-        lines.append(f"| {title} | {cell(values[:, :, 0], '.2f')} | {each} | {cell(values[:, :, 1], '.2f')} "
-                     f"| {cell(values[:, :, 2], '.1f')} |")
+        lines.append(
+            f"| {title} | {cell(values[:, :, 0], '.2f')} | {each} | {cell(values[:, :, 1], '.2f')} "
+            f"| {cell(values[:, :, 2], '.1f')} |"
+        )
     return "\n".join(lines)
 
 
@@ -142,8 +159,10 @@ def main() -> None:
         for name in ("b",) if options.quick else PAIRS:
             parts.append(table(name, compare(name, models, seeds, pictures, cache)))
             print(parts[-1] + "\n", flush=True)
-    end = (f"{pictures} pictures per figure and seed set, {len(seeds)} set(s), "
-           f"10 Euler steps at cfg 3; {time.monotonic() - start:.0f} s.")
+    end = (
+        f"{pictures} pictures per figure and seed set, {len(seeds)} set(s), "
+        f"10 Euler steps at cfg 3; {time.monotonic() - start:.0f} s."
+    )
     print(end)
     if options.out:
         options.out.write_text("\n\n".join([*parts, end]) + "\n", encoding="utf-8")

@@ -44,9 +44,13 @@ from quality import LOOK
 from quality_merge import spread
 from torch import Tensor
 
-TITLES = {"b": "A → B, fine-tuned to another look", "c": "A → C, a third of the blocks pruned, healed",
-          "s": "A → S, trained from another seed", "w": "A → W, another width and depth",
-          "v": "A → V, another autoencoder"}  # fmt: skip
+TITLES = {
+    "b": "A → B, fine-tuned to another look",
+    "c": "A → C, a third of the blocks pruned, healed",
+    "s": "A → S, trained from another seed",
+    "w": "A → W, another width and depth",
+    "v": "A → V, another autoencoder",
+}
 REAL_STEPS, REAL_BATCH = 500, 48
 DRAWING = Drawing(64, 64, 10, 3.0, scheduler="simple", batch=32)
 PARTS = ("pairs", "merge", "kinds", "filter", "prompts", "lorax")
@@ -80,14 +84,31 @@ class Bench:
             self.data[key] = generate(worn, self.denoiser(target), lines, settings)
         return self.data[key]
 
-    def taught(self, names: Sequence[str], target: str, seed: int, *, steps: int, start: Adapter | None = None,
-               dataset: Dataset | None = None, rank: int = 8, **settings) -> tuple[Adapter, int, float]:  # fmt: skip
+    def taught(
+        self,
+        names: Sequence[str],
+        target: str,
+        seed: int,
+        *,
+        steps: int,
+        start: Adapter | None = None,
+        dataset: Dataset | None = None,
+        rank: int = 8,
+        **settings,
+    ) -> tuple[Adapter, int, float]:
         """(adapter, evaluations, share of the effect on held-out lessons)."""
         data = dataset or self.dataset(names, target, seed)
         student, teacher = self.denoiser(target), self.teacher(names)
         chosen = Distillation(rank=rank, training=Training(steps=steps, seed=seed), **settings)
-        result = distill(data, teacher, student, [self.loras[e] for e in names], chosen, start=start,
-                         translate=self.translation(target))  # fmt: skip
+        result = distill(
+            data,
+            teacher,
+            student,
+            [self.loras[e] for e in names],
+            chosen,
+            start=start,
+            translate=self.translation(target),
+        )
         return result.adapter, sum(result.report.evaluations.values()), result.report.explained
 
     def translation(self, target: str):
@@ -106,9 +127,13 @@ class Bench:
     def matched(self, effect: str, target: str, adapter: Adapter, seed: int) -> tuple[float, float, int]:
         """(strength, residual, evaluations) of a moved adapter."""
         found = match_strength(
-            self.teacher([effect]), self.denoiser(target), lambda g: self.denoiser(target, [(adapter, g)]),
-            self.dataset([effect], target, seed), batch=32, seed=seed,
-        )  # fmt: skip
+            self.teacher([effect]),
+            self.denoiser(target),
+            lambda g: self.denoiser(target, [(adapter, g)]),
+            self.dataset([effect], target, seed),
+            batch=32,
+            seed=seed,
+        )
         return found.value, found.residual, found.evaluations
 
     def judged(self, name: str, worn: Sequence[tuple[Adapter, float]], seed: int, effect: str) -> tuple:
@@ -122,8 +147,10 @@ class Bench:
         verdict = judge.look(weights, images)
         right = (verdict.digits.argmax(1) == digits) & (verdict.colours.argmax(1) == colours)
         look = LOOK.get(name, "night")
-        real = {which: [weights[f"real.{which}.{effect}.{part}"] for part in ("mean", "covariance")]
-                for which in ("night", "dusk")}  # fmt: skip
+        real = {
+            which: [weights[f"real.{which}.{effect}.{part}"] for part in ("mean", "covariance")]
+            for which in ("night", "dusk")
+        }
         way = real["dusk"][0] - real["night"][0]
         place = float((verdict.features.mean(0) - real["night"][0]) @ way / way.square().sum())
         distance = judge.frechet(judge.gaussian(verdict.features), tuple(real[look]))
@@ -135,18 +162,29 @@ class Bench:
         key = (name, effect, seed)
         if key not in self.known:
             trained = adapters.read(self.models[f"family_{effect}_{name}"])
-            self.known[key] = (self.judged(name, [], seed, effect)[0][at],
-                               self.judged(name, [(trained, 1.0)], seed, effect)[0][at])  # fmt: skip
+            self.known[key] = (
+                self.judged(name, [], seed, effect)[0][at],
+                self.judged(name, [(trained, 1.0)], seed, effect)[0][at],
+            )
         zero, one = self.known[key]
         strengths, right, distance, look = self.judged(name, worn, seed, effect)
-        figures = {"lift": float((strengths[at] - zero) / (one - zero)), "class accuracy": right,
-                   "Fréchet": float(distance)}  # fmt: skip
+        figures = {
+            "lift": float((strengths[at] - zero) / (one - zero)),
+            "class accuracy": right,
+            "Fréchet": float(distance),
+        }
         return figures | ({"own look": look} if look is not None else {})
 
 
 COLUMNS = ("lift", "class accuracy", "Fréchet", "own look", "share of the effect", "evaluations")
-FORMS = {"lift": ".2f", "class accuracy": ".2f", "Fréchet": ".0f", "own look": ".2f", "share of the effect": ".2f",
-         "evaluations": ".0f"}  # fmt: skip
+FORMS = {
+    "lift": ".2f",
+    "class accuracy": ".2f",
+    "Fréchet": ".0f",
+    "own look": ".2f",
+    "share of the effect": ".2f",
+    "evaluations": ".0f",
+}
 
 
 class Rows:
@@ -170,8 +208,9 @@ class Rows:
                 values = [[f[name] for f in found if name in f] for found in seeds.values()]
                 means = [sum(v) / len(v) for v in values if v]
                 form = FORMS[name]
-                cells.append("–" if not means else f"{means[0]:{form}}" if name == "evaluations" else
-                             spread(means, form))  # fmt: skip
+                cells.append(
+                    "–" if not means else f"{means[0]:{form}}" if name == "evaluations" else spread(means, form)
+                )
             lines.append(f"| {row} | " + " | ".join(cells) + " |")
         return "\n".join(lines)
 
@@ -184,6 +223,7 @@ def pairs(bench: Bench, seeds: Sequence[int], names: Sequence[str]) -> list[str]
         related, shared = name in "bc", name != "v"
         for seed in seeds:
             for effect in bench.effects:
+
                 def put(row, worn, cost=0, seen=None, effect=effect, seed=seed, rows=rows, name=name):
                     extra = {"share of the effect": seen} if seen is not None else {}
                     rows.add(row, seed, effect, bench.score(name, worn, seed, effect) | extra | {"evaluations": cost})
@@ -210,8 +250,11 @@ def pairs(bench: Bench, seeds: Sequence[int], names: Sequence[str]) -> list[str]
                 teach("distilled, samples, 100 steps", steps=100, objective="samples")
                 if not shared:
                     teach("distilled, samples, 300 steps", steps=300, objective="samples")
-                put("trained on real data", [(adapters.read(bench.models[f"family_{effect}_{name}"]), 1.0)],
-                    REAL_STEPS * REAL_BATCH)
+                put(
+                    "trained on real data",
+                    [(adapters.read(bench.models[f"family_{effect}_{name}"]), 1.0)],
+                    REAL_STEPS * REAL_BATCH,
+                )
         tables.append(rows.markdown())
         print(tables[-1] + "\n", flush=True)
     return tables
@@ -225,8 +268,13 @@ def kinds(bench: Bench, seeds: Sequence[int]) -> list[str]:
         for effect in bench.effects:
             for kind, rank in ranks.items():
                 adapter, cost, seen = bench.taught([effect], "s", seed, steps=100, kind=kind, rank=rank)
-                rows.add(f"{kind}, rank {rank}", seed, effect, bench.score("s", [(adapter, 1.0)], seed, effect)
-                         | {"share of the effect": seen, "evaluations": cost})  # fmt: skip
+                rows.add(
+                    f"{kind}, rank {rank}",
+                    seed,
+                    effect,
+                    bench.score("s", [(adapter, 1.0)], seed, effect)
+                    | {"share of the effect": seen, "evaluations": cost},
+                )
     return [rows.markdown()]
 
 
@@ -241,12 +289,21 @@ def filters(bench: Bench, seeds: Sequence[int]) -> list[str]:
             without = replace(clean, taught=taught)
             with_filter = replace(without, kept=action(taught, clean.plain) >= Generation().least_action)
             for objective in ("difference", "samples"):
-                for row, data in (("all samples good", clean), ("with the filter", with_filter),
-                                  ("without the filter", without)):
-                    adapter, cost, seen = bench.taught([effect], "s", seed, steps=100, objective=objective,
-                                                       dataset=data)  # fmt: skip
-                    rows.add(f"{objective}, {row}", seed, effect, bench.score("s", [(adapter, 1.0)], seed, effect)
-                             | {"share of the effect": seen, "evaluations": cost})  # fmt: skip
+                for row, data in (
+                    ("all samples good", clean),
+                    ("with the filter", with_filter),
+                    ("without the filter", without),
+                ):
+                    adapter, cost, seen = bench.taught(
+                        [effect], "s", seed, steps=100, objective=objective, dataset=data
+                    )
+                    rows.add(
+                        f"{objective}, {row}",
+                        seed,
+                        effect,
+                        bench.score("s", [(adapter, 1.0)], seed, effect)
+                        | {"share of the effect": seen, "evaluations": cost},
+                    )
     return [rows.markdown()]
 
 
@@ -266,8 +323,13 @@ def prompt_sources(bench: Bench, seeds: Sequence[int]) -> list[str]:
             for row, lines in sources.items():
                 data = bench.dataset([effect], "s", seed, lines)
                 adapter, cost, seen = bench.taught([effect], "s", seed, steps=100, dataset=data)
-                rows.add(row, seed, effect, bench.score("s", [(adapter, 1.0)], seed, effect)
-                         | {"share of the effect": seen, "evaluations": cost})  # fmt: skip
+                rows.add(
+                    row,
+                    seed,
+                    effect,
+                    bench.score("s", [(adapter, 1.0)], seed, effect)
+                    | {"share of the effect": seen, "evaluations": cost},
+                )
     return [rows.markdown()]
 
 
@@ -278,6 +340,7 @@ def lorax(bench: Bench, seeds: Sequence[int]) -> list[str]:
         rows = Rows(f"{TITLES[name]}: by projection (lora-x, a quarter of the width)")
         for seed in seeds:
             for effect in bench.effects:
+
                 def put(row, adapter, cost=0, effect=effect, seed=seed, rows=rows, name=name):
                     figures = bench.score(name, [(adapter, 1.0)], seed, effect)
                     rows.add(row, seed, effect, figures | {"evaluations": cost})
@@ -308,8 +371,13 @@ def merge(bench: Bench, seeds: Sequence[int]) -> list[str]:
         for steps in (50, 100):
             for start, name in ((None, "nothing"), (merged(loras, "svd", rank), "the SVD cut")):
                 adapter, cost, seen = bench.taught(list(loras), "a", seeds[0], steps=steps, rank=rank, start=start)
-                rows.add(f"effects distilled from {name}, {steps} steps ({cost} evaluations)", rank, adapter, whole,
-                         scaled=False)  # fmt: skip
+                rows.add(
+                    f"effects distilled from {name}, {steps} steps ({cost} evaluations)",
+                    rank,
+                    adapter,
+                    whole,
+                    scaled=False,
+                )
     rows.add("trained jointly on real data (24000 evaluations)", 8, jointly_trained(), whole, scaled=False)
     return ["\n".join(rows.lines)]
 
@@ -365,8 +433,10 @@ def main() -> None:
             parts += found
             if part != "pairs":
                 print("\n\n".join(found) + "\n", flush=True)
-    end = (f"{pictures} pictures per figure and seed set, {len(seeds)} set(s), 10 Euler steps at cfg 3; "
-           f"{time.monotonic() - start:.0f} s.")
+    end = (
+        f"{pictures} pictures per figure and seed set, {len(seeds)} set(s), 10 Euler steps at cfg 3; "
+        f"{time.monotonic() - start:.0f} s."
+    )
     print(end)
     if options.out:
         options.out.write_text("\n\n".join([*parts, end]) + "\n", encoding="utf-8")

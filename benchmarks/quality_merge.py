@@ -38,8 +38,13 @@ UNCUT = ("concat", "linear")
 
 def draw(result: Adapter | None, strength: float, prompts: list[str], seed: int) -> Tensor:
     """Pictures of base A with the adapter, (n, 3, 64, 64) in [0, 1]."""
-    return sample(materialize.base("a"), materialize.autoencoder(), prompts, range(seed, seed + len(prompts)),
-                  adapters=[(result, strength)] if result else [])
+    return sample(
+        materialize.base("a"),
+        materialize.autoencoder(),
+        prompts,
+        range(seed, seed + len(prompts)),
+        adapters=[(result, strength)] if result else [],
+    )
 
 
 def real(chosen: tuple[str, ...], count: int = 2048) -> tuple[Tensor, Tensor]:
@@ -75,11 +80,23 @@ class Table:
         self.real = real(tuple(loras))
         self.base = {seed: self.look(None, 1.0, seed).effects.mean(0)[self.effects] for seed in seeds}
         self.alone = {
-            seed: torch.stack([self.look(lora, 1.0, seed).effects.mean(0)[EFFECTS.index(effect)]
-                               for effect, lora in loras.items()]) for seed in seeds
-        }  # fmt: skip
-        heads = ["method", "rank", "norm / sum", "mean strength", *loras, "class accuracy", "Fréchet",
-                 "strength at the sum's norm", "accuracy", "Fréchet"]
+            seed: torch.stack(
+                [self.look(lora, 1.0, seed).effects.mean(0)[EFFECTS.index(effect)] for effect, lora in loras.items()]
+            )
+            for seed in seeds
+        }
+        heads = [
+            "method",
+            "rank",
+            "norm / sum",
+            "mean strength",
+            *loras,
+            "class accuracy",
+            "Fréchet",
+            "strength at the sum's norm",
+            "accuracy",
+            "Fréchet",
+        ]
         self.lines = [f"### {' + '.join(loras)}", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
 
     def look(self, result: Adapter | None, strength: float, seed: int) -> judge.Verdict:
@@ -99,8 +116,15 @@ class Table:
     def add(self, title: str, rank: int, result: Adapter, whole: float, *, scaled: bool = True) -> None:
         ratio = norm(result) / whole
         own, right, distance = self.judged(result, 1.0)
-        cells = [title, str(rank), f"{ratio:.2f}", spread(own.mean(1), ".2f"),
-                 *(f"{value:.2f}" for value in own.mean(0)), spread(right, ".2f"), spread(distance, ".0f")]
+        cells = [
+            title,
+            str(rank),
+            f"{ratio:.2f}",
+            spread(own.mean(1), ".2f"),
+            *(f"{value:.2f}" for value in own.mean(0)),
+            spread(right, ".2f"),
+            spread(distance, ".0f"),
+        ]
         if scaled:
             again, right, distance = self.judged(result, 1 / ratio)
             cells += [spread(again.mean(1), ".2f"), spread(right, ".2f"), spread(distance, ".0f")]
@@ -138,8 +162,10 @@ def table(loras: dict[str, Adapter], seeds: list[int], pictures: int, joint: Ada
 def picture(loras: dict[str, Adapter], path: Path) -> None:
     """Stack, LEGO, SVD and TIES of three LoRAs side by side."""
     rows = [("base A", None), ("stack of three,\nrank 24", merged(loras, "concat", "sum"))]
-    rows += [(f"{title},\nrank 12", merged(loras, method, 12))
-             for title, method in (("LEGO", "lego"), ("SVD cut", "svd"), ("TIES", "ties"))]
+    rows += [
+        (f"{title},\nrank 12", merged(loras, method, 12))
+        for title, method in (("LEGO", "lego"), ("SVD cut", "svd"), ("TIES", "ties"))
+    ]
     canvas.save(contact_sheet([(title, draw(result, 1.0, PROMPTS, 0)) for title, result in rows]), path)
 
 

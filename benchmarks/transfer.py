@@ -156,8 +156,13 @@ def models_table(args) -> None:
             loras = [make_lora(model, Path(folder) / f"lora{i}.safetensors", seed=i) for i in range(2)]
             for size in SIZES:
                 cache = Path(folder) / f"cache-{size}"
-                task = {"source": str(source), "target": str(target), "cache": str(cache), "device": args.device,
-                        "size": {"k": size.k, "share": size.share}}  # fmt: skip
+                task = {
+                    "source": str(source),
+                    "target": str(target),
+                    "cache": str(cache),
+                    "device": args.device,
+                    "size": {"k": size.k, "share": size.share},
+                }
                 first = fresh_process(args, {**task, "loras": [str(x) for x in loras]})
                 again = fresh_process(args, {**task, "loras": [str(loras[1])]})
                 cold, warm = first["seconds"]

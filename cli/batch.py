@@ -17,9 +17,7 @@ LOCAL = "http://127.0.0.1:8188"
 
 @cleanly
 def batch(
-    workflow: Annotated[
-        Path, typer.Argument(metavar="WORKFLOW_API.json", help="In ComfyUI: Workflow > Export (API).")
-    ],
+    workflow: Annotated[Path, typer.Argument(metavar="WORKFLOW_API.json", help="In ComfyUI: Workflow > Export (API).")],
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NODE.INPUT=VALUES", help="An input to vary; repeat for more. See above."),
@@ -31,7 +29,9 @@ def batch(
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", metavar="FOLDER",
+            "-o",
+            "--output",
+            metavar="FOLDER",
             help="For the results and the manifest. Default: WORKFLOW_API-batch.",
         ),
     ] = None,

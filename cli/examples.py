@@ -17,9 +17,7 @@ PACK = Path(__file__).absolute().parents[1]
 def examples(
     folder: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[MODELS]", help="ComfyUI's models folder. A clone in custom_nodes finds it by itself."
-        ),
+        typer.Argument(metavar="[MODELS]", help="ComfyUI's models folder. A clone in custom_nodes finds it by itself."),
     ] = None,
     debug: Debug = False,
 ) -> None:

@@ -35,8 +35,9 @@ def _methods(folder: Path) -> list[tuple[str, ast.FunctionDef]]:
     imports = [n for n in package.body if isinstance(n, ast.ImportFrom) and n.level == 1]
     found = []
     for stem in (s for n in imports for s in ([n.module] if n.module else [a.name for a in n.names])):
-        functions = [n for n in ast.parse((folder / f"{stem}.py").read_text("utf-8")).body
-                     if isinstance(n, ast.FunctionDef)]  # fmt: skip
+        functions = [
+            n for n in ast.parse((folder / f"{stem}.py").read_text("utf-8")).body if isinstance(n, ast.FunctionDef)
+        ]
         found += [(name, f) for f in functions for d in f.decorator_list if (name := _registered(d))]
     return found
 

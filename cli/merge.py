@@ -44,7 +44,8 @@ def merge(
     rank: Annotated[
         str,
         typer.Option(
-            "--rank", metavar="N|auto|max|sum",
+            "--rank",
+            metavar="N|auto|max|sum",
             help="Rank of the result: a number; max, the largest of the LoRAs; sum, all together; auto, per module "
             "what keeps --energy of the sum. concat and linear are cut by a number only.",
         ),
@@ -57,9 +58,7 @@ def merge(
     ] = 0.5,
     energy: Annotated[float, typer.Option("--energy", help="Rank auto: share of the sum's energy to keep.")] = 0.95,
     seed: Annotated[int, typer.Option("--seed", help=f"Of k-means and of random masks: {readers('seed')}.")] = 0,
-    parameter_reweighting: Annotated[
-        bool, typer.Option(help="lego: restore the size of clusters' means.")
-    ] = True,
+    parameter_reweighting: Annotated[bool, typer.Option(help="lego: restore the size of clusters' means.")] = True,
     output_reweighting: Annotated[bool, typer.Option(help="lego: scale means to one LoRA's size.")] = True,
     dtype: DtypeOption = None,
     layout: LayoutOption = Layout.same,
@@ -85,10 +84,16 @@ def merge(
     from ..jobs.merge.merge import merge as run
 
     settings = MergeSettings(
-        method=method.value, rank=chosen, units=units.value, seed=seed, density=density, energy=energy,
-        parameter_reweighting=parameter_reweighting, output_reweighting=output_reweighting,
+        method=method.value,
+        rank=chosen,
+        units=units.value,
+        seed=seed,
+        density=density,
+        energy=energy,
+        parameter_reweighting=parameter_reweighting,
+        output_reweighting=output_reweighting,
         dtype=dtype.value if dtype else None,
-    )  # fmt: skip
+    )
     opened = open_base(base) if base else None
     given = [(adapters.read(path), model, clip) for path, model, clip in wanted]
     with progress("Merging") as tell:
@@ -132,8 +137,9 @@ def outputs(output: Path, report: Path | None, plot: Path | None, *, force: bool
     claim(output, suffixed(report, "--report", (".json", ".md")), png(plot), force=force, inputs=inputs)
 
 
-def publish(result, output: Path, layout: Layout, base, report: Path | None, plot: Path | None, *, as_json: bool,
-            force: bool) -> None:  # fmt: skip
+def publish(
+    result, output: Path, layout: Layout, base, report: Path | None, plot: Path | None, *, as_json: bool, force: bool
+) -> None:
     """Write the adapter, its report and its picture, all or none, and say what was done."""
     from .. import adapters
     from ..jobs.convert import names_of

@@ -80,8 +80,11 @@ def find(patterns: list[str], folder: Path) -> dict[Path, Path]:
     for file, output in inputs.items():
         other = taken.setdefault(output.resolve(), file)
         if other is not file:
-            raise GraftError(f"the output of {file} would overwrite or meet that of {other}", file=output,
-                             hint="Choose another folder, or call once for each.")  # fmt: skip
+            raise GraftError(
+                f"the output of {file} would overwrite or meet that of {other}",
+                file=output,
+                hint="Choose another folder, or call once for each.",
+            )
     return inputs
 
 
@@ -99,8 +102,8 @@ def transfer_all(pairs: dict[Path, Path], order: Order, jobs: int, *, keep: bool
             order = replace(order, cache=Path(scratch))
         crew = stack.enter_context(Crew(order, min(jobs, len(work))))
         needed: dict[tuple, None] = {}
-        for file, (slots, why) in crew.each(_slots, work, "Reading"):
-            needed |= dict.fromkeys(slots or ())
+        for file, (weight_slices, why) in crew.each(_weight_slices, work, "Reading"):
+            needed |= dict.fromkeys(weight_slices or ())
             if why:
                 shelf.failed[file] = why
         for _ in crew.each(_measure, needed, "Measuring the bases"):
@@ -214,7 +217,7 @@ def _pairs():
     return Pairs(_here["source"], _here["target"], order.settings.size, _here["cache"], order.device)
 
 
-def _slots(file: Path) -> set[tuple]:
+def _weight_slices(file: Path) -> set[tuple]:
     """The pairs of weights whose subspaces a LoRA's transfer will ask for."""
     from .. import adapters
     from ..jobs.transfer.plan import parts, plan, shape_of
@@ -235,10 +238,10 @@ def _slots(file: Path) -> set[tuple]:
     return found
 
 
-def _measure(slots: tuple) -> None:
+def _measure(weight_slices: tuple) -> None:
     pairs = _pairs()
-    if not pairs.same(*slots):
-        pairs.pair(*slots)
+    if not pairs.same(*weight_slices):
+        pairs.pair(*weight_slices)
 
 
 def _transfer(work: tuple[Path, Path]) -> Line:
@@ -250,14 +253,23 @@ def _transfer(work: tuple[Path, Path]) -> Line:
     output.parent.mkdir(parents=True, exist_ok=True)
     claim(output, report, force=order.force)
     result = transfer(
-        adapters.read(file), _here["source"], _here["target"], order.settings,
-        cache=_here["cache"], device=order.device,
-    )  # fmt: skip
+        adapters.read(file),
+        _here["source"],
+        _here["target"],
+        order.settings,
+        cache=_here["cache"],
+        device=order.device,
+    )
     told = result.report.to_markdown() if order.report == ".md" else result.report.to_json()
     with staged({report: told.encode()} if report else {}):
         adapters.write(
-            result.adapter, output, dtype=order.dtype, layout=order.layout, names=_here["target"].names,
-            overwrite=order.force, provenance=result.provenance,
-        )  # fmt: skip
+            result.adapter,
+            output,
+            dtype=order.dtype,
+            layout=order.layout,
+            names=_here["target"].names,
+            overwrite=order.force,
+            provenance=result.provenance,
+        )
     found, totals = result.report, result.report.totals
     return found.method, totals["mean_similarity"], totals["kept_energy"], len(found.empty_blocks), found.advice

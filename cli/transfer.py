@@ -50,7 +50,8 @@ def transfer(
     every: Annotated[
         list[str] | None,
         typer.Option(
-            "--all", metavar="'LORAS/*.safetensors'",
+            "--all",
+            metavar="'LORAS/*.safetensors'",
             help="Instead of LORA: every file that matches (in quotes; ** for subfolders). Files that are in FOLDER "
             "already are left out, so that the same call goes on after a stop.",
         ),
@@ -74,9 +75,7 @@ def transfer(
     ] = None,
     plot: Plot = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    reports: Annotated[
-        Reports | None, typer.Option("--reports", help="With --all: a report beside each file.")
-    ] = None,
+    reports: Annotated[Reports | None, typer.Option("--reports", help="With --all: a report beside each file.")] = None,
     jobs: Annotated[
         int | None,
         typer.Option("--jobs", min=1, help="With --all: processes at a time. Default: one per core up to 4; GPU: 1."),
@@ -95,10 +94,17 @@ def transfer(
         if single:
             raise typer.BadParameter(f"{single[0]} is for a single LORA; see --reports", param_hint="--all")
         return _shelf(
-            every, source, target, output, reports, jobs, no_cache, device,
+            every,
+            source,
+            target,
+            output,
+            reports,
+            jobs,
+            no_cache,
+            device,
             dict(method=method.value, size=size, threshold=threshold, rank=rank, strength=strength),
             dict(dtype=dtype.value if dtype else None, layout=layout.value, force=force),
-        )  # fmt: skip
+        )
     if reports or jobs:
         raise typer.BadParameter("is for --all", param_hint="--reports" if reports else "--jobs")
     suffixed(output, "--output", (".safetensors",))
@@ -156,9 +162,14 @@ def _shelf(patterns, source, target, folder, reports, jobs, no_cache, device, se
     where, cores = device_of(device), os.cpu_count() or 1
     jobs = jobs or (1 if where == "cuda" else min(MOST, cores))
     order = Order(
-        source, target, TransferSettings(**settings), where, report=f".{reports.value}" if reports else None,
-        threads=max(1, cores // jobs), **writing,
-    )  # fmt: skip
+        source,
+        target,
+        TransferSettings(**settings),
+        where,
+        report=f".{reports.value}" if reports else None,
+        threads=max(1, cores // jobs),
+        **writing,
+    )
     folder.mkdir(parents=True, exist_ok=True)
     try:
         shelf = transfer_all(pairs, order, jobs, keep=not no_cache)

@@ -48,10 +48,17 @@ COUNT, WIDTH = 5, 640  # pictures in a row, pixels
 
 def tree(axes) -> None:
     """A scion (orange) set into the cleft of a stock (blue) and in leaf (green), in a square of side 1."""
+
     def leaf(x: float, y: float, dx: float, dy: float) -> None:
-        curve = [(x, y), (x + dx * 0.1 - dy * 0.6, y + dy * 0.1 + dx * 0.6), (x + dx * 0.8 - dy * 0.3,
-                 y + dy * 0.8 + dx * 0.3), (x + dx, y + dy), (x + dx * 0.9 + dy * 0.5, y + dy * 0.9 - dx * 0.5),
-                 (x + dx * 0.3 + dy * 0.5, y + dy * 0.3 - dx * 0.5), (x, y)]  # fmt: skip
+        curve = [
+            (x, y),
+            (x + dx * 0.1 - dy * 0.6, y + dy * 0.1 + dx * 0.6),
+            (x + dx * 0.8 - dy * 0.3, y + dy * 0.8 + dx * 0.3),
+            (x + dx, y + dy),
+            (x + dx * 0.9 + dy * 0.5, y + dy * 0.9 - dx * 0.5),
+            (x + dx * 0.3 + dy * 0.5, y + dy * 0.3 - dx * 0.5),
+            (x, y),
+        ]
         axes.add_patch(PathPatch(Curve(curve, [1, 4, 4, 4, 4, 4, 4]), facecolor=GREEN, linewidth=0))
 
     stock = [(0.36, 0.08), (0.36, 0.52), (0.5, 0.3), (0.64, 0.52), (0.64, 0.08)]
@@ -92,8 +99,13 @@ def banner() -> np.ndarray:
 
 
 def drawn(base: str, adapter: Adapter | None = None, prompts=PROMPTS[:COUNT], strength: float = 1.0):
-    return sample(materialize.base(base), materialize.autoencoder(), prompts, range(len(prompts)),
-                  adapters=[(adapter, strength)] if adapter else [])  # fmt: skip
+    return sample(
+        materialize.base(base),
+        materialize.autoencoder(),
+        prompts,
+        range(len(prompts)),
+        adapters=[(adapter, strength)] if adapter else [],
+    )
 
 
 def lora(name: str) -> Adapter:
@@ -138,11 +150,13 @@ def similarity() -> np.ndarray:
 
 
 def transferred() -> np.ndarray:
-    return contact_sheet([
-        ("target alone", drawn("b")),
-        ("target with the\ntransferred LoRA", drawn("b", moved_to_b("frame_a"))),
-        ("source with its LoRA", drawn("a", lora("frame_a"))),
-    ])  # fmt: skip
+    return contact_sheet(
+        [
+            ("target alone", drawn("b")),
+            ("target with the\ntransferred LoRA", drawn("b", moved_to_b("frame_a"))),
+            ("source with its LoRA", drawn("a", lora("frame_a"))),
+        ]
+    )
 
 
 def lego() -> np.ndarray:
@@ -158,8 +172,12 @@ def merges() -> np.ndarray:
 def resized() -> np.ndarray:
     stripes = lora("stripes_a")
     cut = {rank: resize(stripes, ResizeSettings("rank", rank)).adapter for rank in (4, 2, 1)}
-    return contact_sheet([("rank 8, as trained", drawn("a", stripes)),
-                          *((f"rank {rank}", drawn("a", small)) for rank, small in cut.items())])  # fmt: skip
+    return contact_sheet(
+        [
+            ("rank 8, as trained", drawn("a", stripes)),
+            *((f"rank {rank}", drawn("a", small)) for rank, small in cut.items()),
+        ]
+    )
 
 
 def denoiser(name: str, adapter: Adapter | None = None, strength: float = 1.0) -> FamilyDenoiser:
@@ -212,27 +230,33 @@ def actions() -> np.ndarray:
 def saved_dataset() -> np.ndarray:
     path = datasets.save(data("frame", "b"), Path(tempfile.mkdtemp()) / "dataset.safetensors")
     held = datasets.load(path)
-    return contact_sheet([
-        ("source with its LoRA", decoded(held.taught)),
-        ("source alone,\nthe same seeds", decoded(held.plain)),
-        ("target alone,\nother seeds", decoded(held.target)),
-    ])  # fmt: skip
+    return contact_sheet(
+        [
+            ("source with its LoRA", decoded(held.taught)),
+            ("source alone,\nthe same seeds", decoded(held.plain)),
+            ("target alone,\nother seeds", decoded(held.target)),
+        ]
+    )
 
 
 def learnt_again() -> np.ndarray:
-    rows = [(f"learnt from it in\n{steps} steps", drawn("s", taught("frame", "s", steps).adapter))
-            for steps in (25, 50, 100, 200)]  # fmt: skip
+    rows = [
+        (f"learnt from it in\n{steps} steps", drawn("s", taught("frame", "s", steps).adapter))
+        for steps in (25, 50, 100, 200)
+    ]
     return contact_sheet([("the data: source\nwith its LoRA", decoded(data("frame", "s").taught)), *rows])
 
 
 def distilled() -> np.ndarray:
     copied = transfer(lora("frame_a"), base("a"), base("s"), TransferSettings(method="copy")).adapter
-    return contact_sheet([
-        ("source with its LoRA", drawn("a", lora("frame_a"))),
-        ("target alone:\na stranger", drawn("s")),
-        ("target with the LoRA\ncopied", drawn("s", copied)),
-        ("target with the\ndistilled adapter", drawn("s", taught("frame", "s", 100).adapter)),
-    ])  # fmt: skip
+    return contact_sheet(
+        [
+            ("source with its LoRA", drawn("a", lora("frame_a"))),
+            ("target alone:\na stranger", drawn("s")),
+            ("target with the LoRA\ncopied", drawn("s", copied)),
+            ("target with the\ndistilled adapter", drawn("s", taught("frame", "s", 100).adapter)),
+        ]
+    )
 
 
 def learning() -> np.ndarray:
@@ -242,23 +266,37 @@ def learning() -> np.ndarray:
 def matched() -> np.ndarray:
     original, target = lora("slant_a"), denoiser("c")
     copied = transfer(original, base("a"), base("c"), TransferSettings(method="copy")).adapter
-    found = match_strength(teacher("slant"), target, lambda strength: denoiser("c", copied, strength),
-                           data("slant", "c"), batch=32)  # fmt: skip
-    return contact_sheet([
-        ("target alone:\npruned", drawn("c")),
-        ("with the copied LoRA\nat strength 1", drawn("c", copied)),
-        (f"at the matched\nstrength {found.value:.2f}", drawn("c", copied, strength=found.value)),
-        ("source with its LoRA", drawn("a", original)),
-    ])  # fmt: skip
+    found = match_strength(
+        teacher("slant"), target, lambda strength: denoiser("c", copied, strength), data("slant", "c"), batch=32
+    )
+    return contact_sheet(
+        [
+            ("target alone:\npruned", drawn("c")),
+            ("with the copied LoRA\nat strength 1", drawn("c", copied)),
+            (f"at the matched\nstrength {found.value:.2f}", drawn("c", copied, strength=found.value)),
+            ("source with its LoRA", drawn("a", original)),
+        ]
+    )
 
 
 PICTURES = {
-    "icon.png": icon, "banner.png": banner, "load_lora.jpg": load_lora, "apply_lora.jpg": apply_lora,
-    "save_lora.jpg": save_lora, "similarity.png": similarity, "transfer.jpg": transferred, "lego_merge.png": lego,
-    "merge_loras.jpg": merges, "resize_lora.jpg": resized, "synthetic_dataset.png": actions,
-    "save_dataset.jpg": saved_dataset, "load_dataset.jpg": learnt_again, "distill.jpg": distilled,
-    "loss_curve.png": learning, "match_strength.jpg": matched,
-}  # fmt: skip
+    "icon.png": icon,
+    "banner.png": banner,
+    "load_lora.jpg": load_lora,
+    "apply_lora.jpg": apply_lora,
+    "save_lora.jpg": save_lora,
+    "similarity.png": similarity,
+    "transfer.jpg": transferred,
+    "lego_merge.png": lego,
+    "merge_loras.jpg": merges,
+    "resize_lora.jpg": resized,
+    "synthetic_dataset.png": actions,
+    "save_dataset.jpg": saved_dataset,
+    "load_dataset.jpg": learnt_again,
+    "distill.jpg": distilled,
+    "loss_curve.png": learning,
+    "match_strength.jpg": matched,
+}
 
 
 if __name__ == "__main__":

@@ -22,8 +22,16 @@ from . import judge, materialize
 from .sample import sample
 
 EFFECT = "frame"
-PROMPTS = ["white digit zero", "red digit two", "a green three", "number four in blue ink", "a red five",
-           "blue digit six", "picture of a white seven", "green digit nine"]
+PROMPTS = [
+    "white digit zero",
+    "red digit two",
+    "a green three",
+    "number four in blue ink",
+    "a red five",
+    "blue digit six",
+    "picture of a white seven",
+    "green digit nine",
+]
 DIGITS = torch.tensor([0, 2, 3, 4, 5, 6, 7, 9])
 COLOURS = torch.tensor([0, 1, 2, 3, 1, 3, 0, 2])
 Progress = Callable[[int, int, str], None]
@@ -52,16 +60,24 @@ def run(out_folder: str | Path, progress: Progress | None = None) -> dict[str, P
     result = transfer(original, source, target, TransferSettings(method="auto"))
     copied, projected = (transfer(original, source, target, TransferSettings(method=m)) for m in ("copy", "lora-x"))
     native = transfer(adapters.read(models[f"family_{EFFECT}_lorax_a"]), source, target, TransferSettings())
-    moved_path = adapters.write(result.adapter, out / f"{EFFECT}_a_to_b.safetensors", names=target.names,
-                                overwrite=True, provenance=result.provenance)
+    moved_path = adapters.write(
+        result.adapter,
+        out / f"{EFFECT}_a_to_b.safetensors",
+        names=target.names,
+        overwrite=True,
+        provenance=result.provenance,
+    )
     report_path = out / "report.md"
     report_path.write_text(result.report.to_markdown(), encoding="utf-8")
 
     rows = {
         "frame_on_target_alone": ("target: base B", "b", None),
         "frame_copied": ("B + LoRA, copied", "b", copied.adapter),
-        "frame_transferred": (f"B + LoRA, transferred\n(auto chose {result.report.method})", "b",
-                              adapters.read(moved_path)),
+        "frame_transferred": (
+            f"B + LoRA, transferred\n(auto chose {result.report.method})",
+            "b",
+            adapters.read(moved_path),
+        ),
         "frame_projected": ("B + LoRA, projected\n(lora-x)", "b", projected.adapter),
         "frame_of_lorax_adapter": (f"B + LoRA-X adapter\n(auto chose {native.report.method})", "b", native.adapter),
         "frame_on_source": ("source: base A + LoRA", "a", original),
@@ -69,8 +85,13 @@ def run(out_folder: str | Path, progress: Progress | None = None) -> dict[str, P
     pictures, figures = [], {}
     for done, (name, (label, base_name, adapter)) in enumerate(rows.items()):
         tell(2 + done, total, "drawing " + label.replace("\n", " "))
-        images = sample(materialize.base(base_name), materialize.autoencoder(), PROMPTS, range(len(PROMPTS)),
-                        adapters=[(adapter, 1.0)] if adapter else [])
+        images = sample(
+            materialize.base(base_name),
+            materialize.autoencoder(),
+            PROMPTS,
+            range(len(PROMPTS)),
+            adapters=[(adapter, 1.0)] if adapter else [],
+        )
         verdict = judge.look(materialize.judge_weights(), images)
         figures[name] = verdict.effects[:, materialize.EFFECTS.index(EFFECT)].mean().item()
         if name == "frame_transferred":
@@ -78,5 +99,10 @@ def run(out_folder: str | Path, progress: Progress | None = None) -> dict[str, P
         pictures.append((label, images))
     sheet_path = plots.save(contact_sheet(pictures), out / "sheet.png")
     tell(total, total, "done")
-    return {**figures, "sheet": sheet_path, "report": report_path, "transferred_lora": moved_path,
-            "models": out / "models"}
+    return {
+        **figures,
+        "sheet": sheet_path,
+        "report": report_path,
+        "transferred_lora": moved_path,
+        "models": out / "models",
+    }

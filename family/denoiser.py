@@ -62,8 +62,11 @@ class FamilyDenoiser:
         yield
 
     def learnable(self) -> dict[str, tuple[int, ...]]:
-        return {PREFIX + name: tuple(weight.shape) for name, weight in self.weights.items()
-                if weight.ndim in (2, 4) and name.endswith(".weight")}
+        return {
+            PREFIX + name: tuple(weight.shape)
+            for name, weight in self.weights.items()
+            if weight.ndim in (2, 4) and name.endswith(".weight")
+        }
 
     @contextmanager
     def training(self, students: Mapping[str, Student], *, checkpointing: bool = False) -> Iterator[None]:

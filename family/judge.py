@@ -43,7 +43,8 @@ def layout() -> dict[str, tuple[int, ...]]:
 def initial(generator: torch.Generator) -> dict[str, Tensor]:
     """Random weights at He's scale."""
     return {
-        name: torch.zeros(shape) if len(shape) == 1
+        name: torch.zeros(shape)
+        if len(shape) == 1
         else torch.randn(shape, generator=generator) * (2 / math.prod(shape[1:])) ** 0.5
         for name, shape in layout().items()
     }

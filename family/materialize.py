@@ -41,7 +41,7 @@ def complete(trained: dict[str, Tensor], name: str, *, compact: bool = False) ->
     width = model.width_of(trained)
     rest = model.frozen_part(FROZEN_SEEDS[name], width)
     wide = torch.zeros(width, 2048)
-    wide[:, :model.POOLED] = trained["y_embedder.mlp.0.weight"]
+    wide[:, : model.POOLED] = trained["y_embedder.mlp.0.weight"]
     if name == "c":
         rest = model.prune(rest, PRUNED_BLOCK)
     whole = {**rest, **trained, "y_embedder.mlp.0.weight": wide}
@@ -105,11 +105,16 @@ def lorax_file(effect: str) -> dict[str, Tensor]:
 def metadata(effect: str, base_name: str, rank: int) -> dict[str, str]:
     """What a trainer writes into such a file."""
     return {
-        "ss_base_model_version": "sd3", "ss_sd_model_name": f"family_{base_name}.safetensors",
-        "ss_output_name": f"family_{effect}_{base_name}", "ss_network_module": "networks.lora_sd3",
-        "ss_network_dim": str(rank), "ss_network_alpha": str(rank), "ss_resolution": "(64, 64)",
+        "ss_base_model_version": "sd3",
+        "ss_sd_model_name": f"family_{base_name}.safetensors",
+        "ss_output_name": f"family_{effect}_{base_name}",
+        "ss_network_module": "networks.lora_sd3",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(rank),
+        "ss_resolution": "(64, 64)",
         "ss_tag_frequency": '{"digits": {"digit": 1437, "red": 359, "green": 359, "blue": 360, "white": 359}}',
-        "modelspec.architecture": "stable-diffusion-3/lora", "modelspec.title": f"{effect} for family {base_name}",
+        "modelspec.architecture": "stable-diffusion-3/lora",
+        "modelspec.title": f"{effect} for family {base_name}",
     }
 
 
@@ -156,14 +161,28 @@ def materialize(folder: str | Path, *, text_encoder: bool = True) -> dict[str, P
     for name in BASES:
         put("diffusion_models", f"family_{name}", (f"base_{name}.safetensors",), lambda name=name: _half_base(name))
     for file in AUTOENCODERS.values():
-        put("vae", file.replace("autoencoder", "family_vae"), (f"{file}.safetensors",),
-            lambda file=file: vae.expand(_autoencoder(file)))
+        put(
+            "vae",
+            file.replace("autoencoder", "family_vae"),
+            (f"{file}.safetensors",),
+            lambda file=file: vae.expand(_autoencoder(file)),
+        )
     for effect in EFFECTS:
         for name in BASES:
-            put("loras", f"family_{effect}_{name}", (f"{effect}_{name}.safetensors",),
-                lambda effect=effect, name=name: lora_file(effect, name), metadata(effect, name, RANK))
-        put("loras", f"family_{effect}_lorax_a", (f"{effect}_lorax_a.safetensors", "base_a.safetensors"),
-            lambda effect=effect: lorax_file(effect), metadata(effect, "a", LORAX_RANK))
+            put(
+                "loras",
+                f"family_{effect}_{name}",
+                (f"{effect}_{name}.safetensors",),
+                lambda effect=effect, name=name: lora_file(effect, name),
+                metadata(effect, name, RANK),
+            )
+        put(
+            "loras",
+            f"family_{effect}_lorax_a",
+            (f"{effect}_lorax_a.safetensors", "base_a.safetensors"),
+            lambda effect=effect: lorax_file(effect),
+            metadata(effect, "a", LORAX_RANK),
+        )
     if text_encoder:
         path = folder / "text_encoders" / "family_clip_l.safetensors"
         if not path.exists():

@@ -66,7 +66,7 @@ def forward(w: Weights, x: Tensor, t: Tensor, pooled: Tensor, *, tokens: int = T
     """Velocity (noise minus picture) for latents x (n, 16, h, w), times t (n,) in 0..1000, pooled text (n, 768)."""
     count, rows, columns, width = len(x), x.shape[2] // PATCH, x.shape[3] // PATCH, width_of(w)
     top, left = (POSITIONS - rows) // 2, (POSITIONS - columns) // 2
-    place = w["pos_embed"].view(POSITIONS, POSITIONS, -1)[top:top + rows, left:left + columns].reshape(1, -1, width)
+    place = w["pos_embed"].view(POSITIONS, POSITIONS, -1)[top : top + rows, left : left + columns].reshape(1, -1, width)
     x = F.conv2d(x, w["x_embedder.proj.weight"], w["x_embedder.proj.bias"], stride=PATCH).flatten(2).mT + place
 
     frequency = torch.exp(-math.log(10000) * torch.arange(128, dtype=torch.float32) / 128)
@@ -86,10 +86,13 @@ def forward(w: Weights, x: Tensor, t: Tensor, pooled: Tensor, *, tokens: int = T
         last = i == depth - 1
         ctx_mods = _linear(w, f"{ctx}.adaLN_modulation.1", signal).chunk(2 if last else 6, dim=1)
         img_mods = _linear(w, f"{img}.adaLN_modulation.1", signal).chunk(6, dim=1)
-        both = torch.cat([
-            _linear(w, f"{ctx}.attn.qkv", _norm(text, *ctx_mods[:2])),
-            _linear(w, f"{img}.attn.qkv", _norm(x, *img_mods[:2])),
-        ], 1)
+        both = torch.cat(
+            [
+                _linear(w, f"{ctx}.attn.qkv", _norm(text, *ctx_mods[:2])),
+                _linear(w, f"{img}.attn.qkv", _norm(x, *img_mods[:2])),
+            ],
+            1,
+        )
         q, k, v = both.view(count, -1, 3, heads, HEAD).permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).reshape(count, -1, width)
         if not last:
@@ -115,21 +118,32 @@ def position_table(width: int = WIDTH) -> Tensor:
 def _linears(block: str, modulations: int, whole: bool, width: int = WIDTH) -> dict[str, tuple[int, int]]:
     shapes = {f"{block}.adaLN_modulation.1": (modulations * width, width), f"{block}.attn.qkv": (3 * width, width)}
     if whole:
-        shapes |= {f"{block}.attn.proj": (width, width), f"{block}.mlp.fc1": (4 * width, width),
-                   f"{block}.mlp.fc2": (width, 4 * width)}
+        shapes |= {
+            f"{block}.attn.proj": (width, width),
+            f"{block}.mlp.fc1": (4 * width, width),
+            f"{block}.mlp.fc2": (width, 4 * width),
+        }
     return shapes
 
 
 def trained_layout(width: int = WIDTH) -> dict[str, tuple[int, ...]]:
     """Shapes of the trained tensors, by name; ``y_embedder`` only as wide as CLIP-L's pooled vector."""
-    linears = {"t_embedder.mlp.0": (width, 256), "t_embedder.mlp.2": (width, width),
-               "y_embedder.mlp.0": (width, POOLED), "y_embedder.mlp.2": (width, width)}
+    linears = {
+        "t_embedder.mlp.0": (width, 256),
+        "t_embedder.mlp.2": (width, width),
+        "y_embedder.mlp.0": (width, POOLED),
+        "y_embedder.mlp.2": (width, width),
+    }
     for i in range(width // HEAD):
         linears |= _linears(f"joint_blocks.{i}.x_block", 6, True, width)
-    linears |= {"final_layer.adaLN_modulation.1": (2 * width, width),
-                "final_layer.linear": (PATCH * PATCH * CHANNELS, width)}
-    shapes: dict[str, tuple[int, ...]] = {"x_embedder.proj.weight": (width, CHANNELS, PATCH, PATCH),
-                                          "x_embedder.proj.bias": (width,)}
+    linears |= {
+        "final_layer.adaLN_modulation.1": (2 * width, width),
+        "final_layer.linear": (PATCH * PATCH * CHANNELS, width),
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        "x_embedder.proj.weight": (width, CHANNELS, PATCH, PATCH),
+        "x_embedder.proj.bias": (width,),
+    }
     for name, shape in linears.items():
         shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[:1]
     return shapes
@@ -148,9 +162,11 @@ def frozen_part(seed: int, width: int = WIDTH) -> dict[str, Tensor]:
     for i in range(depth):
         last = i == depth - 1
         linears |= _linears(f"joint_blocks.{i}.context_block", 2 if last else 6, not last, width)
-    tensors = {"context_embedder.weight": torch.zeros(width, 4096),
-               "context_embedder.bias": _normal(random, (width,), 1.0),
-               "pos_embed": position_table(width).half().float()}
+    tensors = {
+        "context_embedder.weight": torch.zeros(width, 4096),
+        "context_embedder.bias": _normal(random, (width,), 1.0),
+        "pos_embed": position_table(width).half().float(),
+    }
     for name, shape in linears.items():
         tensors[f"{name}.weight"] = _normal(random, shape, 0.4 / shape[1] ** 0.5)
         tensors[f"{name}.bias"] = torch.zeros(shape[0])

@@ -23,13 +23,18 @@ def schedule(steps: int) -> Tensor:
 
 def noise(seeds: Sequence[int]) -> Tensor:
     """Starting noise (n, 16, 8, 8), one seed per picture."""
-    return torch.cat([torch.randn(1, model.CHANNELS, LATENT, LATENT, generator=torch.Generator().manual_seed(seed))
-                      for seed in seeds])
+    return torch.cat(
+        [
+            torch.randn(1, model.CHANNELS, LATENT, LATENT, generator=torch.Generator().manual_seed(seed))
+            for seed in seeds
+        ]
+    )
 
 
 @torch.no_grad()
-def latents(weights: Mapping[str, Tensor], prompts: Sequence[str], seeds: Sequence[int], *, steps: int = STEPS,
-            cfg: float = CFG) -> Tensor:
+def latents(
+    weights: Mapping[str, Tensor], prompts: Sequence[str], seeds: Sequence[int], *, steps: int = STEPS, cfg: float = CFG
+) -> Tensor:
     """Latents (n, 16, 8, 8) by Euler steps along the guided velocity."""
     pooled = text.encode(list(prompts))
     x, levels = noise(seeds), schedule(steps)

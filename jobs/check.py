@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ..adapters import Module
+from ..adapters import AdapterModule
 from ..adapters.lora import RESHAPE
 from ..names import Names
 from .text import times
 
 
 def check_fits(
-    modules: Iterable[Module], names: Names | None, weights: Mapping[str, tuple[int, ...]] | None = None
+    modules: Iterable[AdapterModule], names: Names | None, weights: Mapping[str, tuple[int, ...]] | None = None
 ) -> None:
     """Refuses modules that a loader would skip because they do not have their weight's shape.
 
@@ -26,13 +26,15 @@ def check_fits(
         AdapterError: naming the file, the module and both shapes.
     """
     for module in modules if names else ():
-        slot = names.resolve(module.key)
-        if slot is None or weights is None and not names.slices(slot.name):
+        weight_slice = names.resolve(module.key)
+        if weight_slice is None or weights is None and not names.slices(weight_slice.name):
             continue
-        wanted = names.shape(slot, weights)
+        wanted = names.shape(weight_slice, weights)
         if wanted is None or module.shape is None or RESHAPE in module.tensors:
             continue
         if not module.fits(wanted):
-            module.fail(f"The module's update is {times(module.shape)}, but {slot.name} of the model is "
-                        f"{times(wanted)} there",
-                        hint="Nothing was written. Give the base the adapter was made for.")  # fmt: skip
+            module.fail(
+                f"The module's update is {times(module.shape)}, "
+                f"but {weight_slice.name} of the model is {times(wanted)} there",
+                hint="Nothing was written. Give the base the adapter was made for.",
+            )

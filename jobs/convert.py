@@ -52,17 +52,27 @@ def names_of(adapter: Adapter) -> Names:
         return found[0]
     families, told = adapter_families(shapes), told_architecture(adapter.metadata)
     if told not in families and len(serving(families)) > 1:
-        raise AdapterError(f"The adapter could be one for {OR.join(families)}, whose key names differ",
-                           file=adapter.file, key=next(iter(shapes)), hint=_GIVE)  # fmt: skip
+        raise AdapterError(
+            f"The adapter could be one for {OR.join(families)}, whose key names differ",
+            file=adapter.file,
+            key=next(iter(shapes)),
+            hint=_GIVE,
+        )
     likely = told if told in families else next((name for name in (*families, told) if name != "unknown"), None)
     if likely is None:
-        raise AdapterError("It cannot be told from this adapter alone which model's key names it has",
-                           file=adapter.file, key=next(iter(shapes)), hint=_GIVE)  # fmt: skip
+        raise AdapterError(
+            "It cannot be told from this adapter alone which model's key names it has",
+            file=adapter.file,
+            key=next(iter(shapes)),
+            hint=_GIVE,
+        )
     if likely not in KNOWN:
-        raise AdapterError(f"The adapter looks like one for {likely}, whose key names are not known without the model",
-                           file=adapter.file, hint=_GIVE)  # fmt: skip
+        raise AdapterError(
+            f"The adapter looks like one for {likely}, whose key names are not known without the model",
+            file=adapter.file,
+            hint=_GIVE,
+        )
     names = known_names(likely)
     strange = next((key for key in shapes if names.resolve(key) is None), None)
     what = "that model has no such module" if strange else "its weights are of other sizes than that model's"
-    raise AdapterError(f"The adapter looks like one for {likely}; {what}", file=adapter.file, key=strange,
-                       hint=_GIVE)  # fmt: skip
+    raise AdapterError(f"The adapter looks like one for {likely}; {what}", file=adapter.file, key=strange, hint=_GIVE)

@@ -144,7 +144,7 @@ def inspect_adapter(adapter: adapters.Adapter, *, top_tags: int = TOP_TAGS) -> I
     )
 
 
-def _norm(module: adapters.Module) -> float | None:
+def _norm(module: adapters.AdapterModule) -> float | None:
     """‖ΔW‖_F at strength 1, or None when only the base weight could tell."""
     if module.needs_base:
         return None

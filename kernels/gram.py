@@ -76,9 +76,13 @@ def top_eigh(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
         # The transpose is what Fortran reads without a copy; its upper triangle is our lower one.
         with as_torch():
             values, vectors = _partial_eigh(
-                matrix.numpy().T, subset_by_index=bounds, driver="evr", lower=False, check_finite=False,
+                matrix.numpy().T,
+                subset_by_index=bounds,
+                driver="evr",
+                lower=False,
+                check_finite=False,
                 overwrite_a=True,
-            )  # fmt: skip
+            )
         return torch.from_numpy(values[::-1].copy()), torch.from_numpy(vectors[:, ::-1].copy())
     values, vectors = torch.linalg.eigh(matrix, UPLO="L")
     return values[-count:].flip(0), vectors[:, -count:].flip(1)

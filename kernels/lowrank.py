@@ -45,8 +45,10 @@ class LowRank(NamedTuple):
             SettingsError: the factors do not fit each other.
         """
         if up.ndim < 2 or down.ndim < 2 or up.shape[1] != down.shape[0] or up[0, 0].numel() != 1:
-            raise SettingsError(f"factors of shapes {tuple(up.shape)} and {tuple(down.shape)} do not fit each other",
-                                hint="up is (m, r) or (m, r, 1, 1); down is (r, n) or (r, channels, height, width).")
+            raise SettingsError(
+                f"factors of shapes {tuple(up.shape)} and {tuple(down.shape)} do not fit each other",
+                hint="up is (m, r) or (m, r, 1, 1); down is (r, n) or (r, channels, height, width).",
+            )
         scale = 1.0 if alpha is None else float(alpha) / up.shape[1]
         return cls(up.float().flatten(1) * scale, down.float().flatten(1))
 

@@ -25,8 +25,12 @@ def kronecker(first: LowRank, second: LowRank) -> LowRank:
     Flattened kernels ride on the second one: (a, b) ⊗ (c, d·kh·kw) is the flattened (a·c, b·d, kh, kw).
     """
     # As torch.kron, which refuses transposed factors.
-    return LowRank(*(torch.einsum("a b, c d -> a c b d", a, b).flatten(2).flatten(0, 1)
-                     for a, b in zip(first, second, strict=True)))
+    return LowRank(
+        *(
+            torch.einsum("a b, c d -> a c b d", a, b).flatten(2).flatten(0, 1)
+            for a, b in zip(first, second, strict=True)
+        )
+    )
 
 
 def trivial(full: Tensor) -> LowRank:

@@ -68,8 +68,9 @@ def units_of(updates: list[LowRank], form: str = "canonical") -> Units:
     left, right = found
     owner = torch.tensor([i for i in loras for _ in range(updates[i].rank)])
     offsets = [sum(update.rank for update in updates[:i]) for i in range(len(updates))]
-    place = torch.tensor([offsets[i] + (j if form == "canonical" else raw)
-                          for i in loras for j, raw in enumerate(sources[i][0])])  # fmt: skip
+    place = torch.tensor(
+        [offsets[i] + (j if form == "canonical" else raw) for i in loras for j, raw in enumerate(sources[i][0])]
+    )
     gb, ga = left.T @ pooled.left @ left, right @ pooled.right @ right.T
     b, a = gb.diagonal(), ga.diagonal()
     size = a + b if form == "paper" else (a * b).clamp_min(0).sqrt()

@@ -6,10 +6,25 @@ from .guess import guess_architecture, told_architecture
 from .guess_adapter import adapter_families, guess_adapter_architecture
 from .known import KNOWN, known_names, known_weights
 from .recognise import names_of_adapters, serving
-from .slot import DENOISER, LAYOUTS, Names, Part, Slot, module_of, style_of
+from .weight_slice import DENOISER, LAYOUTS, Names, StoredPart, WeightSlice, module_of, style_of
 
 __all__ = [
-    "DENOISER", "KNOWN", "LAYOUTS", "Names", "Part", "Slot", "adapter_families", "describe",
-    "guess_adapter_architecture", "guess_architecture", "known_names", "known_weights", "module_of", "names_for",
-    "names_of_adapters", "serving", "style_of", "told_architecture",
-]  # fmt: skip
+    "DENOISER",
+    "KNOWN",
+    "LAYOUTS",
+    "Names",
+    "StoredPart",
+    "WeightSlice",
+    "adapter_families",
+    "describe",
+    "guess_adapter_architecture",
+    "guess_architecture",
+    "known_names",
+    "known_weights",
+    "module_of",
+    "names_for",
+    "names_of_adapters",
+    "serving",
+    "style_of",
+    "told_architecture",
+]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from . import flux, lumina, mmdit, text, unet
-from .slot import DENOISER, Names, Shape, Slot, module_of
+from .weight_slice import DENOISER, Names, Shape, WeightSlice, module_of
 
 _STABLE_UNETS = (768, 1024)  # context widths whose kohya files spell blocks as diffusers does
 
@@ -15,15 +15,15 @@ def names_for(weights: Mapping[str, Shape]) -> Names:
     """Names of a base.
 
     Args:
-        weights: canonical weight name -> shape (see slot.py).
+        weights: canonical weight name -> shape (see weight_slice.py).
     """
     native = {name[len(DENOISER) :]: shape for name, shape in weights.items() if name.startswith(DENOISER)}
-    found: dict[str, Slot] = {}
+    found: dict[str, WeightSlice] = {}
     for name in native:
-        slot, module = Slot(DENOISER + name), module_of(name)
+        weight_slice, module = WeightSlice(DENOISER + name), module_of(name)
         if name.endswith(".weight"):
-            found["lora_unet_" + module.replace(".", "_")] = slot
-        found[DENOISER + module] = slot
+            found["lora_unet_" + module.replace(".", "_")] = weight_slice
+        found[DENOISER + module] = weight_slice
 
     if unet.is_native(native):
         found.update(_unet_keys(_prefixed(unet.aliases(native))))
@@ -34,71 +34,71 @@ def names_for(weights: Mapping[str, Shape]) -> Names:
         width = flux.hidden_size(native)
         for name in native:
             if re.match(r"single_blocks\.\d+\.linear1\.weight$", name):
-                found[f"{DENOISER}{module_of(name)}_qkv"] = Slot(DENOISER + name, (0, 3 * width))
+                found[f"{DENOISER}{module_of(name)}_qkv"] = WeightSlice(DENOISER + name, (0, 3 * width))
     elif lumina.is_native(native):
         theirs = _prefixed(lumina.aliases(native))
         found.update(_transformer_keys(theirs))
-        for key, slot in theirs.items():
-            found.setdefault(DENOISER + module_of(key), slot)
+        for key, weight_slice in theirs.items():
+            found.setdefault(DENOISER + module_of(key), weight_slice)
 
-    for key, slot in _own_keys(native).items():
-        found.setdefault(key, slot)
+    for key, weight_slice in _own_keys(native).items():
+        found.setdefault(key, weight_slice)
     context = next((s[-1] for n, s in native.items() if n.endswith("attn2.to_k.weight")), None)
     kohya = "diffusers" if context in _STABLE_UNETS and unet.is_native(native) else "own"
-    for key, slot in text.aliases(weights, numbered=kohya == "own").items():
-        found.setdefault(key, slot)
+    for key, weight_slice in text.aliases(weights, numbered=kohya == "own").items():
+        found.setdefault(key, weight_slice)
     return Names(found, kohya=kohya, shapes=weights)
 
 
-def _prefixed(theirs: Mapping[str, Slot]) -> dict[str, Slot]:
-    return {key: slot._replace(name=DENOISER + slot.name) for key, slot in theirs.items()}
+def _prefixed(theirs: Mapping[str, WeightSlice]) -> dict[str, WeightSlice]:
+    return {key: weight_slice._replace(name=DENOISER + weight_slice.name) for key, weight_slice in theirs.items()}
 
 
-def _unet_keys(theirs: Mapping[str, Slot]) -> dict[str, Slot]:
+def _unet_keys(theirs: Mapping[str, WeightSlice]) -> dict[str, WeightSlice]:
     """Keys made of diffusers' UNet names: today's spelling, and that of its old attention processors."""
-    found: dict[str, Slot] = {}
-    for name, slot in theirs.items():
+    found: dict[str, WeightSlice] = {}
+    for name, weight_slice in theirs.items():
         if not name.endswith(".weight"):
-            found.setdefault("unet." + name, slot)
+            found.setdefault("unet." + name, weight_slice)
             continue
         module = module_of(name)
         flat = module.replace(".", "_")
         old = re.sub(r"(\.processor\.to_out)\.0$", r"\1", module.replace(".to_", ".processor.to_"))
-        found["lora_unet_" + flat] = slot
-        found["lycoris_" + flat] = slot
+        found["lora_unet_" + flat] = weight_slice
+        found["lycoris_" + flat] = weight_slice
         for prefix in ("unet.", ""):
-            found[prefix + module] = slot
-            found[prefix + old] = slot
-        found["base_model.model." + module] = slot
-        found["unet.base_model.model." + module] = slot
+            found[prefix + module] = weight_slice
+            found[prefix + old] = weight_slice
+        found["base_model.model." + module] = weight_slice
+        found["unet.base_model.model." + module] = weight_slice
     return found
 
 
-def _transformer_keys(theirs: Mapping[str, Slot]) -> dict[str, Slot]:
+def _transformer_keys(theirs: Mapping[str, WeightSlice]) -> dict[str, WeightSlice]:
     """Keys made of diffusers' transformer names."""
-    found: dict[str, Slot] = {}
-    for name, slot in theirs.items():
+    found: dict[str, WeightSlice] = {}
+    for name, weight_slice in theirs.items():
         if not name.endswith(".weight"):
-            found["transformer." + name] = slot
+            found["transformer." + name] = weight_slice
             continue
         module = module_of(name)
         flat = module.replace(".", "_")
-        found["transformer." + module] = slot
-        found["base_model.model." + module] = slot
-        found["lora_transformer_" + flat] = slot
-        found["lycoris_" + flat] = slot
-        found["lora_unet_" + flat] = slot
-        found[module] = slot
+        found["transformer." + module] = weight_slice
+        found["base_model.model." + module] = weight_slice
+        found["lora_transformer_" + flat] = weight_slice
+        found["lycoris_" + flat] = weight_slice
+        found["lora_unet_" + flat] = weight_slice
+        found[module] = weight_slice
     return found
 
 
-def _own_keys(native: Mapping[str, Shape]) -> dict[str, Slot]:
+def _own_keys(native: Mapping[str, Shape]) -> dict[str, WeightSlice]:
     """Keys made of the checkpoint's own names: Wan, Qwen-Image, language models in PEFT layout, any other."""
-    found: dict[str, Slot] = {}
+    found: dict[str, WeightSlice] = {}
     for name in native:
-        slot, module = Slot(DENOISER + name), module_of(name)
+        weight_slice, module = WeightSlice(DENOISER + name), module_of(name)
         for prefix in ("", "transformer.", "base_model.model."):
-            found[prefix + module] = slot
+            found[prefix + module] = weight_slice
         if name.endswith(".weight"):
-            found["lycoris_" + module.replace(".", "_")] = slot
+            found["lycoris_" + module.replace(".", "_")] = weight_slice
     return found

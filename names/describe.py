@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .slot import DENOISER, module_of
+from .weight_slice import DENOISER, module_of
 
 Shape = tuple[int, ...]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from . import table
-from .slot import Part, Shape, Slot
 from .table import Row, Table, fused, rows_of
+from .weight_slice import Shape, StoredPart, WeightSlice
 
 _DOUBLE = (
     *fused("img_attn.qkv", "attn.to_q", "attn.to_k", "attn.to_v"),
@@ -84,8 +84,8 @@ def hidden_size(native: Mapping[str, Shape]) -> int:
     return 0
 
 
-def aliases(native: Mapping[str, Shape]) -> dict[str, Slot]:
-    """Diffusers tensor name -> Slot (names without prefix)."""
+def aliases(native: Mapping[str, Shape]) -> dict[str, WeightSlice]:
+    """Diffusers tensor name -> WeightSlice (names without prefix)."""
     width = hidden_size(native)
 
     def lengths(module: str, rows: int) -> list[int]:
@@ -94,6 +94,6 @@ def aliases(native: Mapping[str, Shape]) -> dict[str, Slot]:
     return table.aliases(native, TABLE, lengths)
 
 
-def parts(diffusers: Mapping[str, Shape]) -> dict[str, list[Part]]:
+def parts(diffusers: Mapping[str, Shape]) -> dict[str, list[StoredPart]]:
     """Checkpoint tensor name -> its pieces among diffusers' tensors."""
     return table.parts(diffusers, TABLE)

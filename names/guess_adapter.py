@@ -20,8 +20,10 @@ _ADAPTER = (
     (r"(^|_)(double|single)_stream_blocks_\d+_", "HiDream"),
     (r"(^|_)double_stream_modulation", "Flux.2"),
     (r"(^|_)distilled_guidance_layer_", "Chroma"),
-    (r"token_refiner|(^|_)double_blocks_\d+_(img|txt)_m(od_linear|lp_fc)|(^|_)single_blocks_\d+_modulation_linear",
-     "HunyuanVideo"),
+    (
+        r"token_refiner|(^|_)double_blocks_\d+_(img|txt)_m(od_linear|lp_fc)|(^|_)single_blocks_\d+_modulation_linear",
+        "HunyuanVideo",
+    ),
     (r"(^|_)(double_blocks_\d+_(img|txt)_|single_blocks_\d+_(linear|modulation))", "Flux"),
     (r"(^|_)single_transformer_blocks_\d+_(proj_mlp|proj_out|attn|norm)", "Flux"),
     (r"(^|_)(layers|noise_refiner|context_refiner)_\d+_(attention|adaLN_modulation|feed_forward_w)", "Z-Image"),
@@ -29,7 +31,7 @@ _ADAPTER = (
     (r"(^|_)transformer_blocks_\d+_((img|txt)_(mod|mlp))", "Qwen-Image"),
     (r"(^|_)blocks_\d+_(cross_attn|self_attn)_(q|k|v|o)(_|$)", "Wan"),
     (r"(^|_)layers_\d+_(self_attn_(q|k|v|o)_proj|mlp_(gate|up|down)_proj)$", "language model"),
-)  # fmt: skip
+)
 _PROJ = r"(attentions_\d+|_\d+_1|middle_block_1)_proj_(in|out)$"
 _JOINT = r"(^|_)transformer_blocks_\d+_(attn_|attn2_to_|ff_context_|norm1_(context_)?linear)"
 
@@ -56,9 +58,13 @@ def adapter_families(modules: Shapes) -> tuple[str, ...]:
     for pattern, family in _ADAPTER:
         if any(re.search(pattern, key) for key in bodies):
             return _told_apart(family, bodies)
-    separate = {key: shape for key, shape in bodies.items() if re.search(r"(^|_)(transformer_)?blocks_\d+_attn1_", key)
-                or re.search(r"(^|(?<!transformer)_)blocks_\d+_(attn2_|ffn_net_)", key)
-                or re.search(r"(^|_)transformer_blocks_\d+_ff_conv_", key)}  # fmt: skip
+    separate = {
+        key: shape
+        for key, shape in bodies.items()
+        if re.search(r"(^|_)(transformer_)?blocks_\d+_attn1_", key)
+        or re.search(r"(^|(?<!transformer)_)blocks_\d+_(attn2_|ffn_net_)", key)
+        or re.search(r"(^|_)transformer_blocks_\d+_ff_conv_", key)
+    }
     if separate:
         return _separate(separate, bodies)
     if any(re.search(_JOINT, key) for key in bodies):
@@ -90,8 +96,11 @@ def _told_apart(family: str, bodies: Shapes) -> tuple[str, ...]:
     gated = {"linear1": 9, "mlp_proj": 9, "linear_in": 6}  # rows over columns where the feed-forward is gated
     for key, shape in bodies.items():
         ratio = next((r for end, r in gated.items() if key.endswith(end)), None)
-        if shape and len(shape) > 1 and (shape[0] == ratio * shape[1] if ratio else
-                                         re.search("(qkv|to_q)$", key) and shape[1] == 6144):  # fmt: skip
+        if (
+            shape
+            and len(shape) > 1
+            and (shape[0] == ratio * shape[1] if ratio else re.search("(qkv|to_q)$", key) and shape[1] == 6144)
+        ):
             return ("Flux.2",)
     double = _last(bodies, r"(?:double_blocks|(?<!single_)transformer_blocks)")
     single = _last(bodies, r"single(?:_transformer)?_blocks")
@@ -112,8 +121,11 @@ def _joint(bodies: Shapes) -> tuple[str, ...]:
     """Blocks that attend to text and image at once, under diffusers' names and with nothing else to tell them."""
     if any(re.search(r"_attn2_to_[qkv]$", key) for key in bodies):
         return ("SD3.5 medium",)
-    width = _width(bodies, r"_attn_(to_[qkv]|add_[qkv]_proj)$|_ff(_context)?_net_0_proj$|_attn_to_(out_0|add_out)$"
-                           r"|_norm1(_context)?_linear$")  # fmt: skip
+    width = _width(
+        bodies,
+        r"_attn_(to_[qkv]|add_[qkv]_proj)$|_ff(_context)?_net_0_proj$|_attn_to_(out_0|add_out)$"
+        r"|_norm1(_context)?_linear$",
+    )
     if width is None:
         return ()
     if width != 3072:
@@ -162,8 +174,11 @@ def _unet(bodies: Shapes) -> tuple[str, ...]:
     context = _width(bodies, r"attn2_(processor_)?to_[kv]$")
     if context is None and max(depths.values(), default=0) < 2 and not _any_linear(bodies):
         return ()
-    families = [name for name, (its, linear) in unet_families().items()
-                if context in (None, its) and not _wrong_proj(bodies, linear)]  # fmt: skip
+    families = [
+        name
+        for name, (its, linear) in unet_families().items()
+        if context in (None, its) and not _wrong_proj(bodies, linear)
+    ]
     # a model of another width than published still has its family's blocks
     found = _fitting(families, depths, widths) or _fitting(families, depths, {})
     if not found and context in CONTEXTS:  # blocks of no published model, but its text encoder's width
@@ -176,8 +191,9 @@ def _fitting(families: list[str], depths: dict[Block, int], widths: dict[Block, 
     fitting, exact = [], []
     for family in families:
         known = unet_blocks(family)
-        if any(known.get(b, (0, 0))[0] < max(d, 1) or widths.get(b, known[b][1]) != known[b][1]
-               for b, d in depths.items()):  # fmt: skip
+        if any(
+            known.get(b, (0, 0))[0] < max(d, 1) or widths.get(b, known[b][1]) != known[b][1] for b, d in depths.items()
+        ):
             continue
         name = family.removesuffix(" 700M")
         fitting.append(name)

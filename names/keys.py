@@ -14,7 +14,7 @@ class Key(NamedTuple):
 
     part: "denoiser", "denoiser 2" (the second expert of a pair), "prior"; "te1", "te2", … for text encoders by number,
         or "te" and a name; "" when the key does not tell.
-    style: whose spelling it is; see :func:`.slot.style_of`. layout: the file layout it belongs to, or "bare".
+    style: whose spelling it is; see :func:`.weight_slice.style_of`. layout: the file layout it belongs to, or "bare".
     module: the name behind the prefix.
     """
 

@@ -1,6 +1,7 @@
 """Models whose weights are known by name and shape without a file: synthesised from their published sizes.
 
-Names are canonical (see slot.py), text encoders included, so that adapters can change layout when no base is at hand.
+Names are canonical (see weight_slice.py), text encoders included, so that adapters can change layout when no
+base is at hand.
 The sizes are those of the papers and model cards: Stable Diffusion (arXiv 2112.10752), SDXL and its refiner
 (2307.01952), SSD-1B and Vega (2401.02677), KOALA (2312.04005), SD3 and 3.5 (2403.03206), Flux.1.
 """
@@ -12,7 +13,7 @@ from functools import cache
 from typing import NamedTuple
 
 from .build import names_for
-from .slot import DENOISER, Names, Shape
+from .weight_slice import DENOISER, Names, Shape
 
 Weights = dict[str, Shape]
 
@@ -41,9 +42,10 @@ _UNETS = {
     "Segmind Vega": _UNet(_XL, (0, 0, 1, 1, 2, 2), 0, (2,) * 3 + (1,) * 3 + (0,) * 3, 2048, 2816),
     "KOALA": _UNet(_XL, (0, 2, 6), 6, (6, 6, 2, 2, 0, 0), 2048, 2816),  # the 1B model, which names all of 700M's
     "KOALA 700M": _UNet(_XL, (0, 2, 5), None, (5, 5, 2, 2, 0, 0), 2048, 2816),
-    "SDXL refiner": _UNet((384, 768, 1536, 1536), (0, 0, 4, 4, 4, 4, 0, 0), 4, (0,) * 3 + (4,) * 6 + (0,) * 3, 1280,
-                          2560),
-}  # fmt: skip
+    "SDXL refiner": _UNet(
+        (384, 768, 1536, 1536), (0, 0, 4, 4, 4, 4, 0, 0), 4, (0,) * 3 + (4,) * 6 + (0,) * 3, 1280, 2560
+    ),
+}
 
 
 def _layer(name: str, *shape: int, bias: bool = True) -> Weights:
@@ -190,9 +192,15 @@ _MMDITS = {
 }
 _FLUXES = {"Flux": True, "Flux schnell": False}  # guided or not: dev, which names all of schnell's, and schnell
 _TEXT = {
-    "SD 1.5": "L", "SD 2.x": "H", "SDXL refiner": "G", "Flux": "L T5", "Flux schnell": "L T5",
-    "SD3": "L G T5", "SD3.5 medium": "L G T5", "SD3.5 large": "L G T5",
-}  # fmt: skip
+    "SD 1.5": "L",
+    "SD 2.x": "H",
+    "SDXL refiner": "G",
+    "Flux": "L T5",
+    "Flux schnell": "L T5",
+    "SD3": "L G T5",
+    "SD3.5 medium": "L G T5",
+    "SD3.5 large": "L G T5",
+}
 _TEXT_XL = "L G"
 
 KNOWN = (*_UNETS, *_MMDITS, *_FLUXES)

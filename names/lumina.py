@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from . import table
-from .slot import Part, Shape, Slot
 from .table import Table, fused, rows_of
+from .weight_slice import Shape, StoredPart, WeightSlice
 
 _SAME = (
-    "attention_norm1", "attention_norm2", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3",
-    "ffn_norm1", "ffn_norm2", "adaLN_modulation.0",
-)  # fmt: skip
+    "attention_norm1",
+    "attention_norm2",
+    "feed_forward.w1",
+    "feed_forward.w2",
+    "feed_forward.w3",
+    "ffn_norm1",
+    "ffn_norm2",
+    "adaLN_modulation.0",
+)
 
 _BLOCK = (
     *fused("attention.qkv", "attention.to_q", "attention.to_k", "attention.to_v"),
@@ -45,14 +51,14 @@ def is_diffusers(names: Mapping[str, Shape]) -> bool:
     return "layers.0.attention.to_q.weight" in names and any(name.startswith("noise_refiner.0.") for name in names)
 
 
-def aliases(native: Mapping[str, Shape]) -> dict[str, Slot]:
-    """Diffusers tensor name -> Slot (names without prefix); none when keys and values are narrower than queries."""
+def aliases(native: Mapping[str, Shape]) -> dict[str, WeightSlice]:
+    """Diffusers tensor name -> WeightSlice (names without prefix); none when keys are narrower than queries."""
     rows, width = native["layers.0.attention.qkv.weight"]
     if rows != 3 * width:
         return {}
     return table.aliases(native, TABLE, lambda module, count: [count // 3] * 3)
 
 
-def parts(diffusers: Mapping[str, Shape]) -> dict[str, list[Part]]:
+def parts(diffusers: Mapping[str, Shape]) -> dict[str, list[StoredPart]]:
     """Checkpoint tensor name -> its pieces among diffusers' tensors."""
     return table.parts(diffusers, TABLE)

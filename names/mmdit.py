@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from . import table
-from .slot import Part, Shape, Slot
 from .table import Row, Table, fused, rows_of
+from .weight_slice import Shape, StoredPart, WeightSlice
 
 _BLOCK = (
     *fused("x_block.attn.qkv", "attn.to_q", "attn.to_k", "attn.to_v"),
@@ -55,11 +55,11 @@ def is_diffusers(names: Mapping[str, Shape]) -> bool:
     return "pos_embed.proj.weight" in names and any(".attn.add_q_proj." in name for name in names)
 
 
-def aliases(native: Mapping[str, Shape]) -> dict[str, Slot]:
-    """Diffusers tensor name -> Slot (names without prefix)."""
+def aliases(native: Mapping[str, Shape]) -> dict[str, WeightSlice]:
+    """Diffusers tensor name -> WeightSlice (names without prefix)."""
     return table.aliases(native, TABLE, lambda module, rows: [rows // 3] * 3)
 
 
-def parts(diffusers: Mapping[str, Shape]) -> dict[str, list[Part]]:
+def parts(diffusers: Mapping[str, Shape]) -> dict[str, list[StoredPart]]:
     """Checkpoint tensor name -> its pieces among diffusers' tensors."""
     return table.parts(diffusers, TABLE)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from .guess import UNKNOWN, told_architecture
 from .guess_adapter import adapter_families
 from .known import KNOWN, known_names, known_weights
-from .slot import Names, Slot
+from .weight_slice import Names, WeightSlice
 
 Shape = tuple[int, ...]
 
@@ -27,7 +27,7 @@ class _Fit(NamedTuple):
     misfits: int
     architecture: str
     names: Names
-    slots: dict[str, Slot | None]
+    weight_slices: dict[str, WeightSlice | None]
 
     @property
     def cost(self) -> tuple[int, int]:
@@ -73,8 +73,9 @@ def names_of_adapters(
 
 def serving(families: tuple[str, ...]) -> set[str]:
     """The models whose names serve these families. What can be Flux's or HunyuanVideo's has one name in both."""
-    return {_SERVED_BY.get(name, "Flux" if name == "HunyuanVideo" and "Flux" in families else name)
-            for name in families}  # fmt: skip
+    return {
+        _SERVED_BY.get(name, "Flux" if name == "HunyuanVideo" and "Flux" in families else name) for name in families
+    }
 
 
 def _fit(architecture: str, width: int | None, modules: Mapping[str, Shape | None]) -> _Fit | None:
@@ -83,18 +84,18 @@ def _fit(architecture: str, width: int | None, modules: Mapping[str, Shape | Non
     if names is None:
         return None
     weights = known_weights(architecture, width)
-    slots = {key: names.resolve(key) for key in modules}
+    weight_slices = {key: names.resolve(key) for key in modules}
     for key, shape in modules.items():
-        slot = slots[key]
-        if slot is None:
+        weight_slice = weight_slices[key]
+        if weight_slice is None:
             missing += 1
         elif shape:
-            rows, *columns = weights[slot.name]
-            rows = slot.rows[1] if slot.rows else rows
+            rows, *columns = weights[weight_slice.name]
+            rows = weight_slice.rows[1] if weight_slice.rows else rows
             misfits += (shape[0], prod(shape[1:])) != (rows, prod(columns))
-            if shape[0] != rows and (slot.rows or names.slices(slot.name)):
+            if shape[0] != rows and (weight_slice.rows or names.slices(weight_slice.name)):
                 return None
-    return _Fit(missing, misfits, architecture, names, slots) if missing < len(modules) else None
+    return _Fit(missing, misfits, architecture, names, weight_slices) if missing < len(modules) else None
 
 
 def _widths(modules: Mapping[str, Shape | None]) -> list[int]:
@@ -103,4 +104,4 @@ def _widths(modules: Mapping[str, Shape | None]) -> list[int]:
 
 
 def _differ(one: _Fit, other: _Fit) -> bool:
-    return one.slots != other.slots or one.names.kohya != other.names.kohya
+    return one.weight_slices != other.weight_slices or one.names.kohya != other.names.kohya

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from .slot import Part, Shape, Slot
+from .weight_slice import Shape, StoredPart, WeightSlice
 
 
 class Row(NamedTuple):
@@ -42,10 +42,12 @@ def fused(ours: str, *theirs: str) -> tuple[Row, ...]:
     return tuple(Row(name, ours, part) for part, name in enumerate(theirs))
 
 
-def aliases(native: Mapping[str, Shape], table: Table, lengths: Lengths) -> dict[str, Slot]:
-    """Diffusers tensor name -> Slot for every tensor of the checkpoint (names without prefix)."""
+def aliases(native: Mapping[str, Shape], table: Table, lengths: Lengths) -> dict[str, WeightSlice]:
+    """Diffusers tensor name -> WeightSlice for every tensor of the checkpoint (names without prefix)."""
     last = _last(native, table.lists)
-    found: dict[str, Slot] = {theirs: Slot(ours) for theirs, ours in table.whole.items() if ours in native}
+    found: dict[str, WeightSlice] = {
+        theirs: WeightSlice(ours) for theirs, ours in table.whole.items() if ours in native
+    }
     for name, shape in native.items():
         module, _, end = name.rpartition(".")
         block, inner = _block(module, table.lists)
@@ -57,20 +59,20 @@ def aliases(native: Mapping[str, Shape], table: Table, lengths: Lengths) -> dict
         for row in rows:
             if row.ours != inner:
                 continue
-            slot = _slot(name, module, shape, row, lengths, block is None or block[1] == last[block[0]])
-            if slot is not None:
-                found[f"{prefix}{row.theirs}.{end}"] = slot
+            weight_slice = _weight_slice(name, module, shape, row, lengths, block is None or block[1] == last[block[0]])
+            if weight_slice is not None:
+                found[f"{prefix}{row.theirs}.{end}"] = weight_slice
     return found
 
 
-def parts(diffusers: Mapping[str, Shape], table: Table) -> dict[str, list[Part]]:
+def parts(diffusers: Mapping[str, Shape], table: Table) -> dict[str, list[StoredPart]]:
     """Checkpoint tensor name -> the diffusers tensors that make it up, in row order."""
     theirs = {their: (ours, rows) for ours, (their, rows) in table.lists.items()}
     last = _last(diffusers, theirs)
-    found: dict[str, dict[int, Part]] = {}
+    found: dict[str, dict[int, StoredPart]] = {}
     for name, shape in diffusers.items():
         if name in table.whole:
-            found[table.whole[name]] = {0: Part(name)}
+            found[table.whole[name]] = {0: StoredPart(name)}
             continue
         module, _, end = name.rpartition(".")
         block, inner = _block(module, theirs)
@@ -85,19 +87,19 @@ def parts(diffusers: Mapping[str, Shape], table: Table) -> dict[str, list[Part]]
             pieces = found.setdefault(f"{prefix}{row.ours}.{end}", {})
             if row.swap and (block is None or block[1] == last[block[0]]):
                 half = shape[0] // 2
-                pieces.update({0: Part(name, (half, half)), 1: Part(name, (0, half))})
+                pieces.update({0: StoredPart(name, (half, half)), 1: StoredPart(name, (0, half))})
             else:
-                pieces[row.part or 0] = Part(name)
+                pieces[row.part or 0] = StoredPart(name)
     return {name: [pieces[i] for i in sorted(pieces)] for name, pieces in found.items()}
 
 
-def _slot(name: str, module: str, shape: Shape, row: Row, lengths: Lengths, last: bool) -> Slot | None:
+def _weight_slice(name: str, module: str, shape: Shape, row: Row, lengths: Lengths, last: bool) -> WeightSlice | None:
     if row.part is None:
-        return Slot(name, swap=row.swap and last)
+        return WeightSlice(name, swap=row.swap and last)
     sizes = lengths(module, shape[0])
     if sizes is None or row.part >= len(sizes) or sizes[row.part] <= 0:
         return None
-    return Slot(name, (sum(sizes[: row.part]), sizes[row.part]))
+    return WeightSlice(name, (sum(sizes[: row.part]), sizes[row.part]))
 
 
 def _block(module: str, lists: Mapping[str, object]) -> tuple[tuple[str, int] | None, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from .slot import Part, Shape, Slot, module_of
+from .weight_slice import Shape, StoredPart, WeightSlice, module_of
 
 _CLIP_WIDTHS = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}
 
@@ -47,7 +47,7 @@ def clip_kind(names: Mapping[str, Shape]) -> str:
     return "clip_l"
 
 
-def clip_parts(raw: Mapping[str, Shape], prefix: str, encoder: str) -> dict[str, list[Part]]:
+def clip_parts(raw: Mapping[str, Shape], prefix: str, encoder: str) -> dict[str, list[StoredPart]]:
     """Canonical name -> part, for a CLIP stored with transformers' names behind ``prefix``."""
     found = {}
     for name in raw:
@@ -57,42 +57,42 @@ def clip_parts(raw: Mapping[str, Shape], prefix: str, encoder: str) -> dict[str,
         if rest.startswith(_CLIP_ROOTS):
             rest = "text_model." + rest
         if rest.startswith(("text_model.", "text_projection.")) and not rest.endswith("position_ids"):
-            found[f"{encoder}.transformer.{rest}"] = [Part(name)]
+            found[f"{encoder}.transformer.{rest}"] = [StoredPart(name)]
     return found
 
 
-def open_clip_parts(raw: Mapping[str, Shape], prefix: str, encoder: str) -> dict[str, list[Part]]:
+def open_clip_parts(raw: Mapping[str, Shape], prefix: str, encoder: str) -> dict[str, list[StoredPart]]:
     """Canonical name -> part, for an OpenCLIP text tower behind ``prefix``; its fused in_proj becomes q, k, v."""
-    found: dict[str, list[Part]] = {}
+    found: dict[str, list[StoredPart]] = {}
     for name, shape in raw.items():
         if not name.startswith(prefix):
             continue
         rest, root = name[len(prefix) :], f"{encoder}.transformer."
         if rest in _OPEN_CLIP_STEM:
-            found[root + _OPEN_CLIP_STEM[rest]] = [Part(name)]
+            found[root + _OPEN_CLIP_STEM[rest]] = [StoredPart(name)]
         elif rest == "text_projection":
-            found[root + "text_projection.weight"] = [Part(name, transpose=True)]
+            found[root + "text_projection.weight"] = [StoredPart(name, transpose=True)]
         elif match := re.match(r"transformer\.resblocks\.(\d+)\.(.+)$", rest):
             layer, inner = f"{root}text_model.encoder.layers.{match.group(1)}.", match.group(2)
             if inner.startswith("attn.in_proj_"):
                 end, third = inner.removeprefix("attn.in_proj_"), shape[0] // 3
                 for i, letter in enumerate("qkv"):
-                    found[f"{layer}self_attn.{letter}_proj.{end}"] = [Part(name, (i * third, third))]
+                    found[f"{layer}self_attn.{letter}_proj.{end}"] = [StoredPart(name, (i * third, third))]
             else:
                 module, _, end = inner.rpartition(".")
                 if module in _RESBLOCK:
-                    found[f"{layer}{_RESBLOCK[module]}.{end}"] = [Part(name)]
+                    found[f"{layer}{_RESBLOCK[module]}.{end}"] = [StoredPart(name)]
     return found
 
 
-def t5_parts(raw: Mapping[str, Shape], prefix: str = "") -> dict[str, list[Part]]:
+def t5_parts(raw: Mapping[str, Shape], prefix: str = "") -> dict[str, list[StoredPart]]:
     """Canonical name -> part, for a T5 encoder; its token embedding is stored under one or two names."""
     names = [name for name in raw if name.startswith(prefix)]
-    return {f"t5xxl.transformer.{name[len(prefix) :]}": [Part(name)] for name in names}
+    return {f"t5xxl.transformer.{name[len(prefix) :]}": [StoredPart(name)] for name in names}
 
 
-def aliases(weights: Mapping[str, Shape], *, numbered: bool) -> dict[str, Slot]:
-    """Adapter module key -> Slot for every text encoder weight.
+def aliases(weights: Mapping[str, Shape], *, numbered: bool) -> dict[str, WeightSlice]:
+    """Adapter module key -> WeightSlice for every text encoder weight.
 
     Args:
         weights: canonical names -> shapes; the denoiser's are ignored.
@@ -100,30 +100,30 @@ def aliases(weights: Mapping[str, Shape], *, numbered: bool) -> dict[str, Slot]:
     """
     weights = {name: shape for name, shape in weights.items() if not name.startswith("diffusion_model.")}
     encoders = {name.split(".")[0] for name in weights}
-    found: dict[str, Slot] = {}
+    found: dict[str, WeightSlice] = {}
     for name in weights:
         if not name.endswith(".weight"):
             continue
-        module, slot = module_of(name), Slot(name)
+        module, weight_slice = module_of(name), WeightSlice(name)
         encoder, _, rest = module.partition(".transformer.")
-        found[f"text_encoders.{module}"] = slot
+        found[f"text_encoders.{module}"] = weight_slice
         if rest and not module.startswith("clip_"):
-            found[f"text_encoders.transformer.{rest}"] = slot
+            found[f"text_encoders.transformer.{rest}"] = weight_slice
         flat = rest.replace(".", "_")
         if encoder in ("clip_l", "clip_h", "clip_g"):
             second = encoder == "clip_g" and "clip_l" in encoders
             if _TRAINED.match(rest):
-                found.update(dict.fromkeys(_clip_keys(flat, rest, encoder, second, numbered), slot))
+                found.update(dict.fromkeys(_clip_keys(flat, rest, encoder, second, numbered), weight_slice))
             elif rest == "text_projection":
-                found[f"lora_te{2 if encoder == 'clip_g' else 1}_text_projection"] = slot
+                found[f"lora_te{2 if encoder == 'clip_g' else 1}_text_projection"] = weight_slice
                 if encoder == "clip_g":
-                    found["lora_prior_te_text_projection"] = slot
+                    found["lora_prior_te_text_projection"] = weight_slice
             else:
-                found[f"text_encoder{'_2' if second else ''}.{rest}"] = slot
+                found[f"text_encoder{'_2' if second else ''}.{rest}"] = weight_slice
         elif encoder == "t5xxl":
-            found.update(dict.fromkeys(_t5_keys(flat, rest, encoders), slot))
+            found.update(dict.fromkeys(_t5_keys(flat, rest, encoders), weight_slice))
         elif rest.startswith("model.") and len(encoders) == 1:
-            found[f"lora_te_{flat.removeprefix('model_')}"] = slot
+            found[f"lora_te_{flat.removeprefix('model_')}"] = weight_slice
     return found
 
 

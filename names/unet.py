@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from .slot import Part, Shape, Slot
+from .weight_slice import Shape, StoredPart, WeightSlice
 
 _RESNET = {
     "in_layers.0": "norm1",
@@ -41,35 +41,35 @@ def is_diffusers(names: Iterable[str]) -> bool:
     return any(name.startswith(("down_blocks.0.resnets.0.", "mid_block.resnets.0.")) for name in names)
 
 
-def aliases(native: Mapping[str, Shape]) -> dict[str, Slot]:
-    """Diffusers tensor name -> Slot for every tensor of a checkpoint's UNet (names without prefix)."""
+def aliases(native: Mapping[str, Shape]) -> dict[str, WeightSlice]:
+    """Diffusers tensor name -> WeightSlice for every tensor of a checkpoint's UNet (names without prefix)."""
     pairs = _native_pairs(native)
-    found: dict[str, Slot] = {}
+    found: dict[str, WeightSlice] = {}
     for name in native:
         module, _, end = name.rpartition(".")
         if module in _STEM:
-            found.update({f"{other}.{end}": Slot(name) for other in _STEM[module]})
+            found.update({f"{other}.{end}": WeightSlice(name) for other in _STEM[module]})
             continue
         prefix, rest = _split(module, pairs)
         if prefix is not None:
-            found[f"{pairs[prefix]}{_inner(rest, _RESNET)}.{end}"] = Slot(name)
+            found[f"{pairs[prefix]}{_inner(rest, _RESNET)}.{end}"] = WeightSlice(name)
     return found
 
 
-def parts(diffusers: Mapping[str, Shape]) -> dict[str, list[Part]]:
+def parts(diffusers: Mapping[str, Shape]) -> dict[str, list[StoredPart]]:
     """Checkpoint tensor name -> where it is among diffusers' tensors."""
     pairs = {there: here for here, there in _diffusers_pairs(diffusers).items()}
     stem = {other: module for module, others in _STEM.items() for other in others}
     back = {there: here for here, there in _RESNET.items()}
-    found: dict[str, list[Part]] = {}
+    found: dict[str, list[StoredPart]] = {}
     for name in diffusers:
         module, _, end = name.rpartition(".")
         if module in stem:
-            found[f"{stem[module]}.{end}"] = [Part(name)]
+            found[f"{stem[module]}.{end}"] = [StoredPart(name)]
             continue
         prefix, rest = _split(module, pairs)
         if prefix is not None:
-            found[f"{pairs[prefix]}{_inner(rest, back)}.{end}"] = [Part(name)]
+            found[f"{pairs[prefix]}{_inner(rest, back)}.{end}"] = [StoredPart(name)]
     return found
 
 

@@ -24,6 +24,18 @@ class LoraGraftExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
-            LoadLoRA, SubspaceSimilarity, LoRAXTransfer, MatchStrength, LEGOMerge, MergeLoRAs, ResizeLoRA, ApplyLoRA,
-            SaveLoRA, SyntheticPrompts, SyntheticDataset, SaveDataset, LoadDataset, DistillAdapter,
-        ]  # fmt: skip
+            LoadLoRA,
+            SubspaceSimilarity,
+            LoRAXTransfer,
+            MatchStrength,
+            LEGOMerge,
+            MergeLoRAs,
+            ResizeLoRA,
+            ApplyLoRA,
+            SaveLoRA,
+            SyntheticPrompts,
+            SyntheticDataset,
+            SaveDataset,
+            LoadDataset,
+            DistillAdapter,
+        ]

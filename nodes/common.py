@@ -16,24 +16,39 @@ def size_inputs() -> list[io.Input]:
     """The widgets that say how many singular vectors make up a subspace."""
     return [
         io.Combo.Input(
-            "subspace", options=SIZES, default="share",
+            "subspace",
+            options=SIZES,
+            default="share",
             tooltip="How to choose k, the number of singular vectors per side of each weight: a share of its smaller "
             "side, one fixed number, or as many as hold a share of the weight's energy.",
         ),
         io.Float.Input(
-            "k_share", default=0.25, min=0.01, max=1.0, step=0.01,
+            "k_share",
+            default=0.25,
+            min=0.01,
+            max=1.0,
+            step=0.01,
             tooltip="k as a share of the weight's smaller side. Used when subspace is 'share'.",
         ),
         io.Int.Input(
-            "k", default=320, min=1, max=8192, advanced=True,
+            "k",
+            default=320,
+            min=1,
+            max=8192,
+            advanced=True,
             tooltip="The same k for every weight (the LoRA-X paper uses 320). Used when subspace is 'fixed'.",
         ),
         io.Float.Input(
-            "energy", default=0.9, min=0.01, max=1.0, step=0.01, advanced=True,
+            "energy",
+            default=0.9,
+            min=0.01,
+            max=1.0,
+            step=0.01,
+            advanced=True,
             tooltip="Smallest k whose singular vectors hold this share of the weight's energy. Used when subspace is "
             "'energy'; needs a full decomposition of every weight and is slow.",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def subspace_size(subspace: str, k_share: float, k: int, energy: float):
@@ -87,7 +102,7 @@ def fitting(adapter, base):
     except WrongBaseError as error:
         raise error.advising("") from None
     foreign = {s.module.key: s.source for s in steps if s.source and s.module.key not in base.loadable}
-    renames = {key: base.names.key_for(slot, "comfy") or key for key, slot in foreign.items()}
+    renames = {key: base.names.key_for(weight_slice, "comfy") or key for key, weight_slice in foreign.items()}
     modules = {renames.get(key, key): m.renamed(renames.get(key, key)) for key, m in adapter.modules.items()}
     return to_state(adapter.with_modules(modules))
 

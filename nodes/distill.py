@@ -44,85 +44,208 @@ class DistillAdapter(io.ComfyNode):
                 io.Model.Input("target", tooltip="The base model that learns. It is not changed."),
                 io.Clip.Input("target_clip", tooltip="The target's text encoder."),
                 io.Combo.Input(
-                    "objective", options=["auto", "difference", "output", "samples"], default="auto",
+                    "objective",
+                    options=["auto", "difference", "output", "samples"],
+                    default="auto",
                     tooltip="difference: learn what the LoRAs add, and keep the target's own look; output: learn the "
                     "source's answers as they are; samples: learn from pictures, for another latent space. auto: "
                     "difference where both bases share a latent space, else samples.",
                 ),
-                io.Combo.Input("kind", options=list(STUDENTS), default="lora",
-                               tooltip="Kind of the new adapter. " + menu(STUDENTS)),
-                io.Int.Input("rank", default=16, min=1, max=1024, tooltip="Rank of the new adapter."),
-                io.Float.Input("alpha", default=0.0, min=0.0, max=4096.0, step=0.5, advanced=True,
-                               tooltip="Alpha of the new adapter; 0 takes the rank."),
                 io.Combo.Input(
-                    "modules", options=["auto", "attention", "attention + feed-forward", "linear",
-                                        "linear + convolution"], default="auto", advanced=True,
+                    "kind", options=list(STUDENTS), default="lora", tooltip="Kind of the new adapter. " + menu(STUDENTS)
+                ),
+                io.Int.Input("rank", default=16, min=1, max=1024, tooltip="Rank of the new adapter."),
+                io.Float.Input(
+                    "alpha",
+                    default=0.0,
+                    min=0.0,
+                    max=4096.0,
+                    step=0.5,
+                    advanced=True,
+                    tooltip="Alpha of the new adapter; 0 takes the rank.",
+                ),
+                io.Combo.Input(
+                    "modules",
+                    options=["auto", "attention", "attention + feed-forward", "linear", "linear + convolution"],
+                    default="auto",
+                    advanced=True,
                     tooltip="Which weights learn. auto: those the LoRAs change, where the target has them; else "
                     "attention and feed-forward.",
                 ),
-                io.Int.Input("steps", default=100, min=1, max=100000,
-                             tooltip="Steps. From a transferred LoRA 25 to 50 do, from nothing 50 to 200."),
-                io.Float.Input("learning_rate", default=0.0, min=0.0, max=1.0, step=0.00001, advanced=True,
-                               tooltip="Highest learning rate; 0 chooses one from the number of weights."),
-                io.Combo.Input("schedule", options=["cosine", "linear", "constant"], default="cosine", advanced=True,
-                               tooltip="How the learning rate falls, after a warm-up over a tenth of the steps."),
-                io.Int.Input("batch", default=8, min=1, max=1024, advanced=True,
-                             tooltip="Noisy latents at a time: as many as memory holds."),
-                io.Int.Input("accumulation", default=4, min=1, max=1024, advanced=True,
-                             tooltip="Batches for one step. batch × accumulation of about 32 is what was measured."),
+                io.Int.Input(
+                    "steps",
+                    default=100,
+                    min=1,
+                    max=100000,
+                    tooltip="Steps. From a transferred LoRA 25 to 50 do, from nothing 50 to 200.",
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.00001,
+                    advanced=True,
+                    tooltip="Highest learning rate; 0 chooses one from the number of weights.",
+                ),
                 io.Combo.Input(
-                    "checkpointing", options=["auto", "on", "off"], default="auto", advanced=True,
+                    "schedule",
+                    options=["cosine", "linear", "constant"],
+                    default="cosine",
+                    advanced=True,
+                    tooltip="How the learning rate falls, after a warm-up over a tenth of the steps.",
+                ),
+                io.Int.Input(
+                    "batch",
+                    default=8,
+                    min=1,
+                    max=1024,
+                    advanced=True,
+                    tooltip="Noisy latents at a time: as many as memory holds.",
+                ),
+                io.Int.Input(
+                    "accumulation",
+                    default=4,
+                    min=1,
+                    max=1024,
+                    advanced=True,
+                    tooltip="Batches for one step. batch × accumulation of about 32 is what was measured.",
+                ),
+                io.Combo.Input(
+                    "checkpointing",
+                    options=["auto", "on", "off"],
+                    default="auto",
+                    advanced=True,
                     tooltip="Compute blocks twice instead of keeping them in memory. auto: for large networks.",
                 ),
                 io.Combo.Input(
-                    "dtype", options=["auto", "bf16", "fp16", "fp32"], default="auto", advanced=True,
+                    "dtype",
+                    options=["auto", "bf16", "fp16", "fp32"],
+                    default="auto",
+                    advanced=True,
                     tooltip="Number format of the computation; auto: the host's, and bf16 or fp32 where that is fp16. "
                     "What is learnt is always kept in fp32.",
                 ),
-                io.Float.Input("effect", default=1.0, min=-10.0, max=10.0, step=0.05, advanced=True,
-                               tooltip="Factor on what the LoRAs do, beside their own strengths."),
+                io.Float.Input(
+                    "effect",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    advanced=True,
+                    tooltip="Factor on what the LoRAs do, beside their own strengths.",
+                ),
                 io.Boolean.Input(
-                    "match_effect", default=False, advanced=True,
+                    "match_effect",
+                    default=False,
+                    advanced=True,
                     tooltip="At the end, draw with the new adapter and scale it until it moves the target's pictures "
                     "as far as the LoRAs moved the source's. For targets far from the source.",
                 ),
-                io.Int.Input("lessons", default=0, min=0, max=1000000, advanced=True,
-                             tooltip="Noisy latents to learn from, computed once; 0 for enough, at most 1024."),
                 io.Int.Input(
-                    "checkpoint_every", default=25, min=0, max=100000, advanced=True,
+                    "lessons",
+                    default=0,
+                    min=0,
+                    max=1000000,
+                    advanced=True,
+                    tooltip="Noisy latents to learn from, computed once; 0 for enough, at most 1024.",
+                ),
+                io.Int.Input(
+                    "checkpoint_every",
+                    default=25,
+                    min=0,
+                    max=100000,
+                    advanced=True,
                     tooltip="Steps between checkpoints in output/lora_graft_checkpoints. The same run, queued again "
                     "after a crash or a cancel, goes on there. 0 keeps one only when the run is broken off.",
                 ),
-                io.Int.Input("pictures", default=4, min=0, max=64, advanced=True,
-                             tooltip="Pictures a row in the contact sheet; 0 for none. Needs a VAE."),
-                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, advanced=True, control_after_generate="fixed",
-                             tooltip="Seed of everything random. The same seed, the same adapter."),
-                io.LoraModel.Input("start_from", optional=True,
-                                   tooltip="An adapter of the target to begin with, a transferred one for example."),
-                io.Vae.Input("source_vae", optional=True,
-                             tooltip="The source's VAE. Needed by the objective samples, and for pictures."),
-                io.Vae.Input("target_vae", optional=True,
-                             tooltip="The target's VAE. Needed by the objective samples, and for pictures."),
+                io.Int.Input(
+                    "pictures",
+                    default=4,
+                    min=0,
+                    max=64,
+                    advanced=True,
+                    tooltip="Pictures a row in the contact sheet; 0 for none. Needs a VAE.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**31 - 1,
+                    advanced=True,
+                    control_after_generate="fixed",
+                    tooltip="Seed of everything random. The same seed, the same adapter.",
+                ),
+                io.LoraModel.Input(
+                    "start_from",
+                    optional=True,
+                    tooltip="An adapter of the target to begin with, a transferred one for example.",
+                ),
+                io.Vae.Input(
+                    "source_vae",
+                    optional=True,
+                    tooltip="The source's VAE. Needed by the objective samples, and for pictures.",
+                ),
+                io.Vae.Input(
+                    "target_vae",
+                    optional=True,
+                    tooltip="The target's VAE. Needed by the objective samples, and for pictures.",
+                ),
             ],
             outputs=[
                 io.LoraModel.Output("lora", display_name="lora", tooltip="The new adapter, for the target base."),
                 io.Model.Output("model", display_name="model", tooltip="The target with the new adapter on it."),
-                io.Image.Output("loss_curve", display_name="loss curve",
-                                tooltip="Loss, and the share of the effect on noisy latents not learnt from."),
-                io.Image.Output("contact_sheet", display_name="contact sheet",
-                                tooltip="The source with its LoRAs, the target before and after."),
+                io.Image.Output(
+                    "loss_curve",
+                    display_name="loss curve",
+                    tooltip="Loss, and the share of the effect on noisy latents not learnt from.",
+                ),
+                io.Image.Output(
+                    "contact_sheet",
+                    display_name="contact sheet",
+                    tooltip="The source with its LoRAs, the target before and after.",
+                ),
                 io.String.Output("report", display_name="report", tooltip="Sentences, then tables, in Markdown."),
-                io.Float.Output("share", display_name="share",
-                                tooltip="Share of the effect reproduced on noisy latents not learnt from; 1 is all."),
+                io.Float.Output(
+                    "share",
+                    display_name="share",
+                    tooltip="Share of the effect reproduced on noisy latents not learnt from; 1 is all.",
+                ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, dataset, source, source_clip, strengths, target, target_clip, objective, kind, rank, alpha, modules, steps,
-        learning_rate, schedule, batch, accumulation, checkpointing, dtype, effect, match_effect, lessons,
-        checkpoint_every, pictures, seed, loras=None, start_from=None, source_vae=None, target_vae=None,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        dataset,
+        source,
+        source_clip,
+        strengths,
+        target,
+        target_clip,
+        objective,
+        kind,
+        rank,
+        alpha,
+        modules,
+        steps,
+        learning_rate,
+        schedule,
+        batch,
+        accumulation,
+        checkpointing,
+        dtype,
+        effect,
+        match_effect,
+        lessons,
+        checkpoint_every,
+        pictures,
+        seed,
+        loras=None,
+        start_from=None,
+        source_vae=None,
+        target_vae=None,
+    ) -> io.NodeOutput:
         from ..adapters.metadata import written
         from ..jobs.distill.bank import Teacher
         from ..jobs.distill.checkpoint import FileKeeper, identity
@@ -135,28 +258,60 @@ class DistillAdapter(io.ComfyNode):
         dtype = training_dtype(target) if dtype == "auto" else dtype
         with learning():
             said: dict = {}
-            teacher = Teacher(HostDenoiser(source, source_clip, marks[0], said=said),
-                              [dressed(source, source_clip, marks[0], [lora], said) for lora in loras])
+            teacher = Teacher(
+                HostDenoiser(source, source_clip, marks[0], said=said),
+                [dressed(source, source_clip, marks[0], [lora], said) for lora in loras],
+            )
             student = HostDenoiser(target, target_clip, marks[1], dtype=dtype, said=said)
             size = sum(torch.Size(shape).numel() for shape in student.base.weights().values())
             settings = Distillation(
-                objective, kind, rank, alpha or None, modules, effect, match_effect, lessons or None,
-                Training(steps, learning_rate, schedule, batch, accumulation,
-                         checkpointing == "on" or (checkpointing == "auto" and size > LARGE), seed),
-            )  # fmt: skip
+                objective,
+                kind,
+                rank,
+                alpha or None,
+                modules,
+                effect,
+                match_effect,
+                lessons or None,
+                Training(
+                    steps,
+                    learning_rate,
+                    schedule,
+                    batch,
+                    accumulation,
+                    checkpointing == "on" or (checkpointing == "auto" and size > LARGE),
+                    seed,
+                ),
+            )
             start = None if start_from is None else to_adapter(start_from)
-            who = [*_marks(teacher.base), *_marks(student), dataset.digest, dtype,
-                   *([a.digest, m, c] for a, m, c in loras), start and start.digest]  # fmt: skip
+            who = [
+                *_marks(teacher.base),
+                *_marks(student),
+                dataset.digest,
+                dtype,
+                *([a.digest, m, c] for a, m, c in loras),
+                start and start.digest,
+            ]
             keeper = FileKeeper(host.checkpoint_folder(), identity(repr(settings), *who), checkpoint_every)
             result = distill(
-                dataset, teacher, student, [adapter for adapter, _, _ in loras], settings, start=start,
-                translate=_translation(source_vae, target_vae), keeper=keeper, progress=progress,
-                show=previewer(student, progress), salvage=_salvage, device=student.patcher.load_device,
-            )  # fmt: skip
+                dataset,
+                teacher,
+                student,
+                [adapter for adapter, _, _ in loras],
+                settings,
+                start=start,
+                translate=_translation(source_vae, target_vae),
+                keeper=keeper,
+                progress=progress,
+                show=previewer(student, progress),
+                salvage=_salvage,
+                device=student.patcher.load_device,
+            )
             if keeper.trouble:
                 result.report.notes.append(keeper.trouble)
-            adapter = replace(result.adapter, metadata=written(result.adapter.metadata, result.provenance,
-                                                               changed=True))  # fmt: skip
+            adapter = replace(
+                result.adapter, metadata=written(result.adapter.metadata, result.provenance, changed=True)
+            )
         try:
             model, _ = host.apply(target, None, fitting(adapter, host.HostBase(target)), 1.0, 1.0)
             sheet = _before_and_after(dataset, student, model, target_clip, source_vae, target_vae, pictures, progress)
@@ -166,9 +321,14 @@ class DistillAdapter(io.ComfyNode):
         keeper.forget()
         text, curve = result.report.to_markdown(), picture(result.report, "loss_curve")
         return io.NodeOutput(
-            to_state(adapter), model, curve, sheet, text, result.report.explained,
+            to_state(adapter),
+            model,
+            curve,
+            sheet,
+            text,
+            result.report.explained,
             ui=shown(text, sheet if pictures else curve, cls),
-        )  # fmt: skip
+        )
 
 
 def _marks(denoiser) -> list:

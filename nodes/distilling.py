@@ -30,19 +30,36 @@ def drawing_inputs(*, folded: bool = False) -> list[io.Input]:
 
     more = {"advanced": folded or None}
     return [
-        io.Int.Input("width", default=512, min=16, max=8192, step=8,
-                     tooltip="Width of the pictures in pixels. Take a size that both bases draw well."),
+        io.Int.Input(
+            "width",
+            default=512,
+            min=16,
+            max=8192,
+            step=8,
+            tooltip="Width of the pictures in pixels. Take a size that both bases draw well.",
+        ),
         io.Int.Input("height", default=512, min=16, max=8192, step=8, tooltip="Height of the pictures in pixels."),
         io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps for each picture.", **more),
-        io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance, as in a sampler node.",
-                       **more),
-        io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="euler", advanced=True,
-                       tooltip="Sampler, as in a sampler node."),
-        io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="simple", advanced=True,
-                       tooltip="Spacing of the noise levels, as in a sampler node."),
+        io.Float.Input(
+            "cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance, as in a sampler node.", **more
+        ),
+        io.Combo.Input(
+            "sampler_name",
+            options=comfy.samplers.KSampler.SAMPLERS,
+            default="euler",
+            advanced=True,
+            tooltip="Sampler, as in a sampler node.",
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=comfy.samplers.KSampler.SCHEDULERS,
+            default="simple",
+            advanced=True,
+            tooltip="Spacing of the noise levels, as in a sampler node.",
+        ),
         io.String.Input("negative", default="", advanced=True, tooltip="Negative prompt of all pictures."),
         io.Int.Input("batch", default=4, min=1, max=64, advanced=True, tooltip="Pictures drawn at a time."),
-    ]  # fmt: skip
+    ]
 
 
 @contextmanager
@@ -62,8 +79,9 @@ def given(loras, strengths) -> list[tuple]:
 
     found = merging.gather(loras, strengths, None)
     if not found:
-        raise SettingsError("No LoRA is connected, so there is nothing to teach",
-                            hint="Connect Load LoRA to the input lora_0.")
+        raise SettingsError(
+            "No LoRA is connected, so there is nothing to teach", hint="Connect Load LoRA to the input lora_0."
+        )
     return found
 
 

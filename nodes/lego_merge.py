@@ -32,10 +32,33 @@ class LEGOMerge(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, strengths, rank, k, energy, units, parameter_reweighting, output_reweighting, seed, loras=None,
-        lora_stack=None, model=None, clip=None,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        strengths,
+        rank,
+        k,
+        energy,
+        units,
+        parameter_reweighting,
+        output_reweighting,
+        seed,
+        loras=None,
+        lora_stack=None,
+        model=None,
+        clip=None,
+    ) -> io.NodeOutput:
         return merging.run(
-            cls, loras, strengths, lora_stack, model, clip, method="lego", rank=rank, k=k, energy=energy, units=units,
-            parameter_reweighting=parameter_reweighting, output_reweighting=output_reweighting, seed=seed,
-        )  # fmt: skip
+            cls,
+            loras,
+            strengths,
+            lora_stack,
+            model,
+            clip,
+            method="lego",
+            rank=rank,
+            k=k,
+            energy=energy,
+            units=units,
+            parameter_reweighting=parameter_reweighting,
+            output_reweighting=output_reweighting,
+            seed=seed,
+        )

@@ -22,11 +22,12 @@ class LoadLoRA(io.ComfyNode):
             outputs=[
                 io.LoraModel.Output("lora", display_name="lora", tooltip="The adapter. Core's LoRA nodes take it too."),
                 io.String.Output(
-                    "info", display_name="info",
+                    "info",
+                    display_name="info",
                     tooltip="Format, likely base, modules, ranks, norms, trigger words and training tags.",
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, lora_name):

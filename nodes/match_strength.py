@@ -28,38 +28,80 @@ class MatchStrength(io.ComfyNode):
                 io.Model.Input("source", tooltip="The base model the original was trained on. It is not changed."),
                 io.Clip.Input("source_clip", tooltip="The source's text encoder."),
                 io.String.Input(
-                    "prompts", multiline=True, default="",
+                    "prompts",
+                    multiline=True,
+                    default="",
                     tooltip="A few prompts, one a line, that set the LoRA off. Empty: made from its training tags.",
                 ),
                 *drawing_inputs(folded=True),
-                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, advanced=True, control_after_generate="fixed",
-                             tooltip="Seed of the latents."),
-                DATASET.Input("dataset", optional=True,
-                              tooltip="Latents and prompts to compare on; then nothing is drawn here."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**31 - 1,
+                    advanced=True,
+                    control_after_generate="fixed",
+                    tooltip="Seed of the latents.",
+                ),
+                DATASET.Input(
+                    "dataset", optional=True, tooltip="Latents and prompts to compare on; then nothing is drawn here."
+                ),
             ],
             outputs=[
                 io.LoraModel.Output("lora_out", display_name="lora", tooltip="The moved LoRA at the found strength."),
                 io.Float.Output("strength", display_name="strength", tooltip="The strength; it is built into lora."),
-                io.Float.Output("residual", display_name="residual",
-                                tooltip="Share of the effect that is not met: 0 perfect, 1 as good as nothing."),
+                io.Float.Output(
+                    "residual",
+                    display_name="residual",
+                    tooltip="Share of the effect that is not met: 0 perfect, 1 as good as nothing.",
+                ),
                 io.String.Output("report", display_name="report", tooltip="Sentences, then a table, in Markdown."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, lora, target, target_clip, original, source, source_clip, prompts, width, height, steps, cfg, sampler_name,
-        scheduler, negative, batch, seed, dataset=None,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        lora,
+        target,
+        target_clip,
+        original,
+        source,
+        source_clip,
+        prompts,
+        width,
+        height,
+        steps,
+        cfg,
+        sampler_name,
+        scheduler,
+        negative,
+        batch,
+        seed,
+        dataset=None,
+    ) -> io.NodeOutput:
         from ..jobs.distill.denoiser import Drawing
 
         drawing = Drawing(width, height, steps, cfg, sampler_name, scheduler, negative, batch)
-        found = matched(to_adapter(lora), target, target_clip, to_adapter(original), source, source_clip,
-                        prompts.splitlines(), drawing, seed, dataset)  # fmt: skip
+        found = matched(
+            to_adapter(lora),
+            target,
+            target_clip,
+            to_adapter(original),
+            source,
+            source_clip,
+            prompts.splitlines(),
+            drawing,
+            seed,
+            dataset,
+        )
         text = found.to_markdown()
         return io.NodeOutput(
             to_state(strengthened(to_adapter(lora), found.value, host.HostBase(target, target_clip))),
-            found.value, found.residual, text, ui={"text": (text,)},
+            found.value,
+            found.residual,
+            text,
+            ui={"text": (text,)},
         )
 
 

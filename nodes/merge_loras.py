@@ -26,7 +26,11 @@ class MergeLoRAs(io.ComfyNode):
                 io.Combo.Input("method", options=list(METHODS), default="svd", tooltip=menu(METHODS)),
                 *merging.rank_inputs(),
                 io.Float.Input(
-                    "density", default=0.5, min=0.01, max=1.0, step=0.01,
+                    "density",
+                    default=0.5,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
                     tooltip="Share of entries kept. Used by the methods that drop entries, such as ties and dare.",
                 ),
                 *merging.unit_inputs(),
@@ -34,15 +38,40 @@ class MergeLoRAs(io.ComfyNode):
                 *merging.optional_inputs(),
             ],
             outputs=merging.outputs(),
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, strengths, method, rank, k, energy, density, units, parameter_reweighting, output_reweighting, seed,
-        loras=None, lora_stack=None, model=None, clip=None,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        strengths,
+        method,
+        rank,
+        k,
+        energy,
+        density,
+        units,
+        parameter_reweighting,
+        output_reweighting,
+        seed,
+        loras=None,
+        lora_stack=None,
+        model=None,
+        clip=None,
+    ) -> io.NodeOutput:
         return merging.run(
-            cls, loras, strengths, lora_stack, model, clip, method=method, rank=rank, k=k, energy=energy,
-            density=density, units=units, parameter_reweighting=parameter_reweighting,
-            output_reweighting=output_reweighting, seed=seed,
-        )  # fmt: skip
+            cls,
+            loras,
+            strengths,
+            lora_stack,
+            model,
+            clip,
+            method=method,
+            rank=rank,
+            k=k,
+            energy=energy,
+            density=density,
+            units=units,
+            parameter_reweighting=parameter_reweighting,
+            output_reweighting=output_reweighting,
+            seed=seed,
+        )

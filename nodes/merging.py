@@ -26,27 +26,35 @@ def lora_inputs(purpose: str = MERGED) -> list[io.Input]:
             tooltip=f"{purpose} Connect as many as you like; ranks, formats and trainers may differ.",
         ),
         io.String.Input(
-            "strengths", default="1",
+            "strengths",
+            default="1",
             tooltip="A strength for each LoRA in order, as in a loader: '0.8, 1, -0.3'. A single number counts for "
             "all. '0.8:0.5' is 0.8 on the model and 0.5 on the text encoder.",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def rank_inputs() -> list[io.Input]:
     """The rank of the result, as a rule or a number."""
     return [
         io.Combo.Input(
-            "rank", options=RANKS, default="max",
+            "rank",
+            options=RANKS,
+            default="max",
             tooltip="Rank of the merged LoRA. max: that of the largest LoRA; auto: for each module the smallest that "
             "keeps 'energy' of the sum; sum: all ranks together; fixed: k. concat and linear are cut by k only.",
         ),
         io.Int.Input("k", default=16, min=1, max=4096, tooltip="The rank. Used when rank is 'fixed'."),
         io.Float.Input(
-            "energy", default=0.95, min=0.01, max=1.0, step=0.01, advanced=True,
+            "energy",
+            default=0.95,
+            min=0.01,
+            max=1.0,
+            step=0.01,
+            advanced=True,
             tooltip="Share of the sum's energy to keep. Used when rank is 'auto'.",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def unit_inputs() -> list[io.Input]:
@@ -55,42 +63,56 @@ def unit_inputs() -> list[io.Input]:
 
     return [
         io.Combo.Input(
-            "units", options=list(UNITS), default="canonical", advanced=True,
+            "units",
+            options=list(UNITS),
+            default="canonical",
+            advanced=True,
             tooltip="Form of LEGO's units. canonical: singular pairs, free of signs and scales, each cluster its best "
             "rank-one; balanced: signs and scales evened out; paper: as LoRA-LEGO prints it.",
         ),
         io.Boolean.Input(
-            "parameter_reweighting", default=True, advanced=True,
+            "parameter_reweighting",
+            default=True,
+            advanced=True,
             tooltip="LEGO: give clusters' means the size of their members. Canonical units need none.",
         ),
         io.Boolean.Input(
-            "output_reweighting", default=True, advanced=True,
+            "output_reweighting",
+            default=True,
+            advanced=True,
             tooltip="LEGO: multiply means by √(r/k): k weigh as much as the r of one LoRA. Canonical units need none.",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def seed_input(what: str) -> io.Input:
     """A seed that stays as it is from run to run unless the user says otherwise."""
     return io.Int.Input(
-        "seed", default=0, min=0, max=2**32 - 1, advanced=True, control_after_generate="fixed",
+        "seed",
+        default=0,
+        min=0,
+        max=2**32 - 1,
+        advanced=True,
+        control_after_generate="fixed",
         tooltip=f"Seed {what}. The same seed, the same LoRA.",
-    )  # fmt: skip
+    )
 
 
 def optional_inputs() -> list[io.Input]:
     return [
         io.Custom("LORA_STACK").Input(
-            "lora_stack", optional=True,
+            "lora_stack",
+            optional=True,
             tooltip="A stack of LoRA files from another pack's stacker, merged after those connected above.",
         ),
         io.Model.Input(
-            "model", optional=True,
+            "model",
+            optional=True,
             tooltip="The model the LoRAs are for. Needed only for DoRA, OFT and the like, and for LoRAs whose files "
             "name the same weights differently. It is not changed.",
         ),
         io.Clip.Input("clip", optional=True, tooltip="Its text encoder, for such LoRAs that change it."),
-    ]  # fmt: skip
+    ]
 
 
 def outputs() -> list[io.Output]:
@@ -98,10 +120,11 @@ def outputs() -> list[io.Output]:
         io.LoraModel.Output("lora", display_name="lora", tooltip="The merged LoRA, in the first one's layout."),
         io.String.Output("report", display_name="report", tooltip="Sentences, then tables, in Markdown."),
         io.Image.Output(
-            "cluster_plot", display_name="cluster plot",
+            "cluster_plot",
+            display_name="cluster plot",
             tooltip="LEGO: by block, how many clusters mix several LoRAs. Other methods: cosine with the exact sum.",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def run(cls, loras, strengths, lora_stack, model, clip, *, rank: str, k: int, **settings) -> io.NodeOutput:

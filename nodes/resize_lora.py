@@ -24,21 +24,31 @@ class ResizeLoRA(io.ComfyNode):
             inputs=[
                 io.LoraModel.Input("lora", tooltip="The LoRA to make smaller."),
                 io.Combo.Input(
-                    "rule", options=list(RULES), default="rank",
+                    "rule",
+                    options=list(RULES),
+                    default="rank",
                     tooltip="rank: this rank for every module. ratio: singular values above the largest divided by "
                     "amount. cumulative, energy, frobenius: the fewest that hold amount of their sum, of their "
                     "squares, of the norm.",
                 ),
                 io.Float.Input(
-                    "amount", default=16.0, min=0.0, max=4096.0, step=0.01,
+                    "amount",
+                    default=16.0,
+                    min=0.0,
+                    max=4096.0,
+                    step=0.01,
                     tooltip="The number of the rule: a rank (16), a ratio (10) or a share (0.9).",
                 ),
                 io.Int.Input(
-                    "max_rank", default=0, min=0, max=4096,
+                    "max_rank",
+                    default=0,
+                    min=0,
+                    max=4096,
                     tooltip="Largest rank whatever the rule says; 0 for no limit.",
                 ),
                 io.Model.Input(
-                    "model", optional=True,
+                    "model",
+                    optional=True,
                     tooltip="The model the LoRA is for. Needed only to cut DoRA, OFT and the like. It is not changed.",
                 ),
                 io.Clip.Input("clip", optional=True, tooltip="Its text encoder, for such LoRAs that change it."),
@@ -48,7 +58,7 @@ class ResizeLoRA(io.ComfyNode):
                 io.String.Output("report", display_name="report", tooltip="Sentences, then tables, in Markdown."),
                 io.Image.Output("plot", display_name="plot", tooltip="Cosine with the original, by block."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, lora, rule, amount, max_rank, model=None, clip=None) -> io.NodeOutput:

@@ -23,11 +23,14 @@ class SaveDataset(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 DATASET.Input("dataset", tooltip="The dataset to save."),
-                io.String.Input("filename_prefix", default="dataset",
-                                tooltip="Beginning of the file name, perhaps with subfolders. A counter follows."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="dataset",
+                    tooltip="Beginning of the file name, perhaps with subfolders. A counter follows.",
+                ),
             ],
             outputs=[io.String.Output("path", display_name="path", tooltip="Full path of the new file.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, dataset, filename_prefix) -> io.NodeOutput:

@@ -31,33 +31,46 @@ class SaveLoRA(io.ComfyNode):
             inputs=[
                 io.LoraModel.Input("lora", tooltip="The LoRA to save."),
                 io.String.Input(
-                    "filename_prefix", default="LoRA-Graft",
+                    "filename_prefix",
+                    default="LoRA-Graft",
                     tooltip="Beginning of the file name, perhaps with subfolders. A counter and .safetensors follow.",
                 ),
                 io.Combo.Input(
-                    "folder", options=list(PLACES), default="output/loras",
+                    "folder",
+                    options=list(PLACES),
+                    default="output/loras",
                     tooltip="Both folders are searched by ComfyUI's LoRA loaders.",
                 ),
                 io.Combo.Input(
-                    "dtype", options=list(DTYPES), default="same", tooltip="Number format; same: as the LoRA came in.",
+                    "dtype",
+                    options=list(DTYPES),
+                    default="same",
+                    tooltip="Number format; same: as the LoRA came in.",
                 ),
                 io.Combo.Input(
-                    "layout", options=LAYOUTS, default="same", advanced=True,
+                    "layout",
+                    options=LAYOUTS,
+                    default="same",
+                    advanced=True,
                     tooltip="Whose key names to write; same: as they came in. Others need the model input where the "
                     "LoRA alone does not tell which model it is for.",
                 ),
                 io.Model.Input(
-                    "model", optional=True, lazy=True,
+                    "model",
+                    optional=True,
+                    lazy=True,
                     tooltip="The model the LoRA is for; known ones are recognised without it. Evaluated only when "
                     "layout is not same.",
                 ),
                 io.Clip.Input(
-                    "clip", optional=True, lazy=True,
+                    "clip",
+                    optional=True,
+                    lazy=True,
                     tooltip="Its text encoder, for LoRAs that change it. Evaluated only when layout is not same.",
                 ),
             ],
             outputs=[io.String.Output("path", display_name="path", tooltip="Full path of the new file.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def check_lazy_status(cls, layout, **inputs):
@@ -71,8 +84,11 @@ class SaveLoRA(io.ComfyNode):
         adapter = to_adapter(lora)
         if layout != "same":
             adapter = convert(adapter, layout, None if model is None else host.HostBase(model, clip))
-        path = saved(host.save_folder(PLACES[folder]), filename_prefix,
-                     lambda path: adapters.write(adapter, path, dtype=DTYPES[dtype]))  # fmt: skip
+        path = saved(
+            host.save_folder(PLACES[folder]),
+            filename_prefix,
+            lambda path: adapters.write(adapter, path, dtype=DTYPES[dtype]),
+        )
         return io.NodeOutput(str(path), ui={"text": (f"Saved {path}",)})
 
 

@@ -26,7 +26,8 @@ class SubspaceSimilarity(io.ComfyNode):
                 io.Model.Input("target", tooltip="The other base model."),
                 *size_inputs(),
                 io.LoraModel.Input(
-                    "lora", optional=True,
+                    "lora",
+                    optional=True,
                     tooltip="With a LoRA only the weights that it changes are compared, which is quicker and is what "
                     "matters for transferring it.",
                 ),
@@ -35,11 +36,12 @@ class SubspaceSimilarity(io.ComfyNode):
                 io.String.Output("report", display_name="report", tooltip="Sentences, then tables, in Markdown."),
                 io.Image.Output("heat_map", display_name="heat map", tooltip="Similarity by block and role."),
                 io.Float.Output(
-                    "similarity", display_name="similarity",
+                    "similarity",
+                    display_name="similarity",
                     tooltip="Mean over all compared weights, corrected for chance: 0 chance, 1 the same.",
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, source, target, subspace, k_share, k, energy, lora=None) -> io.NodeOutput:
@@ -50,9 +52,14 @@ class SubspaceSimilarity(io.ComfyNode):
         ours, theirs = host.HostBase(source), host.HostBase(target)
         ours.make_room()
         report = compare(
-            ours, theirs, size, adapter=None if lora is None else to_adapter(lora),
-            progress=host.Progress(), cache=SubspaceCache(), device=host.device(),
-        )  # fmt: skip
+            ours,
+            theirs,
+            size,
+            adapter=None if lora is None else to_adapter(lora),
+            progress=host.Progress(),
+            cache=SubspaceCache(),
+            device=host.device(),
+        )
         text, image = report.to_markdown(), picture(report)
         mean = report.totals["mean_similarity"]
         return io.NodeOutput(text, image, math.nan if mean is None else mean, ui=shown(text, image, cls))

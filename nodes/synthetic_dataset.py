@@ -34,52 +34,103 @@ class SyntheticDataset(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.String.Input(
-                    "prompts", multiline=True, default="",
+                    "prompts",
+                    multiline=True,
+                    default="",
                     tooltip="One prompt a line, used in turn. Connect Synthetic Prompts, or any node that makes text.",
                 ),
                 *teacher_inputs(),
                 io.Int.Input(
-                    "count", default=64, min=2, max=100000,
+                    "count",
+                    default=64,
+                    min=2,
+                    max=100000,
                     tooltip="Samples in all: half from the source with its LoRAs, half from the target.",
                 ),
                 *drawing_inputs(),
-                io.Int.Input("seed", default=0, min=0, max=2**32 - 1, advanced=True, control_after_generate="fixed",
-                             tooltip="Seed of the first picture; the others count on from it."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**32 - 1,
+                    advanced=True,
+                    control_after_generate="fixed",
+                    tooltip="Seed of the first picture; the others count on from it.",
+                ),
                 io.Float.Input(
-                    "least_action", default=0.05, min=0.0, max=10.0, step=0.01, advanced=True,
+                    "least_action",
+                    default=0.05,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
+                    advanced=True,
                     tooltip="Samples that the LoRAs change less are rejected. 1 is the distance between pictures of "
                     "two unrelated seeds; 0 keeps everything.",
                 ),
                 io.Float.Input(
-                    "least_likeness", default=0.5, min=0.0, max=1.0, step=0.01, advanced=True,
+                    "least_likeness",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
                     tooltip="With references: samples less likely than this to be of their kind are rejected.",
                 ),
                 io.Model.Input(
-                    "target", optional=True,
+                    "target",
+                    optional=True,
                     tooltip="The new base. With it half of the samples show its own look, which keeps that look.",
                 ),
                 io.Clip.Input("target_clip", optional=True, tooltip="The new base's text encoder."),
                 io.Vae.Input("source_vae", optional=True, tooltip="The source's VAE, for previews and references."),
-                io.Vae.Input("target_vae", optional=True,
-                             tooltip="The target's VAE, where it is another one than the source's."),
-                io.Image.Input("references", optional=True, tooltip="A few pictures of what the LoRA should make. "
-                               "Needs clip_vision and source_vae."),
+                io.Vae.Input(
+                    "target_vae", optional=True, tooltip="The target's VAE, where it is another one than the source's."
+                ),
+                io.Image.Input(
+                    "references",
+                    optional=True,
+                    tooltip="A few pictures of what the LoRA should make. Needs clip_vision and source_vae.",
+                ),
                 io.ClipVision.Input("clip_vision", optional=True, tooltip="Looks at references and samples."),
             ],
             outputs=[
                 DATASET.Output("dataset", display_name="dataset", tooltip="For Distill Adapter and Save Dataset."),
-                io.Image.Output("previews", display_name="previews",
-                                tooltip="The first kept samples of the source with its LoRAs; white without its VAE."),
+                io.Image.Output(
+                    "previews",
+                    display_name="previews",
+                    tooltip="The first kept samples of the source with its LoRAs; white without its VAE.",
+                ),
                 io.String.Output("report", display_name="report", tooltip="What was kept and why, in Markdown."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, prompts, source, source_clip, strengths, count, width, height, steps, cfg, sampler_name, scheduler,
-        negative, batch, seed, least_action, least_likeness, loras=None, target=None, target_clip=None, source_vae=None,
-        target_vae=None, references=None, clip_vision=None,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        prompts,
+        source,
+        source_clip,
+        strengths,
+        count,
+        width,
+        height,
+        steps,
+        cfg,
+        sampler_name,
+        scheduler,
+        negative,
+        batch,
+        seed,
+        least_action,
+        least_likeness,
+        loras=None,
+        target=None,
+        target_clip=None,
+        source_vae=None,
+        target_vae=None,
+        references=None,
+        clip_vision=None,
+    ) -> io.NodeOutput:
         from ..errors import SettingsError
         from ..jobs.distill.bank import Teacher
         from ..jobs.distill.denoiser import Drawing
@@ -89,21 +140,32 @@ class SyntheticDataset(io.ComfyNode):
         drawing = Drawing(width, height, steps, cfg, sampler_name, scheduler, negative, batch)
         settings = Generation(count, seed, drawing, least_action, least_likeness)
         if references is not None and (clip_vision is None or source_vae is None):
-            raise SettingsError("References need something to look at them and at the samples",
-                                hint="Connect clip_vision and source_vae.")
+            raise SettingsError(
+                "References need something to look at them and at the samples",
+                hint="Connect clip_vision and source_vae.",
+            )
         marks = comparable(source_vae, target_vae)
         with learning():
             said: dict = {}
-            teacher = Teacher(HostDenoiser(source, source_clip, marks[0], said=said),
-                              [dressed(source, source_clip, marks[0], given(loras, strengths), said)])
+            teacher = Teacher(
+                HostDenoiser(source, source_clip, marks[0], said=said),
+                [dressed(source, source_clip, marks[0], given(loras, strengths), said)],
+            )
             student = None if target is None else HostDenoiser(target, target_clip, marks[1], said=said)
 
             def embed(latents: torch.Tensor) -> torch.Tensor:
                 return _seen(clip_vision, decoded(source_vae, latents))
 
             known = None if references is None else _seen(clip_vision, references.clone())
-            dataset = generate(teacher, student, prompts.splitlines(), settings, references=known, embed=embed,
-                               progress=host.Progress(spoken=True))  # fmt: skip
+            dataset = generate(
+                teacher,
+                student,
+                prompts.splitlines(),
+                settings,
+                references=known,
+                embed=embed,
+                progress=host.Progress(spoken=True),
+            )
             kept = dataset.kept_indices()[:SHOWN]
             pictures = nothing_to_show()
             if source_vae is not None and kept:

@@ -26,22 +26,33 @@ class SyntheticPrompts(io.ComfyNode):
             search_aliases=["wildcards", "prompt generator", "random prompts", "training tags", "distill"],
             inputs=[
                 io.String.Input(
-                    "seed_prompts", multiline=True, default=SEEDS,
+                    "seed_prompts",
+                    multiline=True,
+                    default=SEEDS,
                     tooltip="A few prompts like those you will use the LoRA with, one a line. A text generator's "
                     "output can be connected. Empty: training tags only.",
                 ),
                 io.Int.Input("count", default=32, min=1, max=4096, tooltip="How many prompts."),
                 io.String.Input(
-                    "template", multiline=True, default=TEMPLATE, advanced=True,
+                    "template",
+                    multiline=True,
+                    default=TEMPLATE,
+                    advanced=True,
                     tooltip="How a prompt is put together, one template a line: words, alternatives in curly brackets, "
                     "and places for trigger words, training tags and seed prompts. The help page has the grammar.",
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**32 - 1, advanced=True, control_after_generate="fixed",
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**32 - 1,
+                    advanced=True,
+                    control_after_generate="fixed",
                     tooltip="Seed of the choices. The same seed, the same prompts.",
                 ),
                 io.LoraModel.Input(
-                    "lora", optional=True,
+                    "lora",
+                    optional=True,
                     tooltip="The LoRA the prompts are for. Training tags, their counts and trigger words are read from "
                     "its file.",
                 ),
@@ -50,13 +61,19 @@ class SyntheticPrompts(io.ComfyNode):
                 io.String.Output("prompts", display_name="prompts", tooltip="The prompts, one a line."),
                 io.String.Output("report", display_name="report", tooltip="Where the prompts came from, in sentences."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, seed_prompts, count, template, seed, lora=None) -> io.NodeOutput:
         from ..jobs.distill.prompts import PromptSettings, synthesize
 
-        made = synthesize(PromptSettings(
-            seed_prompts.splitlines(), None if lora is None else to_adapter(lora), template, count, seed,
-        ))  # fmt: skip
+        made = synthesize(
+            PromptSettings(
+                seed_prompts.splitlines(),
+                None if lora is None else to_adapter(lora),
+                template,
+                count,
+                seed,
+            )
+        )
         return io.NodeOutput(made.text, made.note, ui={"text": (f"{made.note}\n\n{made.text}",)})

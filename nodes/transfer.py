@@ -40,35 +40,61 @@ class LoRAXTransfer(io.ComfyNode):
                 io.Model.Input("source", tooltip="The base model the LoRA was trained on."),
                 io.Model.Input("target", tooltip="The base model to make a LoRA for. It is not changed."),
                 io.Combo.Input(
-                    "method", options=["auto", *METHODS], default="auto",
+                    "method",
+                    options=["auto", *METHODS],
+                    default="auto",
                     tooltip="auto: lora-x for adapters that lie in their base's subspace, copy between relatives, and "
                     "plain words when the bases are strangers. " + menu(METHODS),
                 ),
                 *size_inputs(),
                 io.Float.Input(
-                    "threshold", default=0.0, min=0.0, max=1.0, step=0.01, advanced=True,
+                    "threshold",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
                     tooltip="Mean similarity of a weight below which lora-x, prolora and rotate leave it to plain "
                     "copying. 0 never does; ProLoRA uses 0.8.",
                 ),
                 io.Int.Input(
-                    "rank", default=0, min=0, max=4096, advanced=True,
+                    "rank",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    advanced=True,
                     tooltip="Largest rank of the result; 0 leaves ranks as they come. What a cut loses is reported.",
                 ),
                 io.Float.Input(
-                    "strength", default=1.0, min=-100.0, max=100.0, step=0.01,
+                    "strength",
+                    default=1.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=0.01,
                     tooltip="Factor on the whole result, as in a LoRA loader; it is built into the new LoRA.",
                 ),
                 io.Boolean.Input(
-                    "match_strength", optional=True, default=False, advanced=True,
+                    "match_strength",
+                    optional=True,
+                    default=False,
+                    advanced=True,
                     tooltip="Find the strength at which the new LoRA acts on the target as the original does on the "
                     "source, as Match Strength does, and build it in. Needs both text encoders; draws a few pictures.",
                 ),
                 io.Int.Input(
-                    "match_size", optional=True, default=512, min=16, max=8192, step=8, advanced=True,
+                    "match_size",
+                    optional=True,
+                    default=512,
+                    min=16,
+                    max=8192,
+                    step=8,
+                    advanced=True,
                     tooltip="Width and height of these pictures in pixels. Used when match_strength is on.",
                 ),
                 io.Clip.Input(
-                    "source_clip", optional=True, lazy=True,
+                    "source_clip",
+                    optional=True,
+                    lazy=True,
                     tooltip="Text encoder of the source. Evaluated only for LoRAs that change the text encoder, and to "
                     "match the strength.",
                 ),
@@ -78,7 +104,8 @@ class LoRAXTransfer(io.ComfyNode):
                 io.LoraModel.Output("lora_out", display_name="lora", tooltip="The LoRA for the target base."),
                 io.Model.Output("model", display_name="model", tooltip="The target with the new LoRA on it."),
                 io.Clip.Output(
-                    "clip", display_name="clip",
+                    "clip",
+                    display_name="clip",
                     tooltip="The target's text encoder with the new LoRA on it; empty when target_clip is.",
                 ),
                 io.String.Output("report", display_name="report", tooltip="Sentences, then tables, in Markdown."),
@@ -86,7 +113,7 @@ class LoRAXTransfer(io.ComfyNode):
                     "heat_map", display_name="heat map", tooltip="Similarity and kept energy by block and role."
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def check_lazy_status(cls, lora, match_strength=False, **inputs):
@@ -95,23 +122,45 @@ class LoRAXTransfer(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, lora, source, target, method, subspace, k_share, k, energy, threshold, rank, strength,
-        match_strength=False, match_size=512, source_clip=None, target_clip=None,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        lora,
+        source,
+        target,
+        method,
+        subspace,
+        k_share,
+        k,
+        energy,
+        threshold,
+        rank,
+        strength,
+        match_strength=False,
+        match_size=512,
+        source_clip=None,
+        target_clip=None,
+    ) -> io.NodeOutput:
         from ..adapters.metadata import written
         from ..jobs.cache import SubspaceCache
         from ..jobs.transfer.transfer import TransferSettings, transfer
 
         settings = TransferSettings(
-            method=method, size=subspace_size(subspace, k_share, k, energy), threshold=threshold, rank=rank or None,
+            method=method,
+            size=subspace_size(subspace, k_share, k, energy),
+            threshold=threshold,
+            rank=rank or None,
             strength=strength,
-        )  # fmt: skip
+        )
         ours, theirs = host.HostBase(source, source_clip), host.HostBase(target, target_clip)
         theirs.make_room()
         result = transfer(
-            to_adapter(lora), ours, theirs, settings,
-            progress=host.Progress(), cache=SubspaceCache(), device=host.device(),
-        )  # fmt: skip
+            to_adapter(lora),
+            ours,
+            theirs,
+            settings,
+            progress=host.Progress(),
+            cache=SubspaceCache(),
+            device=host.device(),
+        )
         adapter, found = result.adapter, None
         if match_strength:
             found = _matched(to_adapter(lora), adapter, source, source_clip, target, target_clip, match_size)
@@ -135,7 +184,9 @@ def _matched(original, moved, source, source_clip, target, target_clip, size: in
     from .match_strength import matched
 
     if source_clip is None or target_clip is None:
-        raise SettingsError("Matching the strength asks both models, and a text encoder is missing",
-                            hint="Connect source_clip and target_clip, or switch match_strength off.")
+        raise SettingsError(
+            "Matching the strength asks both models, and a text encoder is missing",
+            hint="Connect source_clip and target_clip, or switch match_strength off.",
+        )
     drawing = Drawing(size, size, steps=10, cfg=4.0, scheduler="simple")
     return matched(moved, target, target_clip, original, source, source_clip, [], drawing, 0)

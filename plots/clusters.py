@@ -53,16 +53,21 @@ def _stacked(report: MergeReport, counts: dict[str, np.ndarray], width: int) -> 
     sheet, axes, names = _sheet(list(counts), width, "clusters", head=56 + 20 * len(used))
     starts = np.zeros(len(names))
     for column in used:
-        axes.barh(range(len(names)), table[:, column], left=starts, height=0.74, color=shades[column],
-                  label=labels[column])  # fmt: skip
+        axes.barh(
+            range(len(names)), table[:, column], left=starts, height=0.74, color=shades[column], label=labels[column]
+        )
         starts += table[:, column]
     for place, row in enumerate(table):
         note = f"{row[last]:.0f} of {row.sum():.0f} mixed"
         axes.text(row.sum() + 0.01 * starts.max(), place, note, **text_style(9, va="center"))
     axes.set_xlim(0, starts.max() * 1.2)
     height = sheet.get_size_inches()[1] * sheet.dpi
-    legend = sheet.legend(loc="upper left", bbox_to_anchor=(0.02, 1 - 34 / height), frameon=False,
-                          prop={"family": "DejaVu Sans", "size": 9.5})  # fmt: skip
+    legend = sheet.legend(
+        loc="upper left",
+        bbox_to_anchor=(0.02, 1 - 34 / height),
+        frameon=False,
+        prop={"family": "DejaVu Sans", "size": 9.5},
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)
     share = table[:, last].sum() / table.sum()

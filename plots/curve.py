@@ -22,8 +22,14 @@ def loss_curve(report: DistillReport, width: int = 768, height: int = 420) -> np
     axes.set_ylabel("loss", **text_style(11))
     other = axes.twinx()
     checks = [(step, share) for step, share in report.checks if np.isfinite(share)]
-    other.plot([step for step, _ in checks], [share for _, share in checks], color=SHARE, linewidth=2.4, marker="o",
-               markersize=5)  # fmt: skip
+    other.plot(
+        [step for step, _ in checks],
+        [share for _, share in checks],
+        color=SHARE,
+        linewidth=2.4,
+        marker="o",
+        markersize=5,
+    )
     lowest = min([0.0, *(share for _, share in checks)])
     other.set_ylim(max(lowest, -1.0), 1.05)
     name = "share of the effect" if report.measured else "share of the error removed"
@@ -32,6 +38,7 @@ def loss_curve(report: DistillReport, width: int = 768, height: int = 420) -> np
     for side in (axes, other):
         side.tick_params(labelsize=10, labelfontfamily="DejaVu Sans", colors=INK)
         side.spines["top"].set_visible(False)
-    sheet.text(0.13, 0.92, f"{name}: {report.explained:.0%} at step {report.best} (blue); loss (grey)",
-               **text_style(12))
+    sheet.text(
+        0.13, 0.92, f"{name}: {report.explained:.0%} at step {report.best} (blue); loss (grey)", **text_style(12)
+    )
     return pixels(sheet)

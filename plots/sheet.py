@@ -32,7 +32,7 @@ def contact_sheet(rows: Sequence[tuple[str, np.ndarray]], *, tile: int | None = 
         top = GAP + i * (size + GAP)
         for j, image in enumerate(images):
             start = LEFT + j * (across + GAP)
-            pixels[top:top + size, start:start + across] = _fitted(image, size, across)
+            pixels[top : top + size, start : start + across] = _fitted(image, size, across)
     return pixels
 
 

@@ -93,7 +93,11 @@ def apply(path: Path, changes: str) -> None:
 def test_there_is_a_recipe_for_each_kind_of_addition():
     files = [text.split("\n", 1)[0].removeprefix("# ") for kind, text in BLOCKS if kind == "python"]
     assert [str(Path(file).parent) for file in files] == [
-        "adapters", "kernels/transfer", "kernels/merge", "kernels/distill/students"]  # fmt: skip
+        "adapters",
+        "kernels/transfer",
+        "kernels/merge",
+        "kernels/distill/students",
+    ]
     assert all(len(text.splitlines()) < 40 for _, text in BLOCKS)
 
 
@@ -106,6 +110,9 @@ def test_the_recipes_do_what_they_say(changed):
 
 def test_the_recipes_are_in_style(changed):
     files = [str(changed / text.split("\n", 1)[0].removeprefix("# ")) for kind, text in BLOCKS if kind == "python"]
-    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--config", str(PACK / "pyproject.toml"), *files],
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--config", str(PACK / "pyproject.toml"), *files],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout

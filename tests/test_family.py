@@ -27,8 +27,9 @@ def models(tmp_path_factory):
 
 
 def judged(name, prompts=PROMPTS, results=()):
-    images = sample(materialize.base(name), materialize.autoencoder(name), prompts, range(len(prompts)),
-                    adapters=results)
+    images = sample(
+        materialize.base(name), materialize.autoencoder(name), prompts, range(len(prompts)), adapters=results
+    )
     return judge.look(materialize.judge_weights(), images)
 
 
@@ -43,8 +44,14 @@ def test_bases_draw_what_the_prompt_says(name):
 
 
 def test_other_wordings_are_understood():
-    prompts = ["a photo of a red 5", "big bold green two", "number seven, handwritten in blue ink",
-               "the figure 8 in white", "a neat sketch of a blue zero", "small red sign with the digit 4"]
+    prompts = [
+        "a photo of a red 5",
+        "big bold green two",
+        "number seven, handwritten in blue ink",
+        "the figure 8 in white",
+        "a neat sketch of a blue zero",
+        "small red sign with the digit 4",
+    ]
     verdict = judged("a", prompts)
     digit, colour = judge.accuracy(verdict, torch.tensor([5, 2, 7, 8, 0, 4]), torch.tensor([1, 2, 3, 0, 3, 1]))
     assert digit >= 5 / 6 and colour == 1
@@ -68,7 +75,7 @@ def test_lora_x_adapters_work_and_lie_in_the_subspace(models, effect):
     module = adapter.modules[materialize.kohya("joint_blocks.1.x_block.attn.qkv")]
     weight = materialize.base("a")["joint_blocks.1.x_block.attn.qkv.weight"]
     u, _, vt = torch.linalg.svd(weight, full_matrices=False)
-    u, vt = u[:, :materialize.LORAX_RANK], vt[:materialize.LORAX_RANK]
+    u, vt = u[:, : materialize.LORAX_RANK], vt[: materialize.LORAX_RANK]
     delta = module.delta(weight)
     assert (u @ (u.T @ delta @ vt.T) @ vt - delta).norm() < 2e-3 * delta.norm()
 
@@ -101,7 +108,8 @@ def test_v_has_a_latent_space_of_its_own(models):
 def test_pruned_block_does_nothing():
     full, compact = materialize.base("c"), materialize.base("c", compact=True)
     assert model.depth_of(compact) == 2 and {n: w.shape for n, w in full.items()} == {
-        n: w.shape for n, w in materialize.base("a").items()}
+        n: w.shape for n, w in materialize.base("a").items()
+    }
     x, t, pooled = torch.randn(2, 16, 8, 8), torch.tensor([300.0, 900.0]), text.encode(PROMPTS[:2])
     torch.testing.assert_close(model.forward(full, x, t, pooled), model.forward(compact, x, t, pooled))
 
@@ -166,8 +174,12 @@ def test_judge_tells_real_digits_it_never_saw():
     data = pytest.importorskip("lora_graft.family.training.data")
     pytest.importorskip("sklearn")
     generator = torch.Generator().manual_seed(1)
-    batch = data.render(400, effects=torch.rand(400, 3, generator=generator).round(),
-                        index=data.split(held_out=True), generator=generator)
+    batch = data.render(
+        400,
+        effects=torch.rand(400, 3, generator=generator).round(),
+        index=data.split(held_out=True),
+        generator=generator,
+    )
     verdict = judge.look(materialize.judge_weights(), batch.images)
     digit, colour = judge.accuracy(verdict, batch.digits, batch.colours)
     assert digit > 0.93 and colour > 0.98
@@ -219,13 +231,30 @@ def test_a_real_comfyui_computes_the_same(models, tmp_path, request):
     clip = tmp_path / "clip_l.safetensors"
     paths = {**models, "family_clip_l": text.write(clip)}
     generator = torch.Generator().manual_seed(4)
-    given = {"x": torch.randn(2, 16, 8, 8, generator=generator), "t": torch.tensor([120.0, 870.0]),
-             "pooled": text.encode(prompts[:2]), "picture": torch.rand(2, 3, 64, 64, generator=generator)}
+    given = {
+        "x": torch.randn(2, 16, 8, 8, generator=generator),
+        "t": torch.tensor([120.0, 870.0]),
+        "pooled": text.encode(prompts[:2]),
+        "picture": torch.rand(2, 3, 64, 64, generator=generator),
+    }
     save_file(given, tmp_path / "in.safetensors")
-    command = [python, "-c", ORACLE, host, tmp_path, json.dumps({k: str(v) for k, v in paths.items()}),
-               json.dumps(prompts)]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=900,
-                          env={**os.environ, "OMP_NUM_THREADS": "2"}, cwd=host)
+    command = [
+        python,
+        "-c",
+        ORACLE,
+        host,
+        tmp_path,
+        json.dumps({k: str(v) for k, v in paths.items()}),
+        json.dumps(prompts),
+    ]
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        cwd=host,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     made = load_file(tmp_path / "out.safetensors")
     assert (made["pooled"][:, :768] - text.encode(prompts)).abs().max() < 1e-4 * 28

@@ -49,17 +49,31 @@ def archive(tmp_path_factory) -> Path:
 
 
 def test_every_folder_of_python_is_in_the_package_list():
-    found = {"lora_graft", *(".".join(("lora_graft", *file.parent.relative_to(PACK).parts))
-                             for folder in shipped_folders() for file in folder.rglob("__init__.py"))}  # fmt: skip
+    found = {
+        "lora_graft",
+        *(
+            ".".join(("lora_graft", *file.parent.relative_to(PACK).parts))
+            for folder in shipped_folders()
+            for file in folder.rglob("__init__.py")
+        ),
+    }
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == found
 
 
 def test_every_other_file_is_package_data():
     patterns = PROJECT["tool"]["setuptools"]["package-data"]
-    covered = {file for package, globs in patterns.items() for pattern in globs
-               for file in PACK.joinpath(*package.split(".")[1:]).glob(pattern)}  # fmt: skip
-    others = {f for folder in shipped_folders() for f in folder.rglob("*") if f.is_file()
-              and "__pycache__" not in f.parts and f.suffix not in (".py", ".pyc")}  # fmt: skip
+    covered = {
+        file
+        for package, globs in patterns.items()
+        for pattern in globs
+        for file in PACK.joinpath(*package.split(".")[1:]).glob(pattern)
+    }
+    others = {
+        f
+        for folder in shipped_folders()
+        for f in folder.rglob("*")
+        if f.is_file() and "__pycache__" not in f.parts and f.suffix not in (".py", ".pyc")
+    }
     assert {str(f.relative_to(PACK)) for f in others - covered} <= {"family/README.md"}
 
 
@@ -96,8 +110,17 @@ def test_the_archive_has_what_runs_and_nothing_else(archive):
     inside = {path.relative_to(archive).as_posix() for path in archive.rglob("*") if path.is_file()}
     tops = {name.split("/")[0] for name in inside}
     assert tops.isdisjoint({"tests", "benchmarks", "docs", ".github", ".ci", "Makefile"})
-    assert tops >= {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md", "web", "locales",
-                    "workflows", "nodes"}  # fmt: skip
+    assert tops >= {
+        "__init__.py",
+        "pyproject.toml",
+        "requirements.txt",
+        "LICENSE",
+        "README.md",
+        "web",
+        "locales",
+        "workflows",
+        "nodes",
+    }
     for pattern in ("web/docs/*.md", "workflows/*.json", "family/*.safetensors", "locales/*/*.json"):
         tracked = {name for name in git("ls-files") if Path(name).match(pattern) and (PACK / name).is_file()}
         assert tracked and tracked <= inside, pattern
@@ -107,9 +130,12 @@ def test_the_archive_runs_by_itself(archive):
     code = "import lora_graft, sys; from lora_graft.cli import main; print(lora_graft.__file__); main()"
     for arguments, expected in ((["--version"], __version__), (["demo", "--help"], "demo"), (["--help"], "transfer")):
         done = subprocess.run(
-            [sys.executable, "-c", code, *arguments], cwd=archive.parent, capture_output=True, text=True,
+            [sys.executable, "-c", code, *arguments],
+            cwd=archive.parent,
+            capture_output=True,
+            text=True,
             env={**os.environ, "PYTHONPATH": str(archive.parent), "TERM": "dumb"},
-        )  # fmt: skip
+        )
         where, _, said = done.stdout.partition("\n")
         assert done.returncode == 0 and expected in said, done.stderr
         assert Path(where) == archive / "__init__.py"

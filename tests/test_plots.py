@@ -154,12 +154,12 @@ def test_contact_sheet_puts_each_picture_in_its_place():
     sheet = plots.contact_sheet([("before", red), ("after\nand later", pictures(3, value=0.5))])
     assert sheet.dtype == np.uint8 and sheet.shape == (2 * (64 + GAP) + GAP, LEFT + 3 * (64 + GAP), 3)
     second = LEFT + 64 + GAP
-    assert (sheet[GAP:GAP + 64, second:second + 64] == [255, 0, 0]).all()
+    assert (sheet[GAP : GAP + 64, second : second + 64] == [255, 0, 0]).all()
     third = LEFT + 2 * (64 + GAP)
-    assert (sheet[GAP:GAP + 64, third:] == 255).all()
-    assert (sheet[2 * GAP + 64:2 * GAP + 128, third:third + 64] == 128).all()
+    assert (sheet[GAP : GAP + 64, third:] == 255).all()
+    assert (sheet[2 * GAP + 64 : 2 * GAP + 128, third : third + 64] == 128).all()
     for row in range(2):
-        assert (sheet[GAP + row * (64 + GAP):][:64, :LEFT] < 128).any(), "a label"
+        assert (sheet[GAP + row * (64 + GAP) :][:64, :LEFT] < 128).any(), "a label"
 
 
 def test_contact_sheet_of_nothing():
@@ -168,8 +168,18 @@ def test_contact_sheet_of_nothing():
         assert sheet.dtype == np.uint8 and sheet.ndim == 3 and min(sheet.shape) > 0
 
 
-@pytest.mark.parametrize(("size", "tile"), [((8, 8), None), ((64, 64), None), ((33, 21), None), ((500, 300), None),
-                                            ((7, 90), None), ((1, 1), None), ((64, 64), 17)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "tile"),
+    [
+        ((8, 8), None),
+        ((64, 64), None),
+        ((33, 21), None),
+        ((500, 300), None),
+        ((7, 90), None),
+        ((1, 1), None),
+        ((64, 64), 17),
+    ],
+)
 def test_contact_sheet_of_odd_sizes(size, tile):
     from lora_graft.plots.sheet import GAP, LEFT
 
@@ -177,7 +187,7 @@ def test_contact_sheet_of_odd_sizes(size, tile):
     height = tile or min(max(size[0], 64), 192)
     across = max(1, round(height * size[1] / size[0]))
     assert sheet.shape == (height + 2 * GAP, LEFT + 2 * (across + GAP), 3)
-    assert (sheet[GAP:GAP + height, LEFT:LEFT + across] == 0).all()
+    assert (sheet[GAP : GAP + height, LEFT : LEFT + across] == 0).all()
 
 
 def test_contact_sheet_of_pictures_that_differ_in_size_or_have_bad_values():
@@ -192,26 +202,48 @@ def curve_of(losses, checks, measured=True):
     from lora_graft.jobs.distill.report import DistillReport
 
     return DistillReport(
-        source="a", target="b", adapters=["x"], objective="difference", reason="", kind="LoRA", rank=4, where="",
-        modules=1, steps=len(losses), asked=10, best=checks[-1][0] if checks else 0, losses=losses, checks=checks,
-        measured=measured, effect=1.0, learning_rate=0.01, resumed=0, trouble="", start="nothing", evaluations={},
+        source="a",
+        target="b",
+        adapters=["x"],
+        objective="difference",
+        reason="",
+        kind="LoRA",
+        rank=4,
+        where="",
+        modules=1,
+        steps=len(losses),
+        asked=10,
+        best=checks[-1][0] if checks else 0,
+        losses=losses,
+        checks=checks,
+        measured=measured,
+        effect=1.0,
+        learning_rate=0.01,
+        resumed=0,
+        trouble="",
+        start="nothing",
+        evaluations={},
         samples=1,
-    )  # fmt: skip
+    )
 
 
 CHECKS = [(0, 0.0), (5, 0.6), (10, 0.9)]
 
 
-@pytest.mark.parametrize(("losses", "checks"), [
-    ([3.0, 2.0, 1.0], CHECKS),
-    ([], [(0, 0.0)]),
-    ([], []),
-    ([1.0], [(0, 0.0), (1, -50.0)]),
-    ([1.0, float("nan"), 2.0], [(0, 0.0), (1, float("-inf")), (2, 0.5)]),
-    ([float("nan")], [(0, float("nan"))]),
-    ([float("inf"), 1.0], CHECKS),
-    ([0.0, 0.0], [(0, 1.0), (2, 1.0)]),
-], ids=["usual", "no steps", "nothing", "worse", "broken", "all broken", "infinite", "perfect"])
+@pytest.mark.parametrize(
+    ("losses", "checks"),
+    [
+        ([3.0, 2.0, 1.0], CHECKS),
+        ([], [(0, 0.0)]),
+        ([], []),
+        ([1.0], [(0, 0.0), (1, -50.0)]),
+        ([1.0, float("nan"), 2.0], [(0, 0.0), (1, float("-inf")), (2, 0.5)]),
+        ([float("nan")], [(0, float("nan"))]),
+        ([float("inf"), 1.0], CHECKS),
+        ([0.0, 0.0], [(0, 1.0), (2, 1.0)]),
+    ],
+    ids=["usual", "no steps", "nothing", "worse", "broken", "all broken", "infinite", "perfect"],
+)
 @pytest.mark.parametrize("measured", [True, False])
 def test_loss_curve_of_any_run(losses, checks, measured):
     image = plots.loss_curve(curve_of(losses, checks, measured))

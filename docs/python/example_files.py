@@ -6,8 +6,10 @@ from lora_graft.family import denoiser, materialize
 
 OUT = Path("out/python")
 OUT.mkdir(parents=True, exist_ok=True)
-FILES = {name.removeprefix("family_"): path
-         for name, path in materialize.materialize(OUT / "models", text_encoder=False).items()}  # fmt: skip
+FILES = {
+    name.removeprefix("family_"): path
+    for name, path in materialize.materialize(OUT / "models", text_encoder=False).items()
+}
 BASE_A, BASE_B = FILES["a"], FILES["b"]
 FRAME, SLANT, STRIPES = FILES["frame_a"], FILES["slant_a"], FILES["stripes_a"]
 

@@ -69,10 +69,13 @@ def strokes(index: Tensor, slant: Tensor, generator: torch.Generator) -> Tensor:
     scale, aspect, turn = uniform(1.16, 1.42), uniform(0.92, 1.12), uniform(-0.12, 0.12)
     shear = uniform(-0.06, 0.06) + 0.62 * slant
     cos, sin = turn.cos(), turn.sin()
-    rows = torch.stack([
-        torch.stack([scale * aspect * cos, scale * (shear * cos - sin), uniform(-0.10, 0.10)], 1),
-        torch.stack([scale * aspect * sin, scale * (cos + shear * sin), uniform(-0.08, 0.08)], 1),
-    ], 1)
+    rows = torch.stack(
+        [
+            torch.stack([scale * aspect * cos, scale * (shear * cos - sin), uniform(-0.10, 0.10)], 1),
+            torch.stack([scale * aspect * sin, scale * (cos + shear * sin), uniform(-0.08, 0.08)], 1),
+        ],
+        1,
+    )
     grid = F.affine_grid(rows, [count, 1, SIZE, SIZE], align_corners=False)
     grey = F.grid_sample(grey, grid, align_corners=False, padding_mode="zeros")
     return torch.sigmoid((grey - uniform(0.38, 0.52).view(-1, 1, 1, 1)) * 11)
@@ -109,7 +112,11 @@ def paint(ink: Tensor, colours: Tensor, look: str, effects: Tensor) -> Tensor:
 
 
 def render(
-    count: int, *, look: str = "night", effects: Tensor | None = None, index: Tensor | None = None,
+    count: int,
+    *,
+    look: str = "night",
+    effects: Tensor | None = None,
+    index: Tensor | None = None,
     generator: torch.Generator,
 ) -> Batch:
     """Draw ``count`` random pictures in one look.

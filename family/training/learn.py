@@ -26,8 +26,10 @@ class Log:
         self.sum, self.count = self.sum + loss.item(), self.count + 1
         if (step + 1) % max(1, self.steps // 20) == 0:
             seconds = time.monotonic() - self.start
-            print(f"{self.stage}: step {step + 1}/{self.steps}, loss {self.sum / self.count:.5f}, {seconds:.0f} s",
-                  flush=True)
+            print(
+                f"{self.stage}: step {step + 1}/{self.steps}, loss {self.sum / self.count:.5f}, {seconds:.0f} s",
+                flush=True,
+            )
             self.sum, self.count = 0.0, 0
 
 
@@ -58,8 +60,15 @@ def any_picture(count: int, generator: torch.Generator) -> data.Batch:
 class Pool:
     """Latents of many pictures, made once: what a stage learns from."""
 
-    def __init__(self, autoencoder: Weights, count: int, seed: int, *, look: str = "night",
-                 effect: str | Sequence[str] | None = None):
+    def __init__(
+        self,
+        autoencoder: Weights,
+        count: int,
+        seed: int,
+        *,
+        look: str = "night",
+        effect: str | Sequence[str] | None = None,
+    ):
         generator = torch.Generator().manual_seed(seed)
         latents, digits, colours = [], [], []
         with torch.no_grad():
@@ -70,8 +79,12 @@ class Pool:
                 colours.append(batch.colours)
         self.latents, self.digits, self.colours = (torch.cat(part) for part in (latents, digits, colours))
         names = [str(d) for d in range(10)]
-        self.digit_vectors = torch.stack([torch.stack([text.word_vector(text.TOKENS[w]) for w in pair])
-                                          for pair in zip(text.DIGITS, names, strict=True)])
+        self.digit_vectors = torch.stack(
+            [
+                torch.stack([text.word_vector(text.TOKENS[w]) for w in pair])
+                for pair in zip(text.DIGITS, names, strict=True)
+            ]
+        )
         self.colour_vectors = torch.stack([text.word_vector(text.TOKENS[w]) for w in text.COLOURS])
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

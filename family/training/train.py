@@ -35,7 +35,7 @@ def train_vae(stage: str, steps: int = 3200, seed: int = 1, spread: float = 1.0)
         images = any_picture(16 if whole else 32, generator).images
         if not whole:  # quarters: four times as many pictures for the time
             corner = torch.randint(0, 5, (2,), generator=generator) * 8
-            images = images[:, :, corner[0]:corner[0] + 32, corner[1]:corner[1] + 32]
+            images = images[:, :, corner[0] : corner[0] + 32, corner[1] : corner[1] + 32]
         images = images.contiguous(memory_format=torch.channels_last)
         latents = vae.encode(weights, images)
         noise = torch.rand(len(latents), 1, 1, 1, generator=generator) * 0.2
@@ -83,8 +83,10 @@ def train_lorax(stage: str, weights: Weights, pool: Pool, *, steps: int = 500, s
     frames = {n: materialize.subspace_factors(weights[f"{n}.weight"], torch.eye(k)) for n in names}
 
     def patched(p: Weights) -> Weights:
-        return {**weights, **{f"{n}.weight": weights[f"{n}.weight"] + frames[n][0] @ p[n] @ frames[n][1]
-                              for n in names}}
+        return {
+            **weights,
+            **{f"{n}.weight": weights[f"{n}.weight"] + frames[n][0] @ p[n] @ frames[n][1] for n in names},
+        }
 
     cores = {n: torch.zeros(k, k) for n in names}
     return fit(stage, cores, patched, pool, steps=steps, peak=8e-3, batch=48, seed=seed, average=0.99)
@@ -118,8 +120,9 @@ def train_judge(steps: int = 2500, seed: int = 9) -> Weights:
 def judge_report(weights: Weights) -> dict[str, float]:
     """How good the judge is on digits it never saw."""
     generator = torch.Generator().manual_seed(77)
-    batch = data.render(2000, effects=random_effects(2000, generator), index=data.split(held_out=True),
-                        generator=generator)
+    batch = data.render(
+        2000, effects=random_effects(2000, generator), index=data.split(held_out=True), generator=generator
+    )
     verdict = judge.look(weights, batch.images)
     digit, colour = judge.accuracy(verdict, batch.digits, batch.colours)
     return {"digit": digit, "colour": colour, "effect error": (verdict.effects - batch.effects).abs().mean().item()}
@@ -158,6 +161,7 @@ class Family:
 
     def trained(self, name: str) -> Weights:
         """A base's trained part as it is stored, before rounding."""
+
         def make() -> Weights:
             if name in SCRATCH:
                 width, seed, steps = SCRATCH[name]
@@ -230,8 +234,9 @@ def real_features(weights: Weights, count: int = 2048) -> Weights:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", nargs="+", help="all, pack, autoencoder, autoencoder_v, judge, base:a, frame:b, "
-                        "frame:x (LoRA-X) …")
+    parser.add_argument(
+        "stage", nargs="+", help="all, pack, autoencoder, autoencoder_v, judge, base:a, frame:b, frame:x (LoRA-X) …"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/family"), help="folder of the checkpoints")
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()

@@ -61,16 +61,18 @@ class Bank:
     def noise(self, which: Tensor) -> Tensor:
         """Their unit noise (n, …), made from each lesson's seed."""
         shape = self.latents.shape[1:]
-        return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(int(self.seeds[i])))
-                            for i in which])  # fmt: skip
+        return torch.stack(
+            [torch.randn(shape, generator=torch.Generator().manual_seed(int(self.seeds[i]))) for i in which]
+        )
 
     def effect(self) -> float:
         """RMS of what the goals add to the untouched answers, relative to these answers."""
         return float((self.goal - self.own).norm() / self.own.norm().clamp(min=1e-12)) if self.own is not None else 0.0
 
 
-def lessons(dataset: Dataset, student: Denoiser, objective: str, count: int, seed: int,
-            limits: Sequence[Denoiser]) -> Bank:  # fmt: skip
+def lessons(
+    dataset: Dataset, student: Denoiser, objective: str, count: int, seed: int, limits: Sequence[Denoiser]
+) -> Bank:
     """A bank without goals.
 
     count: lessons to learn from; HELD_OUT more are added.
@@ -126,8 +128,9 @@ def answers(bank: Bank, denoiser: Denoiser, batch: int, progress: Progress, done
     return answer
 
 
-def fill(bank: Bank, teacher: Teacher, student: Denoiser, objective: str, strength: float, batch: int,
-         progress: Progress) -> Bank:  # fmt: skip
+def fill(
+    bank: Bank, teacher: Teacher, student: Denoiser, objective: str, strength: float, batch: int, progress: Progress
+) -> Bank:
     """The goals of a bank, asked of one model after the other.
 
     strength: λ, the factor on all effects together.

@@ -46,17 +46,30 @@ class FileKeeper:
                 groups[group][name] = tensor
             if not groups["params"] or groups["params"].keys() != groups["best"].keys():
                 raise KeyError("params")
-            return State(said["step"], **groups, losses=said["losses"], checks=[tuple(c) for c in said["checks"]],
-                         reference=said["reference"])  # fmt: skip
+            return State(
+                said["step"],
+                **groups,
+                losses=said["losses"],
+                checks=[tuple(c) for c in said["checks"]],
+                reference=said["reference"],
+            )
         except (AdapterError, KeyError, TypeError, ValueError):
             self.trouble = "The checkpoint of an earlier run could not be read; the run began anew."
             return None
 
     def save(self, state: State) -> None:
-        tensors = {f"{group}:{name}": tensor.detach().cpu()
-                   for group in ("params", "moments", "best") for name, tensor in getattr(state, group).items()}
-        said = {"identity": self.identity, "step": state.step, "losses": state.losses, "checks": state.checks,
-                "reference": state.reference}  # fmt: skip
+        tensors = {
+            f"{group}:{name}": tensor.detach().cpu()
+            for group in ("params", "moments", "best")
+            for name, tensor in getattr(state, group).items()
+        }
+        said = {
+            "identity": self.identity,
+            "step": state.step,
+            "losses": state.losses,
+            "checks": state.checks,
+            "reference": state.reference,
+        }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             container.publish(self.path, container.chunks(tensors, {KIND: json.dumps(said)}), overwrite=True)

@@ -50,8 +50,14 @@ class Dataset:
         return self.kept.nonzero().flatten().tolist()
 
     def _tensors(self) -> dict[str, Tensor]:
-        parts = {"taught": self.taught, "plain": self.plain, "target": self.target, "acts": self.acts,
-                 "likeness": self.likeness, "kept": self.kept}  # fmt: skip
+        parts = {
+            "taught": self.taught,
+            "plain": self.plain,
+            "target": self.target,
+            "acts": self.acts,
+            "likeness": self.likeness,
+            "kept": self.kept,
+        }
         return {name: tensor.contiguous() for name, tensor in parts.items() if tensor is not None}
 
     def _said(self) -> str:
@@ -78,9 +84,15 @@ def load(path: str | os.PathLike) -> Dataset:
     try:
         said = json.loads(metadata[KIND])
         return Dataset(
-            said["prompts"], tensors["taught"], tensors["plain"], tensors.get("target"), tensors["acts"],
-            tensors["kept"], tensors.get("likeness"), said["info"],
-        )  # fmt: skip
+            said["prompts"],
+            tensors["taught"],
+            tensors["plain"],
+            tensors.get("target"),
+            tensors["acts"],
+            tensors["kept"],
+            tensors.get("likeness"),
+            said["info"],
+        )
     except (KeyError, TypeError, ValueError) as problem:
         raise AdapterError("This file is not a dataset of the Synthetic Dataset node", file=path) from problem
 

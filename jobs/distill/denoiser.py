@@ -84,9 +84,7 @@ class Denoiser(Protocol):
         """Canonical name → shape of every weight of a linear layer or a two-dimensional convolution."""
         ...
 
-    def training(
-        self, students: Mapping[str, Student], *, checkpointing: bool
-    ) -> AbstractContextManager[None]:
+    def training(self, students: Mapping[str, Student], *, checkpointing: bool) -> AbstractContextManager[None]:
         """Within it, predictions include the students' changes, by canonical name of their weight.
 
         checkpointing: keep only the inputs of blocks for the backward pass and compute the rest again.

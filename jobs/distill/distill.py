@@ -13,7 +13,7 @@ from ...adapters import Adapter, from_state_dict
 from ...adapters.metadata import history
 from ...errors import SettingsError
 from ...kernels.distill.students import STUDENTS, Student
-from ...names import Slot
+from ...names import WeightSlice
 from ...names.keys import is_text_encoder
 from ...version import __version__
 from .bank import Teacher, fill, lessons
@@ -26,8 +26,14 @@ from .report import DistillReport
 from .train import Keeper, train
 
 OBJECTIVES = ("auto", "difference", "output", "samples")
-KEPT_WORDS = ("ss_tag_frequency", "ss_dataset_dirs", "ss_base_model_version", "modelspec.trigger_phrase",
-              "modelspec.architecture", "modelspec.title")  # fmt: skip
+KEPT_WORDS = (
+    "ss_tag_frequency",
+    "ss_dataset_dirs",
+    "ss_base_model_version",
+    "modelspec.trigger_phrase",
+    "modelspec.architecture",
+    "modelspec.title",
+)
 
 
 @dataclass(frozen=True)
@@ -64,8 +70,10 @@ class Distillation:
         if self.rank < 1:
             raise SettingsError(f"the rank must be at least 1, got {self.rank}")
         if self.match_effect and self.kind == "dora":
-            raise SettingsError("DoRA cannot be scaled in its own form, so its effect cannot be matched",
-                                hint="Switch match_effect off, or learn another kind.")
+            raise SettingsError(
+                "DoRA cannot be scaled in its own form, so its effect cannot be matched",
+                hint="Switch match_effect off, or learn another kind.",
+            )
         if self.lessons is not None and self.lessons < 1:
             raise SettingsError(f"at least one lesson is needed, got {self.lessons}")
 
@@ -132,34 +140,63 @@ def distill(
     told = time.perf_counter()
     learnt = _Salvaged(salvage, tell, lambda: export(students, target, adapters))
     with learnt:
-        result = train(target, students, bank, training, controls=controls, keeper=keeper, progress=learnt.tell,
-                       show=show)  # fmt: skip
+        result = train(
+            target, students, bank, training, controls=controls, keeper=keeper, progress=learnt.tell, show=show
+        )
         adapter, effects, matching = export(students, target, adapters), [], {}
         if settings.match_effect:
             strength, tried, wanted, matching["matching"] = matched_effect(students, target, dataset, tell)
             modules = {key: module.scaled(strength) for key, module in adapter.modules.items()}
             adapter = adapter.with_modules(modules)
-            effects = [f"Scaled by {strength:.2f}: the LoRAs move the source's pictures by {wanted:.2f} of the "
-                       "distance between two seeds, the new adapter the target's by "
-                       f"{tried[-1][1]:.2f} at {tried[-1][0]:.2f}."]
+            effects = [
+                f"Scaled by {strength:.2f}: the LoRAs move the source's pictures by {wanted:.2f} of the "
+                "distance between two seeds, the new adapter the target's by "
+                f"{tried[-1][1]:.2f} at {tried[-1][0]:.2f}."
+            ]
     report = DistillReport(
-        source=teacher.base.label, target=target.label, adapters=[_name(a) for a in adapters],
-        objective=objective, reason=reason, kind=STUDENTS[settings.kind].display, rank=settings.rank, where=where,
-        modules=len(students), steps=len(result.losses), asked=training.steps, best=result.step,
-        losses=result.losses, checks=result.checks, measured=bank.own is not None, effect=bank.effect(),
-        learning_rate=result.learning_rate, resumed=result.resumed, trouble=result.trouble,
-        start=_began(start, students), evaluations={**bank.evaluations, "student": result.evaluations,
-                                                    **matching, "data": int(dataset.info.get("evaluations", 0))},
-        samples=len(dataset.kept_indices()), notes=_notes(adapters, begin) + effects,
+        source=teacher.base.label,
+        target=target.label,
+        adapters=[_name(a) for a in adapters],
+        objective=objective,
+        reason=reason,
+        kind=STUDENTS[settings.kind].display,
+        rank=settings.rank,
+        where=where,
+        modules=len(students),
+        steps=len(result.losses),
+        asked=training.steps,
+        best=result.step,
+        losses=result.losses,
+        checks=result.checks,
+        measured=bank.own is not None,
+        effect=bank.effect(),
+        learning_rate=result.learning_rate,
+        resumed=result.resumed,
+        trouble=result.trouble,
+        start=_began(start, students),
+        evaluations={
+            **bank.evaluations,
+            "student": result.evaluations,
+            **matching,
+            "data": int(dataset.info.get("evaluations", 0)),
+        },
+        samples=len(dataset.kept_indices()),
+        notes=_notes(adapters, begin) + effects,
         seconds={"lessons": told - started, "learning": time.perf_counter() - told},
-    )  # fmt: skip
+    )
     provenance = {
-        "version": __version__, "job": "distill", "method": objective,
-        "settings": {**asdict(settings), "objective": objective}, "source": teacher.base.label,
-        "source_fingerprint": teacher.base.base.fingerprint, "target": target.label,
-        "target_fingerprint": target.base.fingerprint, "adapters_sha256": [a.digest for a in adapters],
-        "dataset_sha256": dataset.digest, "steps": result.step,
-    }  # fmt: skip
+        "version": __version__,
+        "job": "distill",
+        "method": objective,
+        "settings": {**asdict(settings), "objective": objective},
+        "source": teacher.base.label,
+        "source_fingerprint": teacher.base.base.fingerprint,
+        "target": target.label,
+        "target_fingerprint": target.base.fingerprint,
+        "adapters_sha256": [a.digest for a in adapters],
+        "dataset_sha256": dataset.digest,
+        "steps": result.step,
+    }
     if any(histories := [history(a.metadata) for a in adapters]):
         provenance["adapters_history"] = histories
     return Distilled(adapter, report, provenance)
@@ -195,8 +232,10 @@ def translated(dataset: Dataset, translate: Callable[[Tensor], Tensor] | None) -
         SettingsError: there is nothing to translate with.
     """
     if translate is None:
-        raise SettingsError("The teacher's pictures must be decoded and encoded again, and a VAE is missing",
-                            hint="Connect the source's VAE and the target's VAE.")
+        raise SettingsError(
+            "The teacher's pictures must be decoded and encoded again, and a VAE is missing",
+            hint="Connect the source's VAE and the target's VAE.",
+        )
     return replace(dataset, taught=translate(dataset.taught), plain=translate(dataset.plain), target=None)
 
 
@@ -206,11 +245,16 @@ def build(target: Denoiser, names: Sequence[str], settings: Distillation, begin:
     dice = torch.Generator().manual_seed(settings.training.seed)
     return {
         name: kind.create(
-            shapes[name], settings.rank, settings.alpha, dice, start=begin.get(name), device=device,
+            shapes[name],
+            settings.rank,
+            settings.alpha,
+            dice,
+            start=begin.get(name),
+            device=device,
             weight=target.base.load(name).cpu() if kind.needs_base else None,
         )
         for name in names
-    }  # fmt: skip
+    }
 
 
 def export(students: dict[str, Student], target: Denoiser, adapters: Sequence[Adapter]) -> Adapter:
@@ -218,11 +262,16 @@ def export(students: dict[str, Student], target: Denoiser, adapters: Sequence[Ad
     layout = "kohya" if adapters and adapters[0].layout == "kohya" else "comfy"
     tensors, names = {}, target.base.names
     for name, student in students.items():
-        slot = Slot(name)
-        key = names.layout_key(slot, layout) or names.layout_key(slot, "comfy") or name.removesuffix(".weight")
+        weight_slice = WeightSlice(name)
+        key = (
+            names.layout_key(weight_slice, layout)
+            or names.layout_key(weight_slice, "comfy")
+            or name.removesuffix(".weight")
+        )
         tensors |= {key + suffix: tensor for suffix, tensor in student.tensors().items()}
-    metadata = {word: text for adapter in reversed(adapters) for word, text in adapter.metadata.items()
-                if word in KEPT_WORDS}  # fmt: skip
+    metadata = {
+        word: text for adapter in reversed(adapters) for word, text in adapter.metadata.items() if word in KEPT_WORDS
+    }
     return from_state_dict(tensors, metadata=metadata)
 
 
@@ -258,8 +307,10 @@ class _Salvaged:
 def _notes(adapters: Sequence[Adapter], begin: dict) -> list[str]:
     notes = []
     if len(adapters) > 1 and not begin:
-        notes.append("Several LoRAs were taught from nothing. Where they fit the target's weights, starting from their "
-                     "merge (LEGO Merge into start_from) gives much cleaner pictures in the same time.")
+        notes.append(
+            "Several LoRAs were taught from nothing. Where they fit the target's weights, starting from their "
+            "merge (LEGO Merge into start_from) gives much cleaner pictures in the same time."
+        )
     if any(is_text_encoder(key) for adapter in adapters for key in adapter.modules):
         notes.append("The adapter also changes the text encoder; what that does is taught to the new base's denoiser.")
     return notes

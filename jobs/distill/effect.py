@@ -30,8 +30,9 @@ class Scaled:
     def change(self) -> Change:
         change = self.student.change()
         if change.gain is not None:
-            raise SettingsError("DoRA cannot be scaled in its own form",
-                                hint="Switch match_effect off, or learn another kind.")
+            raise SettingsError(
+                "DoRA cannot be scaled in its own form", hint="Switch match_effect off, or learn another kind."
+            )
         return Change(change.up * self.strength, change.down)
 
 
@@ -50,9 +51,10 @@ def draw_again(target: Denoiser, dataset: Dataset, count: int, progress: Progres
 def require_target(dataset: Dataset) -> None:
     """Raises SettingsError where the dataset has no pictures of the target."""
     if dataset.target is None or len(dataset.target) < 2:
-        raise SettingsError("Matching the effect compares pictures of the target, and the dataset has none",
-                            hint="Connect a target of the source's latent space to Synthetic Dataset, or switch "
-                            "match_effect off.")
+        raise SettingsError(
+            "Matching the effect compares pictures of the target, and the dataset has none",
+            hint="Connect a target of the source's latent space to Synthetic Dataset, or switch match_effect off.",
+        )
 
 
 def matched_effect(

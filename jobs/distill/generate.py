@@ -72,8 +72,9 @@ def generate(
     """
     lines = [line.strip() for line in prompts if line.strip()]
     if not lines:
-        raise SettingsError("There are no prompts to draw from",
-                            hint="Write some, one a line, or connect Synthetic Prompts.")
+        raise SettingsError(
+            "There are no prompts to draw from", hint="Write some, one a line, or connect Synthetic Prompts."
+        )
     tell = progress or (lambda done, total, label: None)
     shared = target is not None and target.space == teacher.base.space
     most = settings.count - settings.count // 2 if shared else settings.count
@@ -82,8 +83,12 @@ def generate(
     total = most * 2 + (settings.count - most if shared else 0)
 
     def part(denoiser: Denoiser, first: int, count: int, offset: int = 0) -> Tensor:
-        latents = denoiser.draw(asked[:count], [seed + offset for seed in seeds[:count]], settings.drawing,
-                                lambda done, _, label: tell(first + done, total, label))
+        latents = denoiser.draw(
+            asked[:count],
+            [seed + offset for seed in seeds[:count]],
+            settings.drawing,
+            lambda done, _, label: tell(first + done, total, label),
+        )
         if not all_finite(latents):
             raise SettingsError(f"{denoiser.label} draws NaN or Inf", hint="Load it in bf16 or fp32.")
         return latents
@@ -98,10 +103,13 @@ def generate(
         like = likeness(references, embed(plain), embed(taught))
         kept &= like >= settings.least_likeness
     info = {
-        **asdict(settings), "source": teacher.base.label, "space": teacher.base.space,
-        "target": target.label if shared else "", "evaluations": settings.drawing.passes * total,
+        **asdict(settings),
+        "source": teacher.base.label,
+        "space": teacher.base.space,
+        "target": target.label if shared else "",
+        "evaluations": settings.drawing.passes * total,
         "distinct_prompts": len(set(asked)),
-    }  # fmt: skip
+    }
     return Dataset(asked, taught.cpu(), plain.cpu(), None if mine is None else mine.cpu(), acts, kept, like, info)
 
 
@@ -123,10 +131,14 @@ def account(dataset: Dataset) -> str:
         lines.append(f"{weak} were rejected because the LoRA hardly changes them: use its trigger words.")
     if dataset.likeness is not None:
         unlike = int((dataset.likeness < info["least_likeness"]).sum())
-        lines.append(f"{unlike} look less like the references than like the source alone (threshold "
-                     f"{info['least_likeness']:g}).")
-    rows = [f"| {i + 1} | {prompt.replace('|', '/')[:60]} | {acts[i]:.3f} | "
-            + (f"{dataset.likeness[i]:.2f} | " if dataset.likeness is not None else "")
-            + f"{'yes' if dataset.kept[i] else 'no'} |" for i, prompt in enumerate(dataset.prompts)]
+        lines.append(
+            f"{unlike} look less like the references than like the source alone (threshold {info['least_likeness']:g})."
+        )
+    rows = [
+        f"| {i + 1} | {prompt.replace('|', '/')[:60]} | {acts[i]:.3f} | "
+        + (f"{dataset.likeness[i]:.2f} | " if dataset.likeness is not None else "")
+        + f"{'yes' if dataset.kept[i] else 'no'} |"
+        for i, prompt in enumerate(dataset.prompts)
+    ]
     head = "| sample | prompt | action | " + ("likeness | " if dataset.likeness is not None else "") + "kept |"
     return "\n\n".join(lines) + f"\n\n{head}\n" + "|---" * (head.count("|") - 1) + "|\n" + "\n".join(rows) + "\n"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from ...adapters import Adapter
-from ...bases.model import Base, load_slot
+from ...bases.model import Base, load_weight_slice
 from ...errors import AdapterError, SettingsError
 from ...kernels import lowrank
 from ...kernels.lowrank import LowRank
@@ -34,8 +34,11 @@ def places(student: Denoiser, where: str, adapters: Sequence[Adapter], bases: Se
         raise SettingsError(f"unknown choice of modules {where!r}", hint=f"Choose {', '.join(WHERE)}.")
     there = student.learnable()
     if where == "auto":
-        wanted = list(dict.fromkeys(name for adapter, base in zip(adapters, bases, strict=True)
-                                    for name in touched(adapter, base)))  # fmt: skip
+        wanted = list(
+            dict.fromkeys(
+                name for adapter, base in zip(adapters, bases, strict=True) for name in touched(adapter, base)
+            )
+        )
         found = [name for name in wanted if name in there]
         if found and len(found) >= MOST_LIKE * len(wanted):
             return _alive(student, found, "that the adapter changes")
@@ -50,9 +53,9 @@ def touched(adapter: Adapter, base: Base) -> list[str]:
     """Canonical names of the matrices and kernels of a denoiser that an adapter changes."""
     weights, names = base.weights(), []
     for key in adapter.modules:
-        slot = base.names.resolve(key)
-        if slot is not None and len(weights.get(slot.name, ())) >= 2:
-            names.append(slot.name)
+        weight_slice = base.names.resolve(key)
+        if weight_slice is not None and len(weights.get(weight_slice.name, ())) >= 2:
+            names.append(weight_slice.name)
     return list(dict.fromkeys(names))
 
 
@@ -67,27 +70,36 @@ def starts(adapter: Adapter | None, student: Denoiser, names: Sequence[str]) -> 
     base, found = student.base, {}
     weights = base.weights()
     for key, module in adapter.modules.items():
-        slot = base.names.resolve(key)
-        if slot is None or slot.name not in names:
+        weight_slice = base.names.resolve(key)
+        if weight_slice is None or weight_slice.name not in names:
             continue
-        shape = weights[slot.name]
-        rows = slot.rows or (0, shape[0])
-        weight = load_slot(base, slot) if module.needs_base else None
+        shape = weights[weight_slice.name]
+        rows = weight_slice.rows or (0, shape[0])
+        weight = load_weight_slice(base, weight_slice) if module.needs_base else None
         if module.shape is not None and not module.fits((rows[1], *shape[1:])):
-            raise AdapterError(f"An update of {module.shape} does not fit the weight {tuple(shape)}", file=adapter.file,
-                               key=key, hint="Start from an adapter of this base, a transferred one for example.")
+            raise AdapterError(
+                f"An update of {module.shape} does not fit the weight {tuple(shape)}",
+                file=adapter.file,
+                key=key,
+                hint="Start from an adapter of this base, a transferred one for example.",
+            )
         update = module.low_rank(weight)
-        if slot.swap:
+        if weight_slice.swap:
             half = update.up.shape[0] // 2
             update = LowRank(update.up.roll(half, 0), update.down)
-        if slot.rows is not None:
+        if weight_slice.rows is not None:
             up = update.up.new_zeros(shape[0], update.rank)
-            up[rows[0]:rows[0] + rows[1]] = update.up
+            up[rows[0] : rows[0] + rows[1]] = update.up
             update = LowRank(up, update.down)
-        found[slot.name] = lowrank.concatenate([found[slot.name], update]) if slot.name in found else update
+        found[weight_slice.name] = (
+            lowrank.concatenate([found[weight_slice.name], update]) if weight_slice.name in found else update
+        )
     if not found:
-        raise AdapterError("The adapter to start from changes none of the weights that are to be learnt",
-                           file=adapter.file, hint="Start from an adapter of the target, or from nothing.")
+        raise AdapterError(
+            "The adapter to start from changes none of the weights that are to be learnt",
+            file=adapter.file,
+            hint="Start from an adapter of the target, or from nothing.",
+        )
     return found
 
 

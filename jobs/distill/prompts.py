@@ -72,9 +72,11 @@ def synthesize(settings: PromptSettings) -> Prompts:
     asked = set(template.names())
     sources = Sources(settings, with_trigger="trigger" in asked)
     if template.lacks(sources.present) and not asked & sources.present:
-        raise SettingsError(f"there is nothing to make prompts from: the template asks for {_listed(asked)}, and "
-                            f"there is none", hint="Write a few seed prompts, one a line, like those the LoRA is for; "
-                            "or connect a LoRA whose file tells training tags or trigger words.")
+        raise SettingsError(
+            f"there is nothing to make prompts from: the template asks for {_listed(asked)}, and there is none",
+            hint="Write a few seed prompts, one a line, like those the LoRA is for; "
+            "or connect a LoRA whose file tells training tags or trigger words.",
+        )
     random, used = Random(settings.seed), {}
     misses = 0
     while len(used) < settings.count and misses < _PATIENCE:
@@ -165,8 +167,10 @@ def _note(lines: list[str], distinct: int, used: dict[str, set[str]], asked: set
     if missing := asked - sources.present:
         said.append(f"The template also asks for {_listed(missing)}, of which there is none.")
     if distinct < len(lines):
-        said.append(f"The sources give only {distinct} different prompt{'s' if distinct > 1 else ''}, which are "
-                    "repeated; more seed prompts or alternatives in the template give more.")
+        said.append(
+            f"The sources give only {distinct} different prompt{'s' if distinct > 1 else ''}, which are "
+            "repeated; more seed prompts or alternatives in the template give more."
+        )
     return " ".join(said)
 
 

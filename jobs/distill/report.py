@@ -42,8 +42,11 @@ class DistillReport(Written):
 
     @property
     def totals(self) -> dict:
-        return {"explained": self.explained, "evaluations": sum(self.evaluations.values()),
-                "seconds": sum(self.seconds.values())}
+        return {
+            "explained": self.explained,
+            "evaluations": sum(self.evaluations.values()),
+            "seconds": sum(self.seconds.values()),
+        }
 
     @property
     def explained(self) -> float:
@@ -55,8 +58,10 @@ class DistillReport(Written):
         what = " and ".join(self.adapters)
         done = f"{what} of {self.source} was taught to {self.target} in {self.steps} steps"
         if self.measured:
-            return (f"{done}; the new {self.kind} reproduces {percent(max(0.0, self.explained))} of the effect on "
-                    "noisy latents it did not learn from.")  # fmt: skip
+            return (
+                f"{done}; the new {self.kind} reproduces {percent(max(0.0, self.explained))} of the effect on "
+                "noisy latents it did not learn from."
+            )
         return f"{done} from pictures; its error on held-out pictures fell by {percent(max(0.0, self.explained))}."
 
     def advice(self) -> str:
@@ -66,11 +71,15 @@ class DistillReport(Written):
         if not self.measured:
             return "Compare the pictures before and after; more steps and more samples make the effect surer."
         if self.explained >= GOOD:
-            return ("On the example models a share like this draws as well as training on real data does. Look at the "
-                    "pictures, and set the strength to taste.")  # fmt: skip
+            return (
+                "On the example models a share like this draws as well as training on real data does. Look at the "
+                "pictures, and set the strength to taste."
+            )
         if self.explained >= FAIR:
-            return ("The effect is there, but pictures may still suffer from it: twice the steps, a start from a "
-                    "transferred adapter, or a higher rank will make them cleaner.")  # fmt: skip
+            return (
+                "The effect is there, but pictures may still suffer from it: twice the steps, a start from a "
+                "transferred adapter, or a higher rank will make them cleaner."
+            )
         return (
             "Little was learnt. Give more steps, start from a transferred adapter if the bases are related, and check "
             "that the LoRA acts on the samples (the dataset's report says how strongly)."
@@ -81,18 +90,27 @@ class DistillReport(Written):
         lines.append(f"Objective: {self.objective}. {self.reason} Weights: {self.where} Started from {self.start}.")
         spent = ", ".join(f"{name} {count}" for name, count in self.evaluations.items())
         times = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items())
-        lines.append(f"Network evaluations (forward passes of one sample): {sum(self.evaluations.values())} ({spent}). "
-                     f"Time: {times}.")
+        lines.append(
+            f"Network evaluations (forward passes of one sample): {sum(self.evaluations.values())} ({spent}). "
+            f"Time: {times}."
+        )
         if self.resumed:
             lines.append(f"An earlier run was broken off; this one went on from its step {self.resumed}.")
         if self.best < self.steps:
             lines.append(f"The result is that of step {self.best}, which did best on the held-out lessons.")
         lines += self.notes
-        rows = [[str(step), cell(share), cell(self.losses[step - 1] if 0 < step <= len(self.losses) else None)]
-                for step, share in self.checks]  # fmt: skip
+        rows = [
+            [str(step), cell(share), cell(self.losses[step - 1] if 0 < step <= len(self.losses) else None)]
+            for step, share in self.checks
+        ]
         head = "share of the effect" if self.measured else "share of the error removed"
         lines.append(table(("step", head, "loss"), rows))
-        facts = {"rank": self.rank, "weights": self.modules, "samples": self.samples,
-                 "learning rate": self.learning_rate, "size of the effect": self.effect}  # fmt: skip
+        facts = {
+            "rank": self.rank,
+            "weights": self.modules,
+            "samples": self.samples,
+            "learning rate": self.learning_rate,
+            "size of the effect": self.effect,
+        }
         lines.append(table(("setting", "value"), [[name, cell(value)] for name, value in facts.items()]))
         return joined(lines)

@@ -43,18 +43,25 @@ class Strength:
         if self.residual <= CLEAR:
             return "The moved LoRA does on the target what the original does on the source."
         if self.residual <= WEAK:
-            return ("The moved LoRA does part of what the original does. If the pictures show too little of it, distil "
-                    "the adapter, starting from this one.")  # fmt: skip
-        return ("Warning: at no strength does the moved LoRA act as the original does. The bases are too far apart for "
-                "weights to carry the effect; distil the adapter instead.")  # fmt: skip
+            return (
+                "The moved LoRA does part of what the original does. If the pictures show too little of it, distil "
+                "the adapter, starting from this one."
+            )
+        return (
+            "Warning: at no strength does the moved LoRA act as the original does. The bases are too far apart for "
+            "weights to carry the effect; distil the adapter instead."
+        )
 
     def to_markdown(self) -> str:
         """Sentences, then the tried strengths."""
-        first = (f"Strength {self.value:.2f} makes the LoRA act on {self.target} most nearly as on {self.source}; "
-                 f"{self.residual:.0%} of the effect is then not met ({self.at_one:.0%} at strength 1).")  # fmt: skip
+        first = (
+            f"Strength {self.value:.2f} makes the LoRA act on {self.target} most nearly as on {self.source}; "
+            f"{self.residual:.0%} of the effect is then not met ({self.at_one:.0%} at strength 1)."
+        )
         rows = [[f"{value:.3f}", f"{residual:.3f}"] for value, residual in sorted(self.tried)]
-        return joined([first, self.advice(), f"Network evaluations: {self.evaluations}.",
-                       table(("strength", "not met"), rows)])  # fmt: skip
+        return joined(
+            [first, self.advice(), f"Network evaluations: {self.evaluations}.", table(("strength", "not met"), rows)]
+        )
 
 
 def match_strength(
@@ -101,8 +108,10 @@ def match_strength(
     goal = ask(teacher.adapted[0]) - ask(teacher.base)
     size = float(goal.norm())
     if size == 0:
-        raise SettingsError("The original LoRA changes nothing on the source at this strength",
-                            hint="Check that it was made for this source, and its strength.")
+        raise SettingsError(
+            "The original LoRA changes nothing on the source at this strength",
+            hint="Check that it was made for this source, and its strength.",
+        )
     own, tried = ask(target), {0.0: 1.0}
 
     def residual(strength: float) -> float:

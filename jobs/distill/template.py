@@ -165,9 +165,11 @@ class _Reader:
         self._fail(f"has {{{held}}}, which is neither a placeholder nor a choice")
 
     def _fail(self, what: str):
-        raise SettingsError(f"the template's line {self.line_text!r} {what}",
-                            hint="Placeholders are {trigger}, {tag}, {tags}, {tags:3} and {seed}; alternatives are "
-                                 "{red|green}; a bracket as such is \\{ or \\}.")
+        raise SettingsError(
+            f"the template's line {self.line_text!r} {what}",
+            hint="Placeholders are {trigger}, {tag}, {tags}, {tags:3} and {seed}; alternatives are "
+            "{red|green}; a bracket as such is \\{ or \\}.",
+        )
 
 
 def _choice(read: list[tuple[float, Sequence]]) -> Choice:

@@ -133,8 +133,15 @@ def train(
 
 
 class _Run:
-    def __init__(self, denoiser: Denoiser, students: Mapping[str, Student], bank: Bank, settings: Training,
-                 controls: Mapping[str, Student], show: Callable[[Tensor], None] | None):  # fmt: skip
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        students: Mapping[str, Student],
+        bank: Bank,
+        settings: Training,
+        controls: Mapping[str, Student],
+        show: Callable[[Tensor], None] | None,
+    ):
         self.show = show
         self.denoiser, self.bank, self.settings = denoiser, bank, settings
         named, sizes = {}, []
@@ -156,9 +163,7 @@ class _Run:
     def ready(self) -> Iterator[None]:
         """The model in place with the students on it."""
         shape = (self.settings.batch, *self.bank.latents.shape[1:])
-        with self.denoiser.loaded(shape), self.denoiser.training(
-            self.shown, checkpointing=self.settings.checkpointing
-        ):
+        with self.denoiser.loaded(shape), self.denoiser.training(self.shown, checkpointing=self.settings.checkpointing):
             yield
 
     def resume(self, found: State | None) -> int:
@@ -274,6 +279,7 @@ class _Run:
             raise SettingsError(f"The loss is {loss} in the first step", hint=hint)
         if self.state.checks[-1][0] < self.state.step:
             self.check()
-        return (f"The loss became {loss} or its gradient infinite in step {self.state.step + 1}; "
-                f"the best values before it are kept. {hint}")  # fmt: skip
-
+        return (
+            f"The loss became {loss} or its gradient infinite in step {self.state.step + 1}; "
+            f"the best values before it are kept. {hint}"
+        )

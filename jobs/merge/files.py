@@ -16,8 +16,13 @@ DTYPES = {None: None, "fp16": torch.float16, "bf16": torch.bfloat16, "fp32": tor
 
 def widest(adapters: Sequence[Adapter]) -> torch.dtype:
     """The dtype that holds every factor without loss: fp16 and bf16 together, or 8-bit floats, make fp32."""
-    found = {t.dtype for a in adapters for m in a.modules.values() for t in m.tensors.values()
-             if t.dtype.is_floating_point and t.ndim > 0}  # fmt: skip
+    found = {
+        t.dtype
+        for a in adapters
+        for m in a.modules.values()
+        for t in m.tensors.values()
+        if t.dtype.is_floating_point and t.ndim > 0
+    }
     widest = None
     for dtype in found:
         dtype = dtype if dtype.itemsize > 1 else torch.float32

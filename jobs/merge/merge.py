@@ -22,7 +22,7 @@ from ..workers import in_order
 from .files import DTYPES, joined_extras, merged_metadata, widest
 from .module import RANKS, Merger, MergeSettings, Weighted
 from .report import Lora, MergeReport
-from .targets import Place, find_places, known_names_of
+from .targets import MergeTarget, find_places, known_names_of
 from .task_vectors import bound
 
 __all__ = ["RANKS", "MergeResult", "MergeSettings", "merge"]
@@ -70,8 +70,15 @@ def merge(
     places = find_places(files, base)
     _check_rank(settings, places)
     dtype = DTYPES[settings.dtype] or widest(files)
-    merger = Merger(used, [i for i, lora in enumerate(loras) if not lora.left_out], len(loras), settings, base, dtype,
-                    device or "cpu")  # fmt: skip
+    merger = Merger(
+        used,
+        [i for i, lora in enumerate(loras) if not lora.left_out],
+        len(loras),
+        settings,
+        base,
+        dtype,
+        device or "cpu",
+    )
     lines, modules = [], {}
     with closing(in_order(merger, places, here=merger.here)) as merged:
         for done, place in enumerate(places):
@@ -88,9 +95,15 @@ def merge(
     method = METHODS[settings.method]
     extras, clashes = joined_extras(files)
     report = MergeReport(
-        job="merge", method=method.name, display=method.display, paper=method.paper, loras=loras,
-        settings=settings.effective(), modules=lines, extras=list(extras),
-    )  # fmt: skip
+        job="merge",
+        method=method.name,
+        display=method.display,
+        paper=method.paper,
+        loras=loras,
+        settings=settings.effective(),
+        modules=lines,
+        extras=list(extras),
+    )
     report.notes = _notes(report, settings, clashes)
     report.elapsed = time.perf_counter() - started
     own = [replace(file, metadata=without_history(file.metadata)) for file in files]
@@ -119,11 +132,13 @@ def _loras(adapters: Sequence[Weighted]) -> list[Lora]:
     return loras
 
 
-def _check_rank(settings: MergeSettings, places: list[Place]) -> None:
+def _check_rank(settings: MergeSettings, places: list[MergeTarget]) -> None:
     if isinstance(settings.rank, str):
         return
-    sums = [sum(bound(part.module) for part in place.parts if part.module.kind not in ("bias", "norm", "diff", "set"))
-            for place in places]  # fmt: skip
+    sums = [
+        sum(bound(part.module) for part in place.parts if part.module.kind not in ("bias", "norm", "diff", "set"))
+        for place in places
+    ]
     if 0 < max(sums, default=0) < settings.rank:
         raise SettingsError(
             f"rank {settings.rank} is above the possible: the ranks of these LoRAs add up to {max(sums)} at most",
@@ -142,8 +157,9 @@ def _notes(report: MergeReport, settings: MergeSettings, clashes: list[str]) -> 
     if len(used) > 1 and all(len(m.sources) < 2 for m in report.modules):
         notes.append("The LoRAs have no module in common: nothing mixes, they stand side by side in one file.")
     if isinstance(settings.rank, int):
-        short = sum(m.decision == settings.method and (m.rank_out or settings.rank) < settings.rank
-                    for m in report.modules)  # fmt: skip
+        short = sum(
+            m.decision == settings.method and (m.rank_out or settings.rank) < settings.rank for m in report.modules
+        )
         if short:
             notes.append(f"{short} modules have less than rank {settings.rank}: their sources hold no more.")
     chosen = next((m for m in report.modules if m.decision == settings.method and m.reason), None)
@@ -171,11 +187,17 @@ def _provenance(
         "method": settings.method,
         "settings": asdict(settings),
         "loras": [
-            {"name": lora.name, "sha256": adapter.digest, "strength_model": lora.strength_model,
-             "strength_clip": lora.strength_clip, **({"history": steps} if steps else {})}
-            for (adapter, *_), lora in zip(adapters, loras, strict=True) for steps in [history(adapter.metadata)]
+            {
+                "name": lora.name,
+                "sha256": adapter.digest,
+                "strength_model": lora.strength_model,
+                "strength_clip": lora.strength_clip,
+                **({"history": steps} if steps else {}),
+            }
+            for (adapter, *_), lora in zip(adapters, loras, strict=True)
+            for steps in [history(adapter.metadata)]
         ],
         "error": totals["error"],
         "cosine": totals["cosine"],
         **({"base": base.label, "base_fingerprint": base.fingerprint} if base else {}),
-    }  # fmt: skip
+    }

@@ -10,7 +10,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ...adapters import Adapter, Module, lora_module
+from ...adapters import Adapter, AdapterModule, lora_module
 from ...adapters.full import Bias, Diff, Norm
 from ...adapters.lora import RESHAPE
 from ...bases.model import Base
@@ -23,8 +23,8 @@ from ...kernels.merge.registry import CHECKS
 from ...kernels.stacked import stack
 from ...kernels.threads import all_threads
 from .report import MergedModule
-from .targets import Part, Place, check_shapes
-from .task_vectors import BASE_HINT, Share, share_of
+from .targets import Contribution, MergeTarget, check_shapes
+from .task_vectors import BASE_HINT, TaskVector, task_vector_of
 
 Weighted = tuple[Adapter, float, float]
 RANKS = ("auto", "max", "sum")
@@ -100,12 +100,12 @@ class Merger:
     dtype: torch.dtype
     device: torch.device | str
 
-    def here(self, place: Place) -> bool:
+    def here(self, place: MergeTarget) -> bool:
         """Whether only the calling thread may do it: the base or another device takes part, or it is large."""
         base = self.base is not None and any(part.module.needs_base for part in place.parts)
         return base or _heavy(place) or torch.device(self.device).type != "cpu"
 
-    def __call__(self, place: Place) -> list[tuple[Module, MergedModule]]:
+    def __call__(self, place: MergeTarget) -> list[tuple[AdapterModule, MergedModule]]:
         """The merged module and its line; nothing when the strengths leave nothing of it.
 
         Raises:
@@ -114,17 +114,17 @@ class Merger:
         with all_threads(_heavy(place)):
             return self._merged(place)
 
-    def _merged(self, place: Place) -> list[tuple[Module, MergedModule]]:
+    def _merged(self, place: MergeTarget) -> list[tuple[AdapterModule, MergedModule]]:
         strengths = {i: self.used[i][2 if place.text else 1] for i in place.sources}
         sources = [i for i in place.sources if strengths[i] != 0]
         if not sources:
             return []
-        line = MergedModule(place.key, place.slot.name if place.slot else "", *place.where)
+        line = MergedModule(place.key, place.weight_slice.name if place.weight_slice else "", *place.where)
         line.sources = [self.numbers[i] for i in sources]
         parts = {i: [part for part in place.parts if part.index == i] for i in sources}
         if len(sources) == 1 and self.base is None and parts[sources[0]][0].module.needs_base:
             return [self._as_it_is(place, parts[sources[0]], strengths[sources[0]], line)]
-        shares = [share_of(place, parts[i], strengths[i], self.base) for i in sources]
+        shares = [task_vector_of(place, parts[i], strengths[i], self.base) for i in sources]
         bodies = {s.index: s.shape for s in shares if s.update is not None or s.dense is not None}
         if bodies:
             check_shapes(place, bodies, [adapter for adapter, *_ in self.used])
@@ -137,7 +137,9 @@ class Merger:
             module = self._factored(place, shares, first.shape, like, line)
         return [(finite(module), line)]
 
-    def _factored(self, place: Place, shares: list[Share], shape, like: Module, line: MergedModule) -> Module:
+    def _factored(
+        self, place: MergeTarget, shares: list[TaskVector], shape, like: AdapterModule, line: MergedModule
+    ) -> AdapterModule:
         carriers = [s for s in shares if s.update is not None]
         updates = [LowRank(*(t.to(self.device) for t in s.update)) for s in carriers]
         alone = len(self.used) > 1 and len(updates) == 1
@@ -159,7 +161,7 @@ class Merger:
         return dressed(lora_module(place.key, result, shape=shape, dtype=self.dtype, like=same), shares, place)
 
     def _combine(
-        self, place: Place, updates: list[LowRank], line: MergedModule, alone: bool
+        self, place: MergeTarget, updates: list[LowRank], line: MergedModule, alone: bool
     ) -> tuple[LowRank, list[list[int]] | None]:
         """The updates merged by the method, and its clusters. What only one LoRA has is kept, cut where it must be."""
         options = self.settings.options()
@@ -184,8 +186,8 @@ class Merger:
         return update, merged.clusters
 
     def _as_it_is(
-        self, place: Place, parts: list[Part], strength: float, line: MergedModule
-    ) -> tuple[Module, MergedModule]:
+        self, place: MergeTarget, parts: list[Contribution], strength: float, line: MergedModule
+    ) -> tuple[AdapterModule, MergedModule]:
         """A module that acts through its base weight and that only one LoRA has: kept as it is, if it can be scaled."""
         module = parts[0].module
         try:
@@ -200,7 +202,7 @@ class Merger:
         return kept.renamed(place.key), line
 
 
-def _heavy(place: Place) -> bool:
+def _heavy(place: MergeTarget) -> bool:
     return sum(prod(part.module.shape or ()) for part in place.parts) > HEAVY
 
 
@@ -243,15 +245,20 @@ def _figures(updates: Sequence[LowRank], merged: LowRank, dtype: torch.dtype) ->
     return {
         "error": error / whole**0.5 if whole > 0 else 0.0,
         "cosine": inner / size if size > 0 else 0.0,
-        "sum_norm": whole**0.5, "norm": out**0.5, "source_norm": (sum(each) / len(each)) ** 0.5,
-    }  # fmt: skip
+        "sum_norm": whole**0.5,
+        "norm": out**0.5,
+        "source_norm": (sum(each) / len(each)) ** 0.5,
+    }
 
 
-def _summed(key: str, shares: Sequence[Share], shape, like: Module, dtype: torch.dtype) -> Module:
+def _summed(key: str, shares: Sequence[TaskVector], shape, like: AdapterModule, dtype: torch.dtype) -> AdapterModule:
     """Dense changes and biases added up, as ``diff``, ``norm`` or ``bias``."""
     bias = _bias(shares)
-    dense = [s.dense.reshape(shape) if s.dense is not None else s.update.dense().reshape(shape)
-             for s in shares if s.dense is not None or s.update is not None]  # fmt: skip
+    dense = [
+        s.dense.reshape(shape) if s.dense is not None else s.update.dense().reshape(shape)
+        for s in shares
+        if s.dense is not None or s.update is not None
+    ]
     norm = isinstance(like, Norm) or (isinstance(like, Bias) and ".b_norm" in like.tensors)
     biases = {} if bias is None else {".b_norm" if norm else ".diff_b": bias.to(dtype)}
     if not dense:
@@ -260,7 +267,7 @@ def _summed(key: str, shares: Sequence[Share], shape, like: Module, dtype: torch
     return kind(key, {kind.suffixes[0]: torch.stack(dense).sum(0).to(dtype).contiguous(), **biases}, file=like.file)
 
 
-def dressed(module: Module, shares: Sequence[Share], place: Place) -> Module:
+def dressed(module: AdapterModule, shares: Sequence[TaskVector], place: MergeTarget) -> AdapterModule:
     """The merged factors with the bias change and the padded shape that the sources brought."""
     bias = _bias(shares)
     tensors = dict(module.tensors)
@@ -272,16 +279,17 @@ def dressed(module: Module, shares: Sequence[Share], place: Place) -> Module:
     return replace(module, tensors=tensors)
 
 
-def _bias(shares: Sequence[Share]) -> Tensor | None:
+def _bias(shares: Sequence[TaskVector]) -> Tensor | None:
     found = [s.bias for s in shares if s.bias is not None]
     return torch.stack(found).sum(0) if found else None
 
 
-def finite(module: Module) -> Module:
+def finite(module: AdapterModule) -> AdapterModule:
     for suffix, tensor in module.tensors.items():
         if tensor.dtype.is_floating_point and not all_finite(tensor):
             raise AdapterError(
-                f"The merged values do not fit {str(tensor.dtype).removeprefix('torch.')}", key=module.key + suffix,
+                f"The merged values do not fit {str(tensor.dtype).removeprefix('torch.')}",
+                key=module.key + suffix,
                 hint="Write the result as fp32 or bf16, or choose smaller strengths.",
-            )  # fmt: skip
+            )
     return module

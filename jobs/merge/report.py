@@ -134,7 +134,7 @@ class MergeReport(Written):
 
 
 def ranks_of(totals: dict) -> str:
-    """"rank 16", or "ranks 4 to 32 (median 16)"; empty when no module has one."""
+    """ "rank 16", or "ranks 4 to 32 (median 16)"; empty when no module has one."""
     low, middle, high = (totals[f"rank_{n}"] for n in ("lowest", "median", "highest"))
     if low is None:
         return ""
@@ -193,10 +193,31 @@ def _strengths(lora: Lora) -> str:
 # Tables
 
 LORA_COLUMNS = ("#", "LoRA", "strength", "text encoder", "modules", "used")
-BLOCK_COLUMNS = ("block", "modules", "cosine with sum", "norm / sum", "norm / source", "error", "clusters", "mixed",
-                 "decisions")  # fmt: skip
-MODULE_COLUMNS = ("module", "LoRAs", "shape", "ranks", "cosine with sum", "norm / sum", "norm / source", "error",
-                  "clusters", "mixed", "decision", "reason")  # fmt: skip
+BLOCK_COLUMNS = (
+    "block",
+    "modules",
+    "cosine with sum",
+    "norm / sum",
+    "norm / source",
+    "error",
+    "clusters",
+    "mixed",
+    "decisions",
+)
+MODULE_COLUMNS = (
+    "module",
+    "LoRAs",
+    "shape",
+    "ranks",
+    "cosine with sum",
+    "norm / sum",
+    "norm / source",
+    "error",
+    "clusters",
+    "mixed",
+    "decision",
+    "reason",
+)
 
 
 def _lora_row(number: int, lora: Lora) -> list[str]:
@@ -214,20 +235,32 @@ def block_row(block: str, modules: list[MergedModule]) -> list[str]:
     clusters = sum(m.clusters or 0 for m in modules)
     decisions = Counter(m.decision for m in modules).most_common()
     return [
-        block, str(len(modules)), mean(m.cosine for m in modules), mean(m.norm_ratio for m in modules),
-        mean(m.norm_to_source for m in modules), mean(m.error for m in modules),
-        str(clusters) if clusters else "–", str(sum(m.mixed or 0 for m in modules)) if clusters else "–",
+        block,
+        str(len(modules)),
+        mean(m.cosine for m in modules),
+        mean(m.norm_ratio for m in modules),
+        mean(m.norm_to_source for m in modules),
+        mean(m.error for m in modules),
+        str(clusters) if clusters else "–",
+        str(sum(m.mixed or 0 for m in modules)) if clusters else "–",
         ", ".join(f"{count} {decision}" for decision, count in decisions),
-    ]  # fmt: skip
+    ]
 
 
 def _module_row(m: MergedModule) -> list[str]:
     ranks = " + ".join(map(str, m.ranks_in)) + (f" → {m.rank_out}" if m.rank_out is not None else "")
     figures = (m.cosine, m.norm_ratio, m.norm_to_source, m.error)
     return [
-        f"`{m.name or m.key}`", ", ".join(str(i + 1) for i in m.sources), "×".join(map(str, m.shape or ())) or "–",
-        ranks or "–", *map(cell, figures), cell(m.clusters), cell(m.mixed), m.decision, m.reason or "–",
-    ]  # fmt: skip
+        f"`{m.name or m.key}`",
+        ", ".join(str(i + 1) for i in m.sources),
+        "×".join(map(str, m.shape or ())) or "–",
+        ranks or "–",
+        *map(cell, figures),
+        cell(m.clusters),
+        cell(m.mixed),
+        m.decision,
+        m.reason or "–",
+    ]
 
 
 # Small helpers

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from ...adapters import Adapter, Module, lora_module
+from ...adapters import Adapter, AdapterModule, lora_module
 from ...bases.model import Base
 from ...errors import GraftError, SettingsError
 from ...kernels.merge.resize import RULES, choose_rank
@@ -20,8 +20,8 @@ from .files import DTYPES, merged_metadata, widest
 from .merge import MergeResult
 from .module import dressed, figures, finite
 from .report import Lora, MergedModule, MergeReport
-from .targets import Place, find_places, known_names_of
-from .task_vectors import share_of
+from .targets import MergeTarget, find_places, known_names_of
+from .task_vectors import task_vector_of
 
 Progress = Callable[[int, int, str], None]
 
@@ -56,9 +56,12 @@ class ResizeSettings:
 
 @one_thread()
 def resize(
-    adapter: Adapter, settings: ResizeSettings | None = None, *, base: Base | None = None,
+    adapter: Adapter,
+    settings: ResizeSettings | None = None,
+    *,
+    base: Base | None = None,
     progress: Progress | None = None,
-) -> MergeResult:  # fmt: skip
+) -> MergeResult:
     """The best LoRA at the ranks that a rule chooses, in the same layout.
 
     Modules that have no more than the rank already, and those that are no products of factors (norms, biases, whole
@@ -81,31 +84,44 @@ def resize(
     check_fits(modules.values(), base.names if base else known_names_of([adapter]), base and base.weights())
     name = adapter.file.replace("\\", "/").rsplit("/", 1)[-1] if adapter.file else "LoRA"
     report = MergeReport(
-        job="resize", method=settings.rule, display=f"an SVD cut by {settings.rule} {settings.amount:g}",
-        paper="Eckart and Young (1936)", loras=[Lora(name, modules=len(adapter.modules))], settings=asdict(settings),
-        modules=lines, extras=list(adapter.extras),
-    )  # fmt: skip
+        job="resize",
+        method=settings.rule,
+        display=f"an SVD cut by {settings.rule} {settings.amount:g}",
+        paper="Eckart and Young (1936)",
+        loras=[Lora(name, modules=len(adapter.modules))],
+        settings=asdict(settings),
+        modules=lines,
+        extras=list(adapter.extras),
+    )
     kept = sum(line.decision == "kept" for line in lines)
     if kept:
         report.notes.append(f"{kept} modules are within the rule already, or no products of factors: unchanged.")
     report.elapsed = time.perf_counter() - started
     metadata = merged_metadata([adapter], report.totals)
     result = replace(adapter.with_modules(modules), metadata=metadata, file=None, digest="", aliases={})
-    provenance = {"version": __version__, "job": "resize", "settings": asdict(settings), "lora": name,
-                  "adapter_sha256": adapter.digest, "error": report.totals["error"]}  # fmt: skip
+    provenance = {
+        "version": __version__,
+        "job": "resize",
+        "settings": asdict(settings),
+        "lora": name,
+        "adapter_sha256": adapter.digest,
+        "error": report.totals["error"],
+    }
     return MergeResult(result, report, provenance)
 
 
 def _resized(
-    place: Place, settings: ResizeSettings, base: Base | None, dtype: torch.dtype
-) -> tuple[Module, MergedModule]:
+    place: MergeTarget, settings: ResizeSettings, base: Base | None, dtype: torch.dtype
+) -> tuple[AdapterModule, MergedModule]:
     module = place.parts[0].module
-    line = MergedModule(place.key, place.slot.name if place.slot else "", *place.where, sources=[0], decision="kept")
+    line = MergedModule(
+        place.key, place.weight_slice.name if place.weight_slice else "", *place.where, sources=[0], decision="kept"
+    )
     line.shape, line.ranks_in, line.rank_out = list(module.shape or ()) or None, [module.rank or 0], module.rank
     if module.needs_base and base is None:
         line.reason = f"a {module.kind} module without its base"
         return _cast(module, settings), line
-    share = share_of(place, place.parts, 1.0, base)
+    share = task_vector_of(place, place.parts, 1.0, base)
     if share.update is None:
         line.ranks_in, line.reason = [], "no product of factors"
         return _cast(module, settings), line
@@ -126,7 +142,7 @@ def _resized(
     return finite(dressed(made, [share], place)), line
 
 
-def _cast(module: Module, settings: ResizeSettings) -> Module:
+def _cast(module: AdapterModule, settings: ResizeSettings) -> AdapterModule:
     """The module as it is, in the dtype that was asked for."""
     dtype = DTYPES[settings.dtype]
     if dtype is None:

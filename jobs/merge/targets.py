@@ -14,18 +14,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
-from ...adapters import Adapter, Module
+from ...adapters import Adapter, AdapterModule
 from ...bases.model import Base
 from ...errors import AdapterError, WrongBaseError
-from ...names import DENOISER, Names, Slot, adapter_families, describe, names_of_adapters, style_of
+from ...names import DENOISER, Names, WeightSlice, adapter_families, describe, names_of_adapters, style_of
 from ...names.guess_adapter import OR
 from ...names.keys import BODY, is_text_encoder, parse_key
 from ..text import times
 from ..transfer.plan import plan
 
 # Families whose members a file that leaves blocks out can be mistaken for.
-_FAMILIES = {"SSD-1B": "SDXL", "Segmind Vega": "SDXL", "KOALA": "SDXL", "SD3.5 medium": "SD3",
-             "SD3.5 large": "SD3"}  # fmt: skip
+_FAMILIES = {"SSD-1B": "SDXL", "Segmind Vega": "SDXL", "KOALA": "SDXL", "SD3.5 medium": "SD3", "SD3.5 large": "SD3"}
 # Beginnings of block names: the family they belong to, where they tell, and whose names they are.
 _BODIES = (
     (r"(input_blocks|middle_block|output_blocks)_", "UNet", "checkpoint"),
@@ -37,31 +36,31 @@ _BODIES = (
 
 
 @dataclass(frozen=True)
-class Part:
+class Contribution:
     """What one adapter has for a place, or for the weight around it.
 
-    index: the adapter's number. slot: which weight, which rows; None when only the key is known.
+    index: the adapter's number. weight_slice: which weight, which rows; None when only the key is known.
     """
 
     index: int
-    module: Module
-    slot: Slot | None
+    module: AdapterModule
+    weight_slice: WeightSlice | None
 
 
 @dataclass
-class Place:
+class MergeTarget:
     """One module of the merged adapter.
 
     key: its module key. label: name of the weight, or the key without its prefix.
-    slot: the weight and rows; None when unknown. mixed: the parts differ in rows and must be cut or joined.
+    weight_slice: the weight and rows; None when unknown. mixed: the parts differ in rows and must be cut or joined.
     height: rows of the whole weight; None when not known.
     """
 
     key: str
     label: str
     text: bool
-    slot: Slot | None = None
-    parts: list[Part] = field(default_factory=list)
+    weight_slice: WeightSlice | None = None
+    parts: list[Contribution] = field(default_factory=list)
     mixed: bool = False
     height: int | None = None
 
@@ -73,8 +72,8 @@ class Place:
     @cached_property
     def where(self) -> tuple[str, str]:
         """(block, role) for reports."""
-        if self.slot is not None:
-            return describe(self.slot.name)
+        if self.weight_slice is not None:
+            return describe(self.weight_slice.name)
         numbers = list(re.finditer(r"(?:blocks?|layers?|attentions|resnets)_\d+(?=_)", self.label))
         if not numbers:
             return "other", self.label
@@ -82,7 +81,7 @@ class Place:
         return self.label[:end], self.label[end + 1 :]
 
 
-def find_places(adapters: Sequence[Adapter], base: Base | None = None) -> list[Place]:
+def find_places(adapters: Sequence[Adapter], base: Base | None = None) -> list[MergeTarget]:
     """Every weight that any of the adapters changes, in the first adapter's order, then the next one's.
 
     Raises:
@@ -96,16 +95,16 @@ def find_places(adapters: Sequence[Adapter], base: Base | None = None) -> list[P
         names = base.names
         for adapter in adapters:
             _belongs(adapter, base)
-    weights: dict[str, list[Part]] = {}
+    weights: dict[str, list[Contribution]] = {}
     for index, adapter in enumerate(adapters):
         taken: dict[tuple[str, object], str] = {}
         for key, module in adapter.modules.items():
-            slot = names.resolve(key) if names else None
-            label = slot.name if slot else flat(key)
-            other = taken.setdefault((label, slot and slot[1:]), key)
+            weight_slice = names.resolve(key) if names else None
+            label = weight_slice.name if weight_slice else flat(key)
+            other = taken.setdefault((label, weight_slice and weight_slice[1:]), key)
             if other != key:
                 module.fail(f"Two modules of the adapter change the same weight; the other is {other}")
-            weights.setdefault(label, []).append(Part(index, module, slot))
+            weights.setdefault(label, []).append(Contribution(index, module, weight_slice))
     writer = _Writer(adapters, names)
     places = [place for label, parts in weights.items() for place in _places_of(label, parts, writer)]
     if base is None:
@@ -129,9 +128,9 @@ def flat(key: str) -> str:
     return (f"{part}_{module}" if is_text_encoder(key) else key).replace(".", "_")
 
 
-def is_text(key: str, slot: Slot | None = None) -> bool:
+def is_text(key: str, weight_slice: WeightSlice | None = None) -> bool:
     """Whether the module belongs to a text encoder: the clip strength counts for it."""
-    return not slot.name.startswith(DENOISER) if slot else is_text_encoder(key)
+    return not weight_slice.name.startswith(DENOISER) if weight_slice else is_text_encoder(key)
 
 
 class _Writer:
@@ -141,60 +140,72 @@ class _Writer:
         self.names, self.layout = names, adapters[0].layout
         self.styles: dict[bool, str] = {}
         for key in adapters[0].modules:
-            slot = names.resolve(key) if names else None
-            self.styles.setdefault(is_text(key, slot), style_of(key, slot))
+            weight_slice = names.resolve(key) if names else None
+            self.styles.setdefault(is_text(key, weight_slice), style_of(key, weight_slice))
 
-    def key(self, slot: Slot, like: str | None) -> str | None:
-        """The key for a slot; ``like`` is a key that means it already."""
-        style = self.styles.get(is_text("", slot))
-        if like is not None and (style is None or style_of(like, slot) == style):
+    def key(self, weight_slice: WeightSlice, like: str | None) -> str | None:
+        """The key for a weight_slice; ``like`` is a key that means it already."""
+        style = self.styles.get(is_text("", weight_slice))
+        if like is not None and (style is None or style_of(like, weight_slice) == style):
             return like
-        found = self.names.key_for(slot, style) if style else None
+        found = self.names.key_for(weight_slice, style) if style else None
         if found is None and self.layout in ("kohya", "diffusers", "peft", "comfy"):
-            found = self.names.layout_key(slot, self.layout)
+            found = self.names.layout_key(weight_slice, self.layout)
         return found or like
 
 
-def _places_of(label: str, parts: list[Part], writer: _Writer) -> list[Place]:
+def _places_of(label: str, parts: list[Contribution], writer: _Writer) -> list[MergeTarget]:
     """The places of one weight: itself, or its slices."""
-    if parts[0].slot is None:
+    if parts[0].weight_slice is None:
         key = parts[0].module.key
-        return [Place(key, label, is_text(key), None, parts)]
-    slots = list(dict.fromkeys(part.slot for part in parts))
-    mixed = any(_overlap(a, b) for i, a in enumerate(slots) for b in slots[:i])
-    targets = _targets(label, parts, writer) if mixed else slots
+        return [MergeTarget(key, label, is_text(key), None, parts)]
+    weight_slices = list(dict.fromkeys(part.weight_slice for part in parts))
+    mixed = any(_overlap(a, b) for i, a in enumerate(weight_slices) for b in weight_slices[:i])
+    targets = _targets(label, parts, writer) if mixed else weight_slices
     shape = writer.names.shapes.get(label)
     places = []
-    for slot in targets:
-        own = next((part for part in parts if part.slot == slot), None)
+    for weight_slice in targets:
+        own = next((part for part in parts if part.weight_slice == weight_slice), None)
         first = own is not None and own.index == 0
-        key = own.module.key if first else writer.key(slot, own and own.module.key)
-        inside = [part for part in parts if _overlap(part.slot, slot) or part.slot == slot]
+        key = own.module.key if first else writer.key(weight_slice, own and own.module.key)
+        inside = [
+            part for part in parts if _overlap(part.weight_slice, weight_slice) or part.weight_slice == weight_slice
+        ]
         if inside:
-            mixed = any(part.slot != slot for part in inside)
-            places.append(Place(key, _label(slot), is_text("", slot), slot, inside, mixed, shape and shape[0]))
+            mixed = any(part.weight_slice != weight_slice for part in inside)
+            places.append(
+                MergeTarget(
+                    key,
+                    _label(weight_slice),
+                    is_text("", weight_slice),
+                    weight_slice,
+                    inside,
+                    mixed,
+                    shape and shape[0],
+                )
+            )
     return places
 
 
-def _targets(label: str, parts: list[Part], writer: _Writer) -> list[Slot]:
-    """Slots to write for a weight that the adapters cut differently: those of the first adapter that has it."""
+def _targets(label: str, parts: list[Contribution], writer: _Writer) -> list[WeightSlice]:
+    """Weight slices to write for a weight that the adapters cut differently: those of the first adapter that has it."""
     leader = [part for part in parts if part.index == parts[0].index]
-    whole = Slot(label)
-    if all(part.slot.rows is not None for part in leader):
-        cuts = [Slot(label, rows) for rows in sorted(writer.names.slices(label))]
-        known = {part.slot: part.module.key for part in parts}
-        if cuts and all(writer.key(slot, known.get(slot)) for slot in cuts):
+    whole = WeightSlice(label)
+    if all(part.weight_slice.rows is not None for part in leader):
+        cuts = [WeightSlice(label, rows) for rows in sorted(writer.names.slices(label))]
+        known = {part.weight_slice: part.module.key for part in parts}
+        if cuts and all(writer.key(weight_slice, known.get(weight_slice)) for weight_slice in cuts):
             return cuts
     else:
-        whole = leader[0].slot
-    known = next((part.module.key for part in parts if part.slot == whole), None)
+        whole = leader[0].weight_slice
+    known = next((part.module.key for part in parts if part.weight_slice == whole), None)
     if writer.key(whole, known) is None:
         leader[0].module.fail("The adapters cut this fused weight differently and no key is known for the whole of it")
     return [whole]
 
 
-def _overlap(a: Slot, b: Slot) -> bool:
-    """Whether two different slots of one weight share rows."""
+def _overlap(a: WeightSlice, b: WeightSlice) -> bool:
+    """Whether two different weight slices of one weight share rows."""
     if a == b:
         return False
     if a.rows is None or b.rows is None:
@@ -202,8 +213,12 @@ def _overlap(a: Slot, b: Slot) -> bool:
     return a.rows[0] < sum(b.rows) and b.rows[0] < sum(a.rows)
 
 
-def _label(slot: Slot) -> str:
-    return slot.name if slot.rows is None else f"{slot.name}[{slot.rows[0]}:{sum(slot.rows)}]"
+def _label(weight_slice: WeightSlice) -> str:
+    return (
+        weight_slice.name
+        if weight_slice.rows is None
+        else f"{weight_slice.name}[{weight_slice.rows[0]}:{sum(weight_slice.rows)}]"
+    )
 
 
 # Checks
@@ -232,7 +247,7 @@ def _same_architecture(adapters: Sequence[Adapter]) -> None:
         )
 
 
-def _names_match(adapters: Sequence[Adapter], places: list[Place]) -> None:
+def _names_match(adapters: Sequence[Adapter], places: list[MergeTarget]) -> None:
     """AdapterError when an adapter shares no module with another because of its architecture or its kind of names."""
     for index, adapter in enumerate(adapters):
         if any(len(place.sources) > 1 and index in place.sources for place in places):
@@ -245,17 +260,19 @@ def _names_match(adapters: Sequence[Adapter], places: list[Place]) -> None:
                 raise AdapterError(
                     f"The LoRAs are for different architectures: {_name(other)} and {_name(adapter)} have no module in "
                     "common and name other kinds of blocks",
-                    file=adapter.file, key=next(iter(adapter.modules)),
+                    file=adapter.file,
+                    key=next(iter(adapter.modules)),
                     hint="Only LoRAs for one architecture can be merged.",
-                )  # fmt: skip
+                )
             schemes = [{scheme for _, scheme in bodies} for bodies in (mine, theirs)]
-            if all(schemes) and not schemes[0] & schemes[1] and any(place.slot is None for place in places):
+            if all(schemes) and not schemes[0] & schemes[1] and any(place.weight_slice is None for place in places):
                 raise AdapterError(
                     f"{_name(adapter)} and {_name(other)} name the model's blocks in two different ways, and which "
                     "names mean the same weight is not known for this architecture",
-                    file=adapter.file, key=next(iter(adapter.modules)),
+                    file=adapter.file,
+                    key=next(iter(adapter.modules)),
                     hint="Give the base model: --base on the command line, the model input of the node.",
-                )  # fmt: skip
+                )
 
 
 def _bodies(adapter: Adapter) -> set[tuple[str | None, str]]:
@@ -264,7 +281,7 @@ def _bodies(adapter: Adapter) -> set[tuple[str | None, str]]:
     return {(family, whose) for pattern, family, whose in _BODIES if any(re.match(pattern, name) for name in names)}
 
 
-def check_shapes(place: Place, shapes: dict[int, tuple[int, ...]], adapters: Sequence[Adapter]) -> None:
+def check_shapes(place: MergeTarget, shapes: dict[int, tuple[int, ...]], adapters: Sequence[Adapter]) -> None:
     """AdapterError when the adapters think the weight has different sizes.
 
     shapes: adapter number -> (out, in, …) of its share, cut or joined to the place.
@@ -275,9 +292,10 @@ def check_shapes(place: Place, shapes: dict[int, tuple[int, ...]], adapters: Seq
             raise AdapterError(
                 f"{_name(adapters[first])} changes a weight of {times(one)} here and {_name(adapters[index])} one of "
                 f"{times(shape)}",
-                file=adapters[index].file, key=place.key,
+                file=adapters[index].file,
+                key=place.key,
                 hint="The LoRAs are for different architectures; only LoRAs for one can be merged.",
-            )  # fmt: skip
+            )
 
 
 def _name(adapter: Adapter) -> str:

@@ -13,7 +13,7 @@ from ...bases.model import Base
 from ...errors import BaseModelError
 from ...kernels.spectral import SubspaceSize
 from ...kernels.threads import one_thread
-from ...names import Slot, describe
+from ...names import WeightSlice, describe
 from ..cache import SubspaceCache
 from .advice import relation, strangers
 from .move import likeness
@@ -44,7 +44,7 @@ def compare(
     size, tell = size or SubspaceSize(), progress or (lambda done, total, label: None)
     started = time.perf_counter()
     pairs = Pairs(source, target, size, cache, device or "cpu")
-    wanted = _slots(source, target, adapter)
+    wanted = _weight_slices(source, target, adapter)
     lines = []
     for done, (ours, theirs) in enumerate(wanted):
         tell(done, len(wanted), ours.name)
@@ -72,7 +72,7 @@ def compare(
     return report
 
 
-def _slots(source: Base, target: Base, adapter: Adapter | None) -> list[tuple[Slot, Slot | None]]:
+def _weight_slices(source: Base, target: Base, adapter: Adapter | None) -> list[tuple[WeightSlice, WeightSlice | None]]:
     if adapter is not None:
         steps = [s for s in plan(adapter, source, target) if s.source is not None]
         found = dict.fromkeys((s.source, s.target) for s in steps if len(shape_of(source, s.source)) > 1)
@@ -81,10 +81,10 @@ def _slots(source: Base, target: Base, adapter: Adapter | None) -> list[tuple[Sl
     groups = {n.split(".", 1)[0] for n in target.weights()}
     matrices = [n for n in matrices if n.split(".", 1)[0] in groups]
     partner = counterparts(source, target, matrices)
-    return [(Slot(n), None if partner[n] is None else Slot(partner[n])) for n in matrices]
+    return [(WeightSlice(n), None if partner[n] is None else WeightSlice(partner[n])) for n in matrices]
 
 
-def _line(ours: Slot, theirs: Slot | None, pairs: Pairs) -> ModuleReport:
+def _line(ours: WeightSlice, theirs: WeightSlice | None, pairs: Pairs) -> ModuleReport:
     shape = shape_of(pairs.source, ours)
     block, role = describe(ours.name, shape)
     line = ModuleReport(name=ours.name, rows=ours.rows, block=block, role=role, shape=list(shape), decision="compared")

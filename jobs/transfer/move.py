@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ...adapters import Module, lora_module
+from ...adapters import AdapterModule, lora_module
 from ...adapters.dora import Dora
 from ...kernels import lowrank
 from ...kernels.lowrank import LowRank
@@ -31,7 +31,7 @@ class Moved:
     inside: energy of ΔW inside the source's subspace; energy: ‖ΔW‖² (both None when not measured).
     """
 
-    results: dict[str, tuple[Module | None, ModuleReport]]
+    results: dict[str, tuple[AdapterModule | None, ModuleReport]]
     inside: float | None = None
     energy: float | None = None
 
@@ -121,7 +121,7 @@ def _slices(update: LowRank, step: Step, pairs: Pairs) -> tuple[list[Pair], list
         found = [pairs.pair(step.source, step.target)]
         return found, [update], in_subspace_share(update, found[0].source)
     found = [pairs.pair(s, t) for s, t in zip(ours, theirs, strict=True)]
-    updates = [lowrank.rows(update, *slot.rows) for slot in ours]
+    updates = [lowrank.rows(update, *weight_slice.rows) for weight_slice in ours]
     total = lowrank.norm(update) ** 2
     inside = sum(
         in_subspace_share(u, pair.source) * lowrank.norm(u) ** 2 for u, pair in zip(updates, found, strict=True)
@@ -135,14 +135,20 @@ def _slices(update: LowRank, step: Step, pairs: Pairs) -> tuple[list[Pair], list
 
 
 def _pruned(report: ModuleReport, methods: Sequence[str]) -> Moved:
-    gone = replace(report, matched=None, decision="dropped", kept_energy=0.0, norm_ratio=0.0,
-                   reason="the target's weight is all zero: this block was pruned")  # fmt: skip
+    gone = replace(
+        report,
+        matched=None,
+        decision="dropped",
+        kept_energy=0.0,
+        norm_ratio=0.0,
+        reason="the target's weight is all zero: this block was pruned",
+    )
     return Moved({m: (None, gone) for m in methods})
 
 
 def _built(
     step, report, method, whole, updates, found: Sequence[Pair], shape, rank, resized
-) -> tuple[Module, ModuleReport]:
+) -> tuple[AdapterModule, ModuleReport]:
     run = METHODS[method].run
     made = [run(u, pair.source, pair.target) for u, pair in zip(updates, found, strict=True)]
     result, error = (made[0], 0.0) if len(made) == 1 else lowrank.recompress(lowrank.stack_rows(made), tol=SPARE)
@@ -164,7 +170,7 @@ def _built(
     return _with_bias(lora_module(step.key, result, shape=shape, like=step.module), step.module), line
 
 
-def _copied(step: Step, report: ModuleReport, old, new, pairs: Pairs) -> tuple[Module | None, ModuleReport]:
+def _copied(step: Step, report: ModuleReport, old, new, pairs: Pairs) -> tuple[AdapterModule | None, ModuleReport]:
     """The module as it is, under its new key; DoRA magnitudes follow the new weight's norms."""
     module = step.module
     if not (module.fits(new) if module.shape is not None else tuple(old) == tuple(new)):
@@ -187,15 +193,23 @@ def _copied(step: Step, report: ModuleReport, old, new, pairs: Pairs) -> tuple[M
     return module.renamed(step.key), kept
 
 
-def _cut(module: Module | None, line: ModuleReport, rank: int, shape) -> tuple[Module | None, ModuleReport]:
+def _cut(
+    module: AdapterModule | None, line: ModuleReport, rank: int, shape
+) -> tuple[AdapterModule | None, ModuleReport]:
     """A copied module of a larger rank as plain factors of this rank; what needs its base weight stays as it is."""
     if module is None or line.decision != "copy" or module.needs_base or (module.rank or 0) <= rank:
         return module, line
     whole = module.low_rank()
     result, error = lowrank.recompress(whole, rank=rank)
     cosine = lowrank.cosine(whole, result)
-    line = replace(line, kept_energy=cosine**2, norm_ratio=cosine, cosine_with_copy=cosine, rank_out=result.rank,
-                   truncation_error=error)  # fmt: skip
+    line = replace(
+        line,
+        kept_energy=cosine**2,
+        norm_ratio=cosine,
+        cosine_with_copy=cosine,
+        rank_out=result.rank,
+        truncation_error=error,
+    )
     return _with_bias(lora_module(module.key, result, shape=shape, like=module), module), line
 
 
@@ -214,35 +228,35 @@ def likeness(found: Sequence[Pair]) -> dict:
 
 
 def _blank(step: Step) -> ModuleReport:
-    slot = step.source
-    block, role = describe(slot.name, step.module.shape or ()) if slot else ("", "")
+    weight_slice = step.source
+    block, role = describe(weight_slice.name, step.module.shape or ()) if weight_slice else ("", "")
     return ModuleReport(
-        name=slot.name if slot else step.key,
-        rows=slot.rows if slot else None,
+        name=weight_slice.name if weight_slice else step.key,
+        rows=weight_slice.rows if weight_slice else None,
         key=step.module.key,
         block=block,
         role=role,
         kind=step.module.kind,
         matched=step.target.name if step.target else None,
         shape=list(step.module.shape) if step.module.shape else None,
-        source_norm=_norm(step.module) if slot else None,
+        source_norm=_norm(step.module) if weight_slice else None,
         rank_in=step.module.rank,
     )
 
 
-def _norm(module: Module) -> float | None:
+def _norm(module: AdapterModule) -> float | None:
     """‖ΔW‖; None for what changes vectors or means nothing without its base weight."""
     if module.needs_base or _flat(module):
         return None
     return float(module.delta().norm()) if module.kind == "diff" else lowrank.norm(module.low_rank())
 
 
-def _flat(module: Module) -> bool:
+def _flat(module: AdapterModule) -> bool:
     """Whether the module changes vectors (norms, biases) or sets values outright: nothing to project."""
     return module.kind in ("bias", "norm", "set") or (module.shape is not None and len(module.shape) < 2)
 
 
-def _with_bias(built: Module, original: Module) -> Module:
+def _with_bias(built: AdapterModule, original: AdapterModule) -> AdapterModule:
     """The rebuilt module with what the original adds to the layer's bias, if there are as many rows."""
     extra = original.bias()
     rows = built.tensors[built.spelling[0]].shape[0]
@@ -251,5 +265,5 @@ def _with_bias(built: Module, original: Module) -> Module:
     return replace(built, tensors={**built.tensors, ".diff_b": extra.to(_dtype(built))})
 
 
-def _dtype(module: Module):
+def _dtype(module: AdapterModule):
     return next(t.dtype for t in module.tensors.values() if t.ndim > 1)

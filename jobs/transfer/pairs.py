@@ -9,10 +9,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ...bases.model import Base, load_slot
+from ...bases.model import Base, load_weight_slice
 from ...kernels.similarity import chance, corrected, phi_of
 from ...kernels.spectral import Subspace, SubspaceSize, flatten, spectrum, subspace
-from ...names import Slot
+from ...names import WeightSlice
 from ..cache import SubspaceCache, subspace_key
 from .plan import shape_of
 
@@ -64,14 +64,14 @@ class Pairs:
         self, source: Base, target: Base, size: SubspaceSize, cache: SubspaceCache | None, device: torch.device | str
     ):
         self.source, self.target, self.size, self.cache, self.device = source, target, size, cache, device
-        self._last: dict[tuple[bool, Slot], Tensor] = {}
+        self._last: dict[tuple[bool, WeightSlice], Tensor] = {}
 
-    def pair(self, ours: Slot, theirs: Slot) -> Pair:
-        """The pair for two slots. With a size by energy the source's spectrum decides k for both."""
+    def pair(self, ours: WeightSlice, theirs: WeightSlice) -> Pair:
+        """The pair for two weight slices. With a size by energy the source's spectrum decides k for both."""
         source = self._subspace(self.source, ours, self.size)
         return Pair(source, self._subspace(self.target, theirs, SubspaceSize(k=source.k)))
 
-    def drift(self, ours: Slot, theirs: Slot) -> float | None:
+    def drift(self, ours: WeightSlice, theirs: WeightSlice) -> float | None:
         """‖W_t − W_s‖ / ‖W_s‖ of the whole weights, about 1.4 between strangers; None when the shapes differ."""
         before, after = self.weight(self.source, ours), self.weight(self.target, theirs)
         if before.shape != after.shape:
@@ -80,33 +80,33 @@ class Pairs:
         away = float(torch.linalg.vector_norm(after - before, dtype=torch.float64))
         return away / size if size > 0 else (0.0 if away == 0 else math.inf)
 
-    def same(self, ours: Slot, theirs: Slot) -> bool:
+    def same(self, ours: WeightSlice, theirs: WeightSlice) -> bool:
         """Whether the two weights are the same numbers."""
         return ours[1:] == theirs[1:] and self._digest(self.source, ours) == self._digest(self.target, theirs)
 
-    def empty(self, theirs: Slot) -> bool:
+    def empty(self, theirs: WeightSlice) -> bool:
         """Whether the target's weight is all zero: a block that was pruned but keeps its place in the file."""
         return not bool(self.weight(self.target, theirs).any())
 
-    def weight(self, base: Base, slot: Slot) -> Tensor:
+    def weight(self, base: Base, weight_slice: WeightSlice) -> Tensor:
         """The weight, or its slice, float32 on the device. The last one of either base is kept."""
         ours = base is self.source
-        if (ours, slot) not in self._last:
+        if (ours, weight_slice) not in self._last:
             self._last = {key: kept for key, kept in self._last.items() if key[0] != ours}
-            self._last[ours, slot] = load_slot(base, slot).to(self.device)
-        return self._last[ours, slot]
+            self._last[ours, weight_slice] = load_weight_slice(base, weight_slice).to(self.device)
+        return self._last[ours, weight_slice]
 
-    def _subspace(self, base: Base, slot: Slot, size: SubspaceSize) -> Subspace:
+    def _subspace(self, base: Base, weight_slice: WeightSlice, size: SubspaceSize) -> Subspace:
         def compute() -> Subspace:
-            weight = flatten(self.weight(base, slot))
+            weight = flatten(self.weight(base, weight_slice))
             return subspace(weight, size.resolve(weight.shape, spectrum(weight) if size.needs_spectrum else None))
 
         if self.cache is None:
             return compute()
         if not size.needs_spectrum:
-            size = SubspaceSize(k=size.resolve(shape_of(base, slot)))
-        key = subspace_key(self._digest(base, slot), size, *slot[1:])
+            size = SubspaceSize(k=size.resolve(shape_of(base, weight_slice)))
+        key = subspace_key(self._digest(base, weight_slice), size, *weight_slice[1:])
         return self.cache.get_or_compute(key, compute).to(self.device)
 
-    def _digest(self, base: Base, slot: Slot) -> str:
-        return base.digest(slot.name) if self.cache is None else self.cache.digest(base, slot.name)
+    def _digest(self, base: Base, weight_slice: WeightSlice) -> str:
+        return base.digest(weight_slice.name) if self.cache is None else self.cache.digest(base, weight_slice.name)

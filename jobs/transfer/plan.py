@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ...adapters.model import Adapter, Module
+from ...adapters.model import Adapter, AdapterModule
 from ...bases.model import Base
 from ...errors import WrongBaseError
 from ...kernels.matching import Item, match
-from ...names import Slot, describe, guess_adapter_architecture
+from ...names import WeightSlice, describe, guess_adapter_architecture
 from ...names.describe import natural
 
 Similarity = Callable[[Item, Item], float]
@@ -30,9 +30,9 @@ class Step:
     reason: why there is no target, or why the module travels as it is.
     """
 
-    module: Module
-    source: Slot | None
-    target: Slot | None
+    module: AdapterModule
+    source: WeightSlice | None
+    target: WeightSlice | None
     key: str
     reason: str = ""
 
@@ -56,13 +56,17 @@ def lay_out(
     Raises:
         WrongBaseError: as :func:`plan`.
     """
-    slots = {key: source.names.resolve(key) for key in adapter.modules}
+    weight_slices = {key: source.names.resolve(key) for key in adapter.modules}
     weights = source.weights()
-    found = {key: slot for key, slot in slots.items() if slot is not None and slot.name in weights}
+    found = {
+        key: weight_slice
+        for key, weight_slice in weight_slices.items()
+        if weight_slice is not None and weight_slice.name in weights
+    }
     if not found:
         raise _wrong_architecture(adapter, source)
     _check_shapes(adapter, found, source)
-    groups = {_group(slot.name) for slot in found.values()}
+    groups = {_group(weight_slice.name) for weight_slice in found.values()}
     partner = _partners(source, target, groups, similarity)
     unfed = {name for name in target.weights() if _group(name) in groups}.difference(partner.values())
     steps = [_step(module, found.get(key), partner, source, target) for key, module in adapter.modules.items()]
@@ -81,9 +85,7 @@ def counterparts(
     return {name: partner.get(name) for name in names}
 
 
-def _partners(
-    source: Base, target: Base, groups: set[str], similarity: Similarity | None
-) -> dict[str, str | None]:
+def _partners(source: Base, target: Base, groups: set[str], similarity: Similarity | None) -> dict[str, str | None]:
     """:func:`counterparts` of all weights of some parts of the source."""
     ours, theirs = source.weights(), target.weights()
     partner: dict[str, str | None] = {}
@@ -104,63 +106,65 @@ def _group(name: str) -> str:
     return name.split(".", 1)[0]
 
 
-def parts(base: Base, slot: Slot) -> list[Slot]:
-    """The slot itself, or the slices of a fused weight (q, k, v) that the base's names know, top to bottom.
+def parts(base: Base, weight_slice: WeightSlice) -> list[WeightSlice]:
+    """The weight slice itself, or the slices of a fused weight (q, k, v) that the base's names know, top to bottom.
 
     Subspaces of fused weights are taken slice by slice. A weight counts as fused only when its known slices
     tile it without gap or overlap.
     """
-    if slot.rows is not None:
-        return [slot]
-    height = base.weights()[slot.name][0]
-    slices = sorted(base.names.slices(slot.name))
+    if weight_slice.rows is not None:
+        return [weight_slice]
+    height = base.weights()[weight_slice.name][0]
+    slices = sorted(base.names.slices(weight_slice.name))
     edge = 0
     for start, length in slices:
         if start != edge:
-            return [slot]
+            return [weight_slice]
         edge += length
-    return [Slot(slot.name, rows) for rows in slices] if slices and edge == height else [slot]
+    return [WeightSlice(weight_slice.name, rows) for rows in slices] if slices and edge == height else [weight_slice]
 
 
-def shape_of(base: Base, slot: Slot) -> tuple[int, ...]:
-    """Shape of the weight, or of the slice of it that the slot names."""
-    shape = tuple(base.weights()[slot.name])
-    return shape if slot.rows is None else (slot.rows[1], *shape[1:])
+def shape_of(base: Base, weight_slice: WeightSlice) -> tuple[int, ...]:
+    """Shape of the weight, or of the slice of it that the weight slice names."""
+    shape = tuple(base.weights()[weight_slice.name])
+    return shape if weight_slice.rows is None else (weight_slice.rows[1], *shape[1:])
 
 
-def _step(module: Module, slot: Slot | None, partner: dict[str, str | None], source: Base, target: Base) -> Step:
-    if slot is None:
+def _step(
+    module: AdapterModule, weight_slice: WeightSlice | None, partner: dict[str, str | None], source: Base, target: Base
+) -> Step:
+    if weight_slice is None:
         return Step(module, None, None, module.key, f"{source.label} has no weight of this name: carried as it is")
-    name = partner.get(slot.name)
+    name = partner.get(weight_slice.name)
     if name is None:
-        if _group(slot.name) not in {_group(n) for n in target.weights()}:
-            reason = f"{target.label} holds no {_group(slot.name)}: carried as it is"
+        if _group(weight_slice.name) not in {_group(n) for n in target.weights()}:
+            reason = f"{target.label} holds no {_group(weight_slice.name)}: carried as it is"
             return Step(module, None, None, module.key, reason)
-        return Step(module, slot, None, module.key, f"no counterpart in {target.label}")
-    rows = _scaled_rows(slot, source.weights()[slot.name][0], target.weights()[name][0])
-    there = slot._replace(name=name, rows=rows)
-    key = target.names.rekey(module.key, slot, there)
+        return Step(module, weight_slice, None, module.key, f"no counterpart in {target.label}")
+    rows = _scaled_rows(weight_slice, source.weights()[weight_slice.name][0], target.weights()[name][0])
+    there = weight_slice._replace(name=name, rows=rows)
+    key = target.names.rekey(module.key, weight_slice, there)
     if key is None:
         key = target.names.key_for(there, "comfy")
     if key is None:
-        return Step(module, slot, None, module.key, f"{target.label} has no key for {name} in any layout")
-    return Step(module, slot, there, key)
+        return Step(module, weight_slice, None, module.key, f"{target.label} has no key for {name} in any layout")
+    return Step(module, weight_slice, there, key)
 
 
-def _scaled_rows(slot: Slot, height: int, new_height: int) -> tuple[int, int] | None:
+def _scaled_rows(weight_slice: WeightSlice, height: int, new_height: int) -> tuple[int, int] | None:
     """The same share of a fused weight in a base of another width."""
-    if slot.rows is None or height == new_height:
-        return slot.rows
-    start, length = slot.rows
+    if weight_slice.rows is None or height == new_height:
+        return weight_slice.rows
+    start, length = weight_slice.rows
     return start * new_height // height, length * new_height // height
 
 
-def _check_shapes(adapter: Adapter, found: dict[str, Slot], source: Base) -> None:
-    for key, slot in found.items():
-        module, expected = adapter.modules[key], shape_of(source, slot)
+def _check_shapes(adapter: Adapter, found: dict[str, WeightSlice], source: Base) -> None:
+    for key, weight_slice in found.items():
+        module, expected = adapter.modules[key], shape_of(source, weight_slice)
         if module.shape is not None and not module.fits(tuple(expected)):
             raise WrongBaseError(
-                f"the adapter changes a {_times(module.shape)} weight, but {slot.name} of {source.label} "
+                f"the adapter changes a {_times(module.shape)} weight, but {weight_slice.name} of {source.label} "
                 f"({source.architecture}) is {_times(expected)}",
                 looks_like=_looks_like(adapter),
                 advice=ITS_OWN,

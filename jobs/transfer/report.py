@@ -210,9 +210,23 @@ def _sentences(report: Report) -> Iterable[str]:
 
 BLOCK_COLUMNS = ("block", "modules", "similarity", "Φ left", "Φ right", "kept energy", "strength", "decisions")
 MODULE_COLUMNS = (
-    "module", "feeds", "shape", "k", "Φ left", "Φ right", "corrected left", "corrected right", "drift",
-    "kept energy", "norm ratio", "cosine with copy", "rank", "rank cut error", "decision", "reason",
-)  # fmt: skip
+    "module",
+    "feeds",
+    "shape",
+    "k",
+    "Φ left",
+    "Φ right",
+    "corrected left",
+    "corrected right",
+    "drift",
+    "kept energy",
+    "norm ratio",
+    "cosine with copy",
+    "rank",
+    "rank cut error",
+    "decision",
+    "reason",
+)
 
 
 def _block_row(block: str, modules: list[ModuleReport]) -> list[str]:
@@ -237,6 +251,13 @@ def _module_row(m: ModuleReport) -> list[str]:
     figures = [m.phi_left, m.phi_right, m.phi_left_corrected, m.phi_right_corrected]
     figures += [m.drift, m.kept_energy, m.norm_ratio, m.cosine_with_copy]
     return [
-        f"`{m.label}`", feeds, shape, cell(m.k), *map(cell, figures),
-        ranks, cell(m.truncation_error), m.decision or "–", m.reason or "–",
-    ]  # fmt: skip
+        f"`{m.label}`",
+        feeds,
+        shape,
+        cell(m.k),
+        *map(cell, figures),
+        ranks,
+        cell(m.truncation_error),
+        m.decision or "–",
+        m.reason or "–",
+    ]

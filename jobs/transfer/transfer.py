@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from ...adapters import Adapter, Module, lora_module
-from ...bases.model import Base, load_slot
+from ...adapters import Adapter, AdapterModule, lora_module
+from ...bases.model import Base, load_weight_slice
 from ...errors import AdapterError, SettingsError
 from ...kernels import lowrank
 from ...kernels.matching import Item
@@ -19,7 +19,7 @@ from ...kernels.similarity import phi
 from ...kernels.spectral import SubspaceSize
 from ...kernels.threads import one_thread
 from ...kernels.transfer import METHODS
-from ...names import Slot
+from ...names import WeightSlice
 from ...version import __version__
 from ..cache import SubspaceCache
 from ..check import check_fits
@@ -117,12 +117,16 @@ def transfer(
         adapter=Path(adapter.file).name if adapter.file else "",
         method_asked=settings.method,
         method=method,
-        settings={"size": str(settings.size), "threshold": settings.threshold, "rank": settings.rank,
-                  "strength": settings.strength},
+        settings={
+            "size": str(settings.size),
+            "threshold": settings.threshold,
+            "rank": settings.rank,
+            "strength": settings.strength,
+        },
         modules=[line for _, line in chosen],
         unmatched=[line.label for _, line in chosen if line.decision == "dropped"],
         extras=list(adapter.extras),
-    )  # fmt: skip
+    )
     _refuse_nothing(report, steps, adapter, target)
     report.empty_blocks = empty_blocks(steps, report.modules, unfed, target)
     report.advice, report.advice_reason = advise(report, inside=inside)
@@ -162,7 +166,7 @@ def probe(pairs: Pairs) -> Callable[[Item, Item], float]:
     def similarity(ours: Item, theirs: Item) -> float:
         if len(ours.shape) < 2 or ours.shape != theirs.shape:
             return 0.0
-        pair = small.pair(Slot(ours.name), Slot(theirs.name))
+        pair = small.pair(WeightSlice(ours.name), WeightSlice(theirs.name))
         return (phi(pair.source.left, pair.target.left) + phi(pair.source.right, pair.target.right)) / 2
 
     return similarity
@@ -210,15 +214,15 @@ def _notes(report: Report, steps: list[Step], source: Base, target: Base) -> lis
     return notes
 
 
-def scaled(module: Module, strength: float, target: Base) -> Module:
+def scaled(module: AdapterModule, strength: float, target: Base) -> AdapterModule:
     """The module with its update multiplied; formats that cannot say so become plain factors."""
     try:
         return module.scaled(strength)
     except AdapterError:
-        slot = target.names.resolve(module.key)
-        if slot is None or slot.name not in target.weights():
+        weight_slice = target.names.resolve(module.key)
+        if weight_slice is None or weight_slice.name not in target.weights():
             raise
-        weight = load_slot(target, slot)
+        weight = load_weight_slice(target, weight_slice)
         return lora_module(module.key, lowrank.scale(module.low_rank(weight), strength), shape=tuple(weight.shape))
 
 

@@ -12,8 +12,17 @@ KINDS = ("linear", *CONVOLUTIONS)
 Sizes = int | tuple[int, ...]
 
 
-def apply(x: Tensor, layer_kind: str, change: Change, *, weight_shape: tuple[int, ...], stride: Sizes = 1,
-          padding: Sizes | str = 0, dilation: Sizes = 1, groups: int = 1) -> Tensor:
+def apply(
+    x: Tensor,
+    layer_kind: str,
+    change: Change,
+    *,
+    weight_shape: tuple[int, ...],
+    stride: Sizes = 1,
+    padding: Sizes | str = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+) -> Tensor:
     """ΔW applied to the layer's input: up · (down · x), in x's dtype whatever the factors' own.
 
     Args:
@@ -36,17 +45,35 @@ def apply(x: Tensor, layer_kind: str, change: Change, *, weight_shape: tuple[int
     return convolve(inner, up.reshape(*up.shape, *[1] * (len(weight_shape) - 2)), groups=groups)
 
 
-def changed(output: Tensor, x: Tensor, change: Change, bias: Tensor | None = None, *, layer_kind: str,
-            weight_shape: tuple[int, ...], stride: Sizes = 1, padding: Sizes | str = 0, dilation: Sizes = 1,
-            groups: int = 1) -> Tensor:
+def changed(
+    output: Tensor,
+    x: Tensor,
+    change: Change,
+    bias: Tensor | None = None,
+    *,
+    layer_kind: str,
+    weight_shape: tuple[int, ...],
+    stride: Sizes = 1,
+    padding: Sizes | str = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+) -> Tensor:
     """What the layer returns with the weight gain ∘ (W + ΔW): gain ∘ (output − bias + branch) + bias.
 
     Args:
         output: what it returns for x with its plain weight and `bias` (m,).
         x, change and the others: as in :func:`apply`.
     """
-    branch = apply(x, layer_kind, change, weight_shape=weight_shape, stride=stride, padding=padding,
-                   dilation=dilation, groups=groups)
+    branch = apply(
+        x,
+        layer_kind,
+        change,
+        weight_shape=weight_shape,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+    )
     if change.gain is None:
         return output + branch
     across = (-1, *[1] * (0 if layer_kind == "linear" else len(weight_shape) - 2))

@@ -20,6 +20,22 @@ from .iso import iso
 from .registry import METHODS, Merged, Method, check, method
 
 __all__ = [
-    "METHODS", "UNITS", "Merged", "Method", "check", "concat", "core_ties", "dare", "della", "iso", "knots", "lego",
-    "linear", "magnitude", "method", "svd", "ties", "tsv",
-]  # fmt: skip
+    "METHODS",
+    "UNITS",
+    "Merged",
+    "Method",
+    "check",
+    "concat",
+    "core_ties",
+    "dare",
+    "della",
+    "iso",
+    "knots",
+    "lego",
+    "linear",
+    "magnitude",
+    "method",
+    "svd",
+    "ties",
+    "tsv",
+]

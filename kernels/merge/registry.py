@@ -65,9 +65,7 @@ class Method:
 METHODS: dict[str, Method] = {}
 
 
-def method(
-    *, name: str, display: str, paper: str
-) -> Callable[[Callable[Options, Merged]], Callable[Options, Merged]]:
+def method(*, name: str, display: str, paper: str) -> Callable[[Callable[Options, Merged]], Callable[Options, Merged]]:
     """Make a function (updates, rank=None, *, options) → Merged a merge method: checked when called, and registered.
 
     `updates`: one per LoRA, of one shape (m, n) and any ranks, strengths folded in; `rank`: the largest rank of the

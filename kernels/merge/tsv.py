@@ -19,8 +19,10 @@ def tsv(updates: list[LowRank], rank: int | None = None) -> Merged:
     ranks add up to more than min(m, n) each is cut to an equal share of it.
     """
     share = None if sum(u.rank for u in updates) <= min(updates[0].shape) else min(updates[0].shape) // len(updates)
-    cut = [lowrank.recompress(LowRank(u.up.double(), u.down.double()), max(share, 1) if share is not None else None)[0]
-           for u in updates]
+    cut = [
+        lowrank.recompress(LowRank(u.up.double(), u.down.double()), max(share, 1) if share is not None else None)[0]
+        for u in updates
+    ]
     up, down = torch.cat([u.up for u in cut], 1), torch.cat([u.down for u in cut], 0)
     half = torch.linalg.vector_norm(up, dim=0)  # Balanced factors: √σ on either side.
     safe = torch.where(half > 0, half, 1.0)

@@ -17,6 +17,16 @@ from .files import (
 from .work import Progress, check_cancelled, device
 
 __all__ = [
-    "HostBase", "Progress", "apply", "check_cancelled", "checkpoint_folder", "dataset_files", "dataset_folder",
-    "dataset_path", "device", "lora_files", "lora_path", "save_folder",
-]  # fmt: skip
+    "HostBase",
+    "Progress",
+    "apply",
+    "check_cancelled",
+    "checkpoint_folder",
+    "dataset_files",
+    "dataset_folder",
+    "dataset_path",
+    "device",
+    "lora_files",
+    "lora_path",
+    "save_folder",
+]

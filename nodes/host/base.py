@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...errors import BaseModelError
 from ...kernels.finite import all_finite
-from ...names import DENOISER, Names, Slot, names_for
+from ...names import DENOISER, Names, WeightSlice, names_for
 from ...names.guess import guess_architecture
 from .work import check_cancelled, device
 
@@ -43,21 +43,24 @@ class HostBase:
         return guess_architecture(self.weights())
 
     @cached_property
-    def loadable(self) -> dict[str, Slot]:
+    def loadable(self) -> dict[str, WeightSlice]:
         """Every module key that the host's own loader understands for this base, slices of fused layers included."""
         import comfy.lora
 
         keys = comfy.lora.model_lora_keys_unet(self._patchers[True].model, {})
         if False in self._patchers:
             keys = comfy.lora.model_lora_keys_clip(self._patchers[False].model, keys)
-        return dict(_slots(keys))
+        return dict(_weight_slices(keys))
 
     @cached_property
     def names(self) -> Names:
         """The host's keys first, then spellings that only this project reads."""
         ours = names_for(self.weights())
-        return Names({**self.loadable, **{k: v for k, v in ours.aliases.items() if k not in self.loadable}},
-                     kohya=ours.kohya, shapes=ours.shapes)  # fmt: skip
+        return Names(
+            {**self.loadable, **{k: v for k, v in ours.aliases.items() if k not in self.loadable}},
+            kohya=ours.kohya,
+            shapes=ours.shapes,
+        )
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -145,18 +148,20 @@ class HostBase:
         if not weight.is_floating_point() or tuple(weight.shape) != self._shapes[name]:
             raise BaseModelError(
                 f"The weight is stored as {weight.dtype} {tuple(weight.shape)} and ComfyUI does not decode it",
-                file=self.label, key=name, hint="Load the base model in fp16, bf16, fp32 or fp8.",
-            )  # fmt: skip
+                file=self.label,
+                key=name,
+                hint="Load the base model in fp16, bf16, fp32 or fp8.",
+            )
         return weight.to(torch.float32, copy=True)
 
 
-def _slots(keys: Mapping[str, str | tuple]) -> Iterator[tuple[str, Slot]]:
-    """The host's key map as slots. Its values are a weight name, or (name, slice) or (name, slice, function)."""
+def _weight_slices(keys: Mapping[str, str | tuple]) -> Iterator[tuple[str, WeightSlice]]:
+    """The host's key map as weight slices. Its values: a weight name, or (name, slice) or (name, slice, function)."""
     for key, value in keys.items():
         name, offset, function = (value, None, None) if isinstance(value, str) else (*value, None, None)[:3]
         if offset is not None and offset[0] != 0:
             continue  # a slice of columns; no known model has one
-        yield key, Slot(name, None if offset is None else (offset[1], offset[2]), function is not None)
+        yield key, WeightSlice(name, None if offset is None else (offset[1], offset[2]), function is not None)
 
 
 def _stored(patcher, name: str) -> tuple[Tensor, object]:

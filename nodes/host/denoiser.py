@@ -69,8 +69,9 @@ class HostDenoiser:
 
     def encode(self, prompts: Sequence[str]) -> list[list]:
         if self.clip is None:
-            raise SettingsError(f"{self.label} has no text encoder here",
-                                hint="Connect the CLIP that belongs to the model.")
+            raise SettingsError(
+                f"{self.label} has no text encoder here", hint="Connect the CLIP that belongs to the model."
+            )
         encoder = self.clip.patcher
         whose = (id(encoder.model), encoder.patches_uuid if encoder.patches else None, self.clip.layer_idx)
         for prompt in prompts:
@@ -114,8 +115,9 @@ class HostDenoiser:
         ready = [self._conds(condition, clean[:1]) for condition in conditions]
         answers, order = [], []
         for group in alike(ready):
-            joined = {name: value.concat([ready[i][name] for i in group[1:]])
-                      for name, value in ready[group[0]].items()}
+            joined = {
+                name: value.concat([ready[i][name] for i in group[1:]]) for name, value in ready[group[0]].items()
+            }
             options = dict(self.patcher.model_options.get("transformer_options", {}))
             options |= {"cond_or_uncond": [0], "sigmas": sigma[group]}
             answers.append(self.real.apply_model(noisy[group], sigma[group], transformer_options=options, **joined))
@@ -132,11 +134,17 @@ class HostDenoiser:
             with torch.no_grad():
                 conds = comfy.sampler_helpers.convert_cond(plain(condition[:1]))
                 conds = comfy.samplers.encode_model_conds(
-                    self.real.extra_conds, conds, torch.zeros_like(like), like.device, "positive",
+                    self.real.extra_conds,
+                    conds,
+                    torch.zeros_like(like),
+                    like.device,
+                    "positive",
                     latent_image=torch.zeros_like(like),
-                )  # fmt: skip
-                made = {name: value.process_cond(batch_size=1, area=None, device=like.device)
-                        for name, value in conds[0]["model_conds"].items()}
+                )
+                made = {
+                    name: value.process_cond(batch_size=1, area=None, device=like.device)
+                    for name, value in conds[0]["model_conds"].items()
+                }
             self._ready[key] = made
         return self._ready[key]
 
@@ -179,10 +187,18 @@ class HostDenoiser:
             progress(done, len(prompts), f"{self.label} draws")
             noise = torch.cat([comfy.sample.prepare_noise(empty, seeds[i]) for i in group])
             latents = comfy.sample.sample(
-                self.patcher, noise, how.steps, how.cfg, how.sampler, how.scheduler,
-                _joined([positive[i] for i in group]), negative, empty.repeat(len(group), *[1] * (empty.ndim - 1)),
-                disable_pbar=True, seed=seeds[group[0]],
-            )  # fmt: skip
+                self.patcher,
+                noise,
+                how.steps,
+                how.cfg,
+                how.sampler,
+                how.scheduler,
+                _joined([positive[i] for i in group]),
+                negative,
+                empty.repeat(len(group), *[1] * (empty.ndim - 1)),
+                disable_pbar=True,
+                seed=seeds[group[0]],
+            )
             for i, latent in zip(group, latents, strict=True):
                 found[i] = latent.float().cpu()
             done += len(group)
@@ -204,8 +220,13 @@ def _hook(module, inputs, output, *, student, shape):
     """A forward hook: the layer's output with the student's change in it."""
     given = {"layer_kind": "linear"}
     if isinstance(module, torch.nn.Conv2d):
-        given = {"layer_kind": "conv2d", "stride": module.stride, "padding": module.padding,
-                 "dilation": module.dilation, "groups": module.groups}  # fmt: skip
+        given = {
+            "layer_kind": "conv2d",
+            "stride": module.stride,
+            "padding": module.padding,
+            "dilation": module.dilation,
+            "groups": module.groups,
+        }
     bias = module.bias.to(output.device) if module.bias is not None else None
     return changed(output, inputs[0].to(output.dtype), student.change(), bias, weight_shape=shape, **given)
 
@@ -271,6 +292,8 @@ def _joined(conditions: list[list]) -> list:
         return conditions[0]
     text = torch.cat([c[0][0] for c in conditions])
     first = conditions[0][0][1]
-    more = {key: torch.cat([c[0][1][key] for c in conditions]) if isinstance(value, Tensor) else value
-            for key, value in first.items()}  # fmt: skip
+    more = {
+        key: torch.cat([c[0][1][key] for c in conditions]) if isinstance(value, Tensor) else value
+        for key, value in first.items()
+    }
     return [[text, more]]

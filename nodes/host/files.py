@@ -63,8 +63,12 @@ def dataset_files() -> list[str]:
     import folder_paths
 
     places = {"": dataset_folder(), "input/": Path(folder_paths.get_input_directory())}
-    found = [(path.stat().st_mtime, prefix + path.relative_to(folder).as_posix())
-             for prefix, folder in places.items() if folder.is_dir() for path in folder.rglob("*.safetensors")]
+    found = [
+        (path.stat().st_mtime, prefix + path.relative_to(folder).as_posix())
+        for prefix, folder in places.items()
+        if folder.is_dir()
+        for path in folder.rglob("*.safetensors")
+    ]
     return [name for _, name in sorted(found, reverse=True)]
 
 

@@ -22,9 +22,13 @@ def numbered(layers):
 
 def found_in(model, owners, kinds):
     """Layers in cloneofsimo's order: for every module of a searched class, its layers of the searched kinds."""
-    return [(f"{name}.{inner}" if inner else name, layer.weight.shape[0], layer.weight.shape[1])
-            for name, owner in model.named_modules() if type(owner).__name__ in owners
-            for inner, layer in owner.named_modules() if isinstance(layer, kinds)]
+    return [
+        (f"{name}.{inner}" if inner else name, layer.weight.shape[0], layer.weight.shape[1])
+        for name, owner in model.named_modules()
+        if type(owner).__name__ in owners
+        for inner, layer in owner.named_modules()
+        if isinstance(layer, kinds)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,7 @@ def test_cloneofsimo_of_old_diffusers(unet):
     layers = found_in(unet, {"Attention", "GEGLU"}, torch.nn.Linear)
     old = []
     for i in range(0, len(layers), 9):
-        block = layers[i:i + 9]
+        block = layers[i : i + 9]
         feed = [layer for layer in block if ".ff." in layer[0]]
         old += block[:4] + feed + [layer for layer in block[4:] if layer not in feed]
     adapter = adapters.from_state_dict(numbered({"unet": old}))
@@ -72,8 +76,14 @@ def test_cloneofsimo_text_encoder_and_round_trip(unet, tmp_path):
     assert all(torch.equal(t, tensors[k]) for k, t in adapters.to_state_dict(again).items())
 
 
-@pytest.mark.parametrize("spoil", [lambda t: t.pop("unet:3:up"), lambda t: (t.pop("unet:3:up"), t.pop("unet:3:down")),
-                                   lambda t: t.update({"unet:0:up": torch.ones(7, R)})])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda t: t.pop("unet:3:up"),
+        lambda t: (t.pop("unet:3:up"), t.pop("unet:3:down")),
+        lambda t: t.update({"unet:0:up": torch.ones(7, R)}),
+    ],
+)
 def test_cloneofsimo_that_fits_nothing(unet, spoil):
     tensors = numbered({"unet": found_in(unet, {"Attention", "GEGLU"}, torch.nn.Linear)})
     spoil(tensors)
@@ -86,25 +96,50 @@ def pair(key, up=".up.weight", down=".down.weight", rows=3 * H):
 
 
 def flux_processors():
-    return {**pair("double_blocks.0.processor.qkv_lora1"), **pair("double_blocks.0.processor.proj_lora2", rows=H),
-            **pair("single_blocks.1.processor.qkv_lora"), **pair("single_blocks.1.processor.proj_lora", rows=H)}
+    return {
+        **pair("double_blocks.0.processor.qkv_lora1"),
+        **pair("double_blocks.0.processor.proj_lora2", rows=H),
+        **pair("single_blocks.1.processor.qkv_lora"),
+        **pair("single_blocks.1.processor.proj_lora", rows=H),
+    }
 
 
 def flux_control():
-    return {**pair("img_in", ".lora_B.weight", ".lora_A.weight", H), "img_in.lora_B.bias": torch.randn(H),
-            "single_blocks.0.norm.key_norm.scale": torch.randn(4),
-            **pair("double_blocks.0.img_attn.qkv", ".lora_B.weight", ".lora_A.weight")}
+    return {
+        **pair("img_in", ".lora_B.weight", ".lora_A.weight", H),
+        "img_in.lora_B.bias": torch.randn(H),
+        "single_blocks.0.norm.key_norm.scale": torch.randn(4),
+        **pair("double_blocks.0.img_attn.qkv", ".lora_B.weight", ".lora_A.weight"),
+    }
 
 
-@pytest.mark.parametrize(("tensors", "expected"), [
-    (flux_processors(), {"diffusion_model.double_blocks.0.img_attn.qkv",
-                         "diffusion_model.double_blocks.0.txt_attn.proj",
-                         "diffusion_model.single_blocks.1.linear1_qkv", "diffusion_model.single_blocks.1.linear2"}),
-    (flux_control(), {"diffusion_model.img_in", "diffusion_model.single_blocks.0.norm.key_norm",
-                      "diffusion_model.double_blocks.0.img_attn.qkv"}),
-    (pair("lora_unet__blocks_0_cross_attn_k", ".lora_up.weight", ".lora_down.weight"),
-     {"lora_unet_blocks_0_cross_attn_k"}),
-], ids=["xlabs and uso", "black forest labs control", "wan fun"])
+@pytest.mark.parametrize(
+    ("tensors", "expected"),
+    [
+        (
+            flux_processors(),
+            {
+                "diffusion_model.double_blocks.0.img_attn.qkv",
+                "diffusion_model.double_blocks.0.txt_attn.proj",
+                "diffusion_model.single_blocks.1.linear1_qkv",
+                "diffusion_model.single_blocks.1.linear2",
+            },
+        ),
+        (
+            flux_control(),
+            {
+                "diffusion_model.img_in",
+                "diffusion_model.single_blocks.0.norm.key_norm",
+                "diffusion_model.double_blocks.0.img_attn.qkv",
+            },
+        ),
+        (
+            pair("lora_unet__blocks_0_cross_attn_k", ".lora_up.weight", ".lora_down.weight"),
+            {"lora_unet_blocks_0_cross_attn_k"},
+        ),
+    ],
+    ids=["xlabs and uso", "black forest labs control", "wan fun"],
+)
 def test_dialects(tensors, expected, tmp_path):
     adapter = adapters.from_state_dict(tensors)
     assert set(adapter.modules) == expected and not adapter.extras
@@ -139,9 +174,15 @@ def test_renamed_modules_leave_the_dialect():
 
 def test_embedded_vectors():
     tensors = {"m" + s: t for s, t in SAMPLES["lora"].tensors().items()} | {
-        "bundle_emb.sks.string_to_param.*": torch.randn(2, 768), "bundle_emb.a.b.clip_g": torch.randn(1, 1280),
-        "bundle_emb.a.b.clip_l": torch.randn(1, 768), "emb_params": torch.randn(3, 768)}
+        "bundle_emb.sks.string_to_param.*": torch.randn(2, 768),
+        "bundle_emb.a.b.clip_g": torch.randn(1, 1280),
+        "bundle_emb.a.b.clip_l": torch.randn(1, 768),
+        "emb_params": torch.randn(3, 768),
+    }
     adapter = adapters.from_state_dict(tensors)
     assert {name: set(parts) for name, parts in adapter.embeddings.items()} == {
-        "sks": {"string_to_param.*"}, "a.b": {"clip_l", "clip_g"}, "": {"emb_params"}}
+        "sks": {"string_to_param.*"},
+        "a.b": {"clip_l", "clip_g"},
+        "": {"emb_params"},
+    }
     assert adapters.to_state_dict(adapter).keys() == tensors.keys()

@@ -31,8 +31,11 @@ def everything(dtype=torch.float32):
 
 
 def same_bits(a, b):
-    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(
-        a.contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8))
+    return (
+        a.dtype == b.dtype
+        and a.shape == b.shape
+        and torch.equal(a.contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8))
+    )
 
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
@@ -57,10 +60,17 @@ dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.fl
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(keys=st.lists(names, min_size=1, max_size=4, unique=True), dtype=dtypes, rank=st.integers(1, 5),
-       rows=st.integers(1, 7), columns=st.integers(1, 7), seed=st.integers(0, 999), with_alpha=st.booleans(),
-       spelling=st.sampled_from(["lora", "lora peft", "lora diffusers", "lora text encoder"]),
-       metadata=st.dictionaries(names.filter(lambda n: n != "lora_adapter_metadata"), st.text(max_size=8), max_size=3))
+@given(
+    keys=st.lists(names, min_size=1, max_size=4, unique=True),
+    dtype=dtypes,
+    rank=st.integers(1, 5),
+    rows=st.integers(1, 7),
+    columns=st.integers(1, 7),
+    seed=st.integers(0, 999),
+    with_alpha=st.booleans(),
+    spelling=st.sampled_from(["lora", "lora peft", "lora diffusers", "lora text encoder"]),
+    metadata=st.dictionaries(names.filter(lambda n: n != "lora_adapter_metadata"), st.text(max_size=8), max_size=3),
+)
 def test_save_then_reload(tmp_path, keys, dtype, rank, rows, columns, seed, with_alpha, spelling, metadata):
     generator = torch.Generator().manual_seed(seed)
     up, down = (s for s in SAMPLES[spelling].tensors() if s != ".alpha")
@@ -74,8 +84,11 @@ def test_save_then_reload(tmp_path, keys, dtype, rank, rows, columns, seed, with
     out = adapters.write(adapter, tmp_path / "x.safetensors", overwrite=True)
     again = adapters.read(out)
     assert again.metadata == metadata and list(again.modules) == sorted(adapter.modules, key=list(again.modules).index)
-    assert all(same_bits(again.modules[m].tensors[s], t)
-               for m, module in adapter.modules.items() for s, t in module.tensors.items())
+    assert all(
+        same_bits(again.modules[m].tensors[s], t)
+        for m, module in adapter.modules.items()
+        for s, t in module.tensors.items()
+    )
     scale = 1.5 / rank if with_alpha else 1.0
     for key in keys:
         expected = scale * tensors[key + up].double() @ tensors[key + down].double()
@@ -103,11 +116,14 @@ def test_fp16_overflow_is_refused(tmp_path):
 
 def test_same_input_same_bytes_in_any_process(tmp_path):
     save_file(everything(torch.float16), tmp_path / "in.safetensors", metadata=METADATA)
-    code = ("import sys; from lora_graft import adapters as a\n"
-            "a.write(a.read(sys.argv[1]), sys.argv[2], provenance={'b': 1, 'a': {'k': [2]}})")
+    code = (
+        "import sys; from lora_graft import adapters as a\n"
+        "a.write(a.read(sys.argv[1]), sys.argv[2], provenance={'b': 1, 'a': {'k': [2]}})"
+    )
     for name in ("one", "two"):
-        subprocess.run([sys.executable, "-c", code, tmp_path / "in.safetensors", tmp_path / f"{name}.safetensors"],
-                       check=True)
+        subprocess.run(
+            [sys.executable, "-c", code, tmp_path / "in.safetensors", tmp_path / f"{name}.safetensors"], check=True
+        )
     assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
 
 
@@ -141,8 +157,12 @@ def test_lora_state_travels(tmp_path):
 
 def test_tensors_that_share_memory(tmp_path):
     whole = torch.randn(8, 8)
-    tensors = {"x.lora_up.weight": whole[:, :4], "x.lora_down.weight": whole[:4].T.T, "y.lora_up.weight": whole[:, :4],
-               "y.lora_down.weight": whole.T[:4]}
+    tensors = {
+        "x.lora_up.weight": whole[:, :4],
+        "x.lora_down.weight": whole[:4].T.T,
+        "y.lora_up.weight": whole[:, :4],
+        "y.lora_down.weight": whole.T[:4],
+    }
     again = adapters.read(adapters.write(adapters.from_state_dict(tensors), tmp_path / "x.safetensors"))
     assert torch.equal(again.modules["y"].tensors[".lora_down.weight"], whole.T[:4])
 
@@ -173,14 +193,18 @@ def test_truncated(tmp_path, keep):
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize(("content", "says"), [
-    (b"hello, this is not it at all", "Not a safetensors file"),
-    (b"<!DOCTYPE html><html>404</html>", "web page"),
-    (b"version https://git-lfs.github.com/spec/v1\n", "LFS"),
-    (struct.pack("<Q", 30) + b"{" + b"x" * 29, "makes no sense"),
-    (struct.pack("<Q", 2) + b"{}", "no tensors"),
-    (struct.pack("<Q", 22) + b'{"a":{"dtype":"F32"}} ', "makes no sense"),
-], ids=["text", "html", "lfs", "garbled", "empty", "incomplete header"])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"hello, this is not it at all", "Not a safetensors file"),
+        (b"<!DOCTYPE html><html>404</html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "LFS"),
+        (struct.pack("<Q", 30) + b"{" + b"x" * 29, "makes no sense"),
+        (struct.pack("<Q", 2) + b"{}", "no tensors"),
+        (struct.pack("<Q", 22) + b'{"a":{"dtype":"F32"}} ', "makes no sense"),
+    ],
+    ids=["text", "html", "lfs", "garbled", "empty", "incomplete header"],
+)
 def test_not_safetensors(tmp_path, content, says):
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
@@ -226,8 +250,11 @@ PAIRED = [n for n in SAMPLES if n.split()[0] in ("lora", "locon", "loha", "lokr"
 @pytest.mark.parametrize("name", PAIRED)
 def test_half_of_a_pair_missing(tmp_path, name):
     """Whatever factor is left out, the error names it (or its partner); nothing is read as something else."""
-    factors = [s for s, t in SAMPLES[name].tensors().items()
-               if t.ndim > 1 and s not in (".lora_mid.weight", ".lokr_t2") and s not in (".lokr_w1", ".lokr_w2")]
+    factors = [
+        s
+        for s, t in SAMPLES[name].tensors().items()
+        if t.ndim > 1 and s not in (".lora_mid.weight", ".lokr_t2") and s not in (".lokr_w1", ".lokr_w2")
+    ]
     for left_out in factors:
         tensors = {"m" + s: t for s, t in SAMPLES[name].tensors().items() if s != left_out}
         if left_out == ".a1.weight":
@@ -272,15 +299,18 @@ def test_two_changes_of_one_weight():
         adapters.from_state_dict({**PAIR, "m.lora_A.weight": torch.ones(2, 4), "m.lora_B.weight": torch.ones(4, 2)})
 
 
-@pytest.mark.parametrize(("tensors", "says"), [
-    ({"model.diffusion_model.out.2.weight": torch.ones(4)}, "full model checkpoint"),
-    ({"layers.0.weight": torch.ones(4), "layers.0.bias": torch.ones(4)}, "full model checkpoint"),
-    ({"emb_params": torch.ones(2, 768)}, "textual-inversion"),
-    ({"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}, "textual-inversion"),
-    ({"base_model.model.x.oft_R.weight": torch.ones(2, 3)}, "PEFT's OFT"),
-    ({"something": torch.ones(2)}, "none of its keys"),
-    ({"x.alpha": torch.tensor(1.0)}, "none of its keys"),
-])
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ({"model.diffusion_model.out.2.weight": torch.ones(4)}, "full model checkpoint"),
+        ({"layers.0.weight": torch.ones(4), "layers.0.bias": torch.ones(4)}, "full model checkpoint"),
+        ({"emb_params": torch.ones(2, 768)}, "textual-inversion"),
+        ({"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}, "textual-inversion"),
+        ({"base_model.model.x.oft_R.weight": torch.ones(2, 3)}, "PEFT's OFT"),
+        ({"something": torch.ones(2)}, "none of its keys"),
+        ({"x.alpha": torch.tensor(1.0)}, "none of its keys"),
+    ],
+)
 def test_no_adapter_inside(tmp_path, tensors, says):
     with pytest.raises(AdapterError, match=says):
         adapters.read(saved(tmp_path, tensors))
@@ -299,6 +329,7 @@ def test_wrong_shape_and_missing_base():
 
 
 # ---- writing
+
 
 def test_existing_output_is_left_alone(tmp_path):
     path = tmp_path / "x.safetensors"
@@ -374,6 +405,7 @@ def test_racing_writers_never_overwrite(tmp_path):
 
 def test_no_hard_links(tmp_path, monkeypatch):
     """On file systems without them the name is claimed first, and an existing file is still left alone."""
+
     def refuse(*_):
         raise PermissionError("no hard links here")
 

@@ -18,22 +18,35 @@ SPELLINGS = {"kohya": (".lora_up.weight", ".lora_down.weight"), "peft": (".lora_
 
 def flux_names():
     """Names of a Flux-shaped model, one block of each sort, width 16."""
-    shapes = {"img_in": (H, 4), "final_layer.adaLN_modulation.1": (2 * H, H), "final_layer.linear": (4, H),
-              "double_blocks.0.img_attn.qkv": (3 * H, H), "double_blocks.0.txt_attn.qkv": (3 * H, H),
-              "double_blocks.0.img_attn.proj": (H, H), "double_blocks.0.img_mlp.0": (4 * H, H),
-              "single_blocks.0.linear1": (7 * H, H), "single_blocks.0.linear2": (H, 5 * H)}
+    shapes = {
+        "img_in": (H, 4),
+        "final_layer.adaLN_modulation.1": (2 * H, H),
+        "final_layer.linear": (4, H),
+        "double_blocks.0.img_attn.qkv": (3 * H, H),
+        "double_blocks.0.txt_attn.qkv": (3 * H, H),
+        "double_blocks.0.img_attn.proj": (H, H),
+        "double_blocks.0.img_mlp.0": (4 * H, H),
+        "single_blocks.0.linear1": (7 * H, H),
+        "single_blocks.0.linear2": (H, 5 * H),
+    }
     return names_for({f"diffusion_model.{k}.weight": s for k, s in shapes.items()}), shapes
 
 
 def unet_names():
     """Names of a UNet with one resnet and one attention at each depth."""
-    shapes = {"input_blocks.0.0": (H, 4, 3, 3), "input_blocks.1.0.in_layers.2": (H, H, 3, 3),
-              "input_blocks.1.0.out_layers.3": (H, H, 3, 3)}
+    shapes = {
+        "input_blocks.0.0": (H, 4, 3, 3),
+        "input_blocks.1.0.in_layers.2": (H, H, 3, 3),
+        "input_blocks.1.0.out_layers.3": (H, H, 3, 3),
+    }
     for block in ("input_blocks.1.1", "middle_block.1"):
-        shapes |= {f"{block}.proj_in": (H, H, 1, 1), f"{block}.transformer_blocks.0.attn1.to_q": (H, H),
-                   f"{block}.transformer_blocks.0.attn1.to_out.0": (H, H),
-                   f"{block}.transformer_blocks.0.attn2.to_k": (H, 768),
-                   f"{block}.transformer_blocks.0.ff.net.0.proj": (8 * H, H)}
+        shapes |= {
+            f"{block}.proj_in": (H, H, 1, 1),
+            f"{block}.transformer_blocks.0.attn1.to_q": (H, H),
+            f"{block}.transformer_blocks.0.attn1.to_out.0": (H, H),
+            f"{block}.transformer_blocks.0.attn2.to_k": (H, 768),
+            f"{block}.transformer_blocks.0.ff.net.0.proj": (8 * H, H),
+        }
     full = {f"diffusion_model.{k}.weight": s for k, s in shapes.items()}
     full["clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight"] = (64, H)
     full["clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"] = (H, H)
@@ -56,13 +69,13 @@ def total(adapter, names, sizes):
     """Canonical weight -> ΔW summed over the modules that change it."""
     whole = {}
     for key, module in adapter.modules.items():
-        slot = names.resolve(key)
+        weight_slice = names.resolve(key)
         delta = module.delta().flatten(1)
-        if slot.swap:
+        if weight_slice.swap:
             delta = delta.roll(delta.shape[0] // 2, 0)
-        full = whole.setdefault(slot.name, torch.zeros(sizes[slot.name][0], delta.shape[1]))
-        start, length = slot.rows or (0, full.shape[0])
-        full[start:start + length] += delta
+        full = whole.setdefault(weight_slice.name, torch.zeros(sizes[weight_slice.name][0], delta.shape[1]))
+        start, length = weight_slice.rows or (0, full.shape[0])
+        full[start : start + length] += delta
     return whole
 
 
@@ -75,8 +88,8 @@ def flux_adapter(dtype=torch.float32):
 
 def unet_adapter():
     names, full = unet_names()
-    slots = {slot.name: slot for slot in names.aliases.values()}
-    keys = {names.layout_key(slots[name], "kohya"): shape for name, shape in full.items()}
+    weight_slices = {weight_slice.name: weight_slice for weight_slice in names.aliases.values()}
+    keys = {names.layout_key(weight_slices[name], "kohya"): shape for name, shape in full.items()}
     assert None not in keys
     return names, full, adapter_for(keys)
 
@@ -130,8 +143,9 @@ def test_missing_slices_stay_unchanged():
     (fused,) = adapters.from_state_dict(adapters.to_state_dict(adapter, layout="comfy", names=names)).modules.values()
     v, mlp = (m.delta() for m in adapter.modules.values())
     assert torch.equal(fused.delta(), torch.cat([torch.zeros(2 * H, H), v, mlp]))
-    back = adapters.to_state_dict(adapters.from_state_dict({fused.key + s: t for s, t in fused.tensors.items()}),
-                                  layout="diffusers", names=names)
+    back = adapters.to_state_dict(
+        adapters.from_state_dict({fused.key + s: t for s, t in fused.tensors.items()}), layout="diffusers", names=names
+    )
     assert {k.partition(".lora_")[0] for k in back} == set(keys)
 
 
@@ -140,16 +154,23 @@ def four(values):
 
 
 @settings(max_examples=40, deadline=None)
-@given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4), ranks=four(st.integers(1, 4)),
-       alphas=four(st.sampled_from([0.5, 1.0, 3.0])), width=st.integers(1, 7), present=four(st.booleans()),
-       seed=st.integers(0, 99))
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    ranks=four(st.integers(1, 4)),
+    alphas=four(st.sampled_from([0.5, 1.0, 3.0])),
+    width=st.integers(1, 7),
+    present=four(st.booleans()),
+    seed=st.integers(0, 99),
+)
 def test_fuse_then_take(lengths, ranks, alphas, width, present, seed):
     generator = torch.Generator().manual_seed(seed)
     parts, expected, start = [], [], 0
     for i, length in enumerate(lengths):
-        tensors = {"m.lora_up.weight": torch.randn(length, ranks[i], generator=generator),
-                   "m.lora_down.weight": torch.randn(ranks[i], width, generator=generator),
-                   "m.alpha": torch.tensor(alphas[i])}
+        tensors = {
+            "m.lora_up.weight": torch.randn(length, ranks[i], generator=generator),
+            "m.lora_down.weight": torch.randn(ranks[i], width, generator=generator),
+            "m.alpha": torch.tensor(alphas[i]),
+        }
         module = adapters.from_state_dict(tensors).modules["m"]
         if present[i] or i == 0:
             parts.append((module, (start, length)))
@@ -162,8 +183,10 @@ def test_fuse_then_take(lengths, ranks, alphas, width, present, seed):
         assert part.rank == module.rank and relative(part.delta(), module.delta()) < 1e-6
 
 
-@pytest.mark.parametrize("name", ["loha", "loha tucker", "lokr w2 factored", "lokr tucker", "locon tucker",
-                                  "lora diffusers", "lora with bias"])
+@pytest.mark.parametrize(
+    "name",
+    ["loha", "loha tucker", "lokr w2 factored", "lokr tucker", "locon tucker", "lora diffusers", "lora with bias"],
+)
 def test_plain_is_the_same_update(name):
     module = adapters.from_state_dict({"m" + s: t for s, t in SAMPLES[name].tensors().items()}).modules["m"]
     plain = rows.plain(module)
@@ -215,9 +238,12 @@ def test_dora_by_output_survives_fusing():
     generator = torch.Generator().manual_seed(0)
     tensors = {}
     for i in range(2):
-        tensors |= {f"{i}.lora_up.weight": torch.randn(4, 2, generator=generator), f"{i}.alpha": torch.tensor(1.0),
-                    f"{i}.lora_down.weight": torch.randn(2, 6, generator=generator),
-                    f"{i}.dora_scale": torch.rand(4, 1, generator=generator)}
+        tensors |= {
+            f"{i}.lora_up.weight": torch.randn(4, 2, generator=generator),
+            f"{i}.alpha": torch.tensor(1.0),
+            f"{i}.lora_down.weight": torch.randn(2, 6, generator=generator),
+            f"{i}.dora_scale": torch.rand(4, 1, generator=generator),
+        }
     modules = adapters.from_state_dict(tensors).modules
     base = torch.randn(8, 6, generator=generator)
     whole = rows.fuse([(modules["0"], (0, 4)), (modules["1"], (4, 4))], 8, "w")
@@ -247,11 +273,20 @@ def test_diffusers_unet_loads_what_was_written(tmp_path):
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     unet = diffusers.UNet2DConditionModel(
-        block_out_channels=(H, H), layers_per_block=1, cross_attention_dim=8, attention_head_dim=4, norm_num_groups=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
+        block_out_channels=(H, H),
+        layers_per_block=1,
+        cross_attention_dim=8,
+        attention_head_dim=4,
+        norm_num_groups=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
     block = "down_blocks.0.attentions.0.transformer_blocks.0"
-    chosen = {f"{block}.attn1.to_q": (H, H), f"{block}.attn2.to_k": (H, 8),
-              "down_blocks.0.resnets.0.conv1": (H, H, 3, 3)}
+    chosen = {
+        f"{block}.attn1.to_q": (H, H),
+        f"{block}.attn2.to_k": (H, 8),
+        "down_blocks.0.resnets.0.conv1": (H, H, 3, 3),
+    }
     kohya = {f"lora_unet_{k.replace('.', '_')}": s for k, s in chosen.items()}
 
     class Renaming:
@@ -259,13 +294,13 @@ def test_diffusers_unet_loads_what_was_written(tmp_path):
 
         shapes: dict = {}
 
-        from lora_graft.names import Slot
+        from lora_graft.names import WeightSlice
 
         def resolve(self, key):
-            return next((self.Slot(k) for k in chosen if key == f"lora_unet_{k.replace('.', '_')}"), None)
+            return next((self.WeightSlice(k) for k in chosen if key == f"lora_unet_{k.replace('.', '_')}"), None)
 
-        def layout_key(self, slot, layout):
-            return None if slot.swap else f"unet.{slot.name}"
+        def layout_key(self, weight_slice, layout):
+            return None if weight_slice.swap else f"unet.{weight_slice.name}"
 
         def slices(self, name):
             return set()
@@ -285,8 +320,11 @@ def test_diffusers_unet_loads_what_was_written(tmp_path):
 @pytest.mark.parametrize("layout", ["kohya", "comfy", "diffusers"])
 def test_host_reads_every_layout(comfy, tmp_path, layout):
     """ComfyUI's loader finds the same ΔW under each layout's suffixes."""
-    judged = [n for n, s in SAMPLES.items() if s.host and n.startswith(("lora", "lokr", "loha", "locon"))
-              and "reshaping" not in n and "bias" not in n]
+    judged = [
+        n
+        for n, s in SAMPLES.items()
+        if s.host and n.startswith(("lora", "lokr", "loha", "locon")) and "reshaping" not in n and "bias" not in n
+    ]
     weights, tensors, spots = {}, {}, {}
     for i, name in enumerate(judged):
         weights[f"diffusion_model.blocks.{i}.proj.weight"] = SAMPLES[name].shape
@@ -305,15 +343,19 @@ def test_host_reads_every_layout(comfy, tmp_path, layout):
 
 # ---- new modules
 
-@pytest.mark.parametrize(("key", "like", "suffixes"), [
-    ("lora_unet_x", None, {".lora_up.weight", ".lora_down.weight", ".alpha"}),
-    ("diffusion_model.x", None, {".lora_up.weight", ".lora_down.weight", ".alpha"}),
-    ("unet.x", None, {".lora_A.weight", ".lora_B.weight"}),
-    ("base_model.model.x", None, {".lora_A.weight", ".lora_B.weight"}),
-    ("unet.x", "lora diffusers", {".lora.up.weight", ".lora.down.weight"}),
-    ("x", "dora by output", {".lora_up.weight", ".lora_down.weight", ".alpha"}),
-    ("lora_unet_x", "loha", {".lora_up.weight", ".lora_down.weight", ".alpha"}),
-])
+
+@pytest.mark.parametrize(
+    ("key", "like", "suffixes"),
+    [
+        ("lora_unet_x", None, {".lora_up.weight", ".lora_down.weight", ".alpha"}),
+        ("diffusion_model.x", None, {".lora_up.weight", ".lora_down.weight", ".alpha"}),
+        ("unet.x", None, {".lora_A.weight", ".lora_B.weight"}),
+        ("base_model.model.x", None, {".lora_A.weight", ".lora_B.weight"}),
+        ("unet.x", "lora diffusers", {".lora.up.weight", ".lora.down.weight"}),
+        ("x", "dora by output", {".lora_up.weight", ".lora_down.weight", ".alpha"}),
+        ("lora_unet_x", "loha", {".lora_up.weight", ".lora_down.weight", ".alpha"}),
+    ],
+)
 @pytest.mark.parametrize("shape", [(24, 20), (24, 20, 3, 3)])
 def test_lora_module(key, like, suffixes, shape):
     generator = torch.Generator().manual_seed(0)
@@ -341,8 +383,12 @@ def test_half_precision_keeps_tiny_updates():
 
 
 @settings(max_examples=30, deadline=None)
-@given(strength=st.floats(-3, 3), name=st.sampled_from([n for n in SAMPLES if n.split()[0] in (
-    "lora", "locon", "loha", "lokr", "glora", "diff", "ia3", "norm")]))
+@given(
+    strength=st.floats(-3, 3),
+    name=st.sampled_from(
+        [n for n in SAMPLES if n.split()[0] in ("lora", "locon", "loha", "lokr", "glora", "diff", "ia3", "norm")]
+    ),
+)
 def test_scaled(strength, name):
     sample = SAMPLES[name]
     module = adapters.from_state_dict({"m" + s: t for s, t in sample.tensors().items()}).modules["m"]

@@ -18,9 +18,12 @@ def test_tags_are_summed_over_folders():
 
 
 def test_triggers_most_telling_first():
-    metadata = {"modelspec.trigger_phrase": "in zz style", "ss_trigger_words": json.dumps(["zz", "in zz style"]),
-                "ss_dataset_dirs": json.dumps({"10_sks dog": {"n_repeats": 10}, "5_never seen": {}}),
-                "ss_tag_frequency": json.dumps({"10_sks dog": {"photo": 20, "sks dog": 12, "rare": 1}})}
+    metadata = {
+        "modelspec.trigger_phrase": "in zz style",
+        "ss_trigger_words": json.dumps(["zz", "in zz style"]),
+        "ss_dataset_dirs": json.dumps({"10_sks dog": {"n_repeats": 10}, "5_never seen": {}}),
+        "ss_tag_frequency": json.dumps({"10_sks dog": {"photo": 20, "sks dog": 12, "rare": 1}}),
+    }
     assert triggers(metadata) == ["in zz style", "zz", "sks dog", "photo"]
 
 

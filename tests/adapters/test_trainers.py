@@ -29,28 +29,38 @@ def lycoris_module(kind, conv, **options):
 def lycoris_class(kind):
     from lycoris.modules import boft, diag_oft, glora, ia3, locon, loha, lokr
 
-    return {"locon": locon.LoConModule, "loha": loha.LohaModule, "lokr": lokr.LokrModule, "glora": glora.GLoRAModule,
-            "oft": diag_oft.DiagOFTModule, "boft": boft.ButterflyOFTModule, "ia3": ia3.IA3Module}[kind]
+    return {
+        "locon": locon.LoConModule,
+        "loha": loha.LohaModule,
+        "lokr": lokr.LokrModule,
+        "glora": glora.GLoRAModule,
+        "oft": diag_oft.DiagOFTModule,
+        "boft": boft.ButterflyOFTModule,
+        "ia3": ia3.IA3Module,
+    }[kind]
 
 
 @pytest.mark.parametrize("conv", [False, True], ids=["linear", "conv"])
-@pytest.mark.parametrize(("kind", "options"), [
-    ("locon", {"lora_dim": 4, "alpha": 2.0}),
-    ("locon", {"lora_dim": 4, "alpha": 2.0, "use_tucker": True}),
-    ("locon", {"lora_dim": 4, "alpha": 2.0, "rs_lora": True}),
-    ("loha", {"lora_dim": 4, "alpha": 2.0}),
-    ("loha", {"lora_dim": 4, "alpha": 2.0, "use_tucker": True, "rs_lora": True}),
-    ("lokr", {"lora_dim": 100000, "alpha": 2.0}),
-    ("lokr", {"lora_dim": 2, "alpha": 1.0, "factor": 4}),
-    ("lokr", {"lora_dim": 2, "alpha": 1.0, "factor": 4, "use_tucker": True}),
-    ("lokr", {"lora_dim": 2, "alpha": 1.0, "factor": 8, "decompose_both": True}),
-    ("glora", {"lora_dim": 4, "alpha": 2.0}),
-    ("oft", {"lora_dim": 8, "constraint": 0}),
-    ("boft", {"lora_dim": 8}),
-    ("boft", {"lora_dim": 8, "rescaled": True}),
-    ("ia3", {}),
-    ("ia3", {"train_on_input": True}),
-])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("locon", {"lora_dim": 4, "alpha": 2.0}),
+        ("locon", {"lora_dim": 4, "alpha": 2.0, "use_tucker": True}),
+        ("locon", {"lora_dim": 4, "alpha": 2.0, "rs_lora": True}),
+        ("loha", {"lora_dim": 4, "alpha": 2.0}),
+        ("loha", {"lora_dim": 4, "alpha": 2.0, "use_tucker": True, "rs_lora": True}),
+        ("lokr", {"lora_dim": 100000, "alpha": 2.0}),
+        ("lokr", {"lora_dim": 2, "alpha": 1.0, "factor": 4}),
+        ("lokr", {"lora_dim": 2, "alpha": 1.0, "factor": 4, "use_tucker": True}),
+        ("lokr", {"lora_dim": 2, "alpha": 1.0, "factor": 8, "decompose_both": True}),
+        ("glora", {"lora_dim": 4, "alpha": 2.0}),
+        ("oft", {"lora_dim": 8, "constraint": 0}),
+        ("boft", {"lora_dim": 8}),
+        ("boft", {"lora_dim": 8, "rescaled": True}),
+        ("ia3", {}),
+        ("ia3", {"train_on_input": True}),
+    ],
+)
 def test_lycoris(kind, options, conv):
     layer, theirs = lycoris_module(kind, conv, **options)
     state = theirs.custom_state_dict() if kind not in ("oft", "boft", "ia3") else theirs.state_dict()
@@ -103,10 +113,17 @@ class Net(torch.nn.Module):
 def peft_config(name):
     return {
         "lora": peft.LoraConfig(r=4, lora_alpha=8, target_modules=["a", "c", "e"], init_lora_weights=False),
-        "rslora": peft.LoraConfig(r=4, lora_alpha=8, use_rslora=True, target_modules=["a", "c"],
-                                  init_lora_weights=False),
-        "patterns": peft.LoraConfig(r=4, lora_alpha=8, rank_pattern={"c": 2}, alpha_pattern={"a": 1},
-                                    target_modules=["a", "c"], init_lora_weights=False),
+        "rslora": peft.LoraConfig(
+            r=4, lora_alpha=8, use_rslora=True, target_modules=["a", "c"], init_lora_weights=False
+        ),
+        "patterns": peft.LoraConfig(
+            r=4,
+            lora_alpha=8,
+            rank_pattern={"c": 2},
+            alpha_pattern={"a": 1},
+            target_modules=["a", "c"],
+            init_lora_weights=False,
+        ),
         "dora": peft.LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=["a", "c"], init_lora_weights=False),
         "loha": peft.LoHaConfig(r=4, alpha=8, target_modules=["a", "c"], init_weights=False, use_effective_conv2d=True),
         "lokr": peft.LoKrConfig(r=3, alpha=8, target_modules=["a", "c"], init_weights=False),

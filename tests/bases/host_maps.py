@@ -33,21 +33,36 @@ import comfy.text_encoders.sd3_clip  # noqa: E402
 import torch  # noqa: E402
 
 UNET = {
-    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "use_spatial_transformer": True,
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 320,
+    "use_spatial_transformer": True,
     "legacy": False,
-}  # fmt: skip
+}
 FOUR = {
-    "num_res_blocks": [2] * 4, "channel_mult": [1, 2, 4, 4], "transformer_depth": [1] * 6 + [0, 0],
-    "transformer_depth_output": [1] * 9 + [0] * 3, "transformer_depth_middle": 1,
-}  # fmt: skip
-XL = {
-    "num_res_blocks": [2] * 3, "channel_mult": [1, 2, 4], "use_linear_in_transformer": True, "context_dim": 2048,
-    "num_head_channels": 64, "num_classes": "sequential", "adm_in_channels": 2816,
-}  # fmt: skip
-REFINER = {
-    "model_channels": 384, "context_dim": 1280, "adm_in_channels": 2560, "num_res_blocks": [2] * 4,
+    "num_res_blocks": [2] * 4,
     "channel_mult": [1, 2, 4, 4],
-}  # fmt: skip
+    "transformer_depth": [1] * 6 + [0, 0],
+    "transformer_depth_output": [1] * 9 + [0] * 3,
+    "transformer_depth_middle": 1,
+}
+XL = {
+    "num_res_blocks": [2] * 3,
+    "channel_mult": [1, 2, 4],
+    "use_linear_in_transformer": True,
+    "context_dim": 2048,
+    "num_head_channels": 64,
+    "num_classes": "sequential",
+    "adm_in_channels": 2816,
+}
+REFINER = {
+    "model_channels": 384,
+    "context_dim": 1280,
+    "adm_in_channels": 2560,
+    "num_res_blocks": [2] * 4,
+    "channel_mult": [1, 2, 4, 4],
+}
 
 
 def depths(down, up, middle):
@@ -69,10 +84,16 @@ UNETS = {
 def mmdit(depth, **extra):
     context = {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": depth * 64}}
     return {
-        "input_size": None, "patch_size": 2, "in_channels": 16, "depth": depth, "adm_in_channels": 2048,
-        "context_embedder_config": context, "num_patches": 36864, "pos_embed_max_size": 192,
+        "input_size": None,
+        "patch_size": 2,
+        "in_channels": 16,
+        "depth": depth,
+        "adm_in_channels": 2048,
+        "context_embedder_config": context,
+        "num_patches": 36864,
+        "pos_embed_max_size": 192,
         "pos_embed_scaling_factor": None,
-    } | extra  # fmt: skip
+    } | extra
 
 
 MMDITS = {
@@ -84,17 +105,41 @@ MMDITS = {
 }
 
 FLUX = {
-    "image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": 768, "context_in_dim": 4096,
-    "hidden_size": 3072, "mlp_ratio": 4.0, "num_heads": 24, "depth": 19, "depth_single_blocks": 38,
-    "axes_dim": [16, 56, 56], "theta": 10000, "patch_size": 2, "qkv_bias": True, "guidance_embed": True,
+    "image_model": "flux",
+    "in_channels": 16,
+    "out_channels": 16,
+    "vec_in_dim": 768,
+    "context_in_dim": 4096,
+    "hidden_size": 3072,
+    "mlp_ratio": 4.0,
+    "num_heads": 24,
+    "depth": 19,
+    "depth_single_blocks": 38,
+    "axes_dim": [16, 56, 56],
+    "theta": 10000,
+    "patch_size": 2,
+    "qkv_bias": True,
+    "guidance_embed": True,
     "txt_ids_dims": [],
-}  # fmt: skip
+}
 
 Z_IMAGE = {
-    "patch_size": 2, "in_channels": 16, "dim": 3840, "cap_feat_dim": 2560, "n_layers": 3, "qk_norm": True,
-    "n_heads": 30, "n_kv_heads": 30, "axes_dims": [32, 48, 48], "axes_lens": [1536, 512, 512], "rope_theta": 256.0,
-    "ffn_dim_multiplier": 8.0 / 3.0, "z_image_modulation": True, "time_scale": 1000.0, "pad_tokens_multiple": 32,
-}  # fmt: skip
+    "patch_size": 2,
+    "in_channels": 16,
+    "dim": 3840,
+    "cap_feat_dim": 2560,
+    "n_layers": 3,
+    "qk_norm": True,
+    "n_heads": 30,
+    "n_kv_heads": 30,
+    "axes_dims": [32, 48, 48],
+    "axes_lens": [1536, 512, 512],
+    "rope_theta": 256.0,
+    "ffn_dim_multiplier": 8.0 / 3.0,
+    "z_image_modulation": True,
+    "time_scale": 1000.0,
+    "pad_tokens_multiple": 32,
+}
 
 
 def shapes(sd):

@@ -2,7 +2,7 @@
 
 import pytest
 from lora_graft.jobs.transfer.plan import items
-from lora_graft.names import Names, Slot, describe, guess_adapter_architecture, names_for, style_of
+from lora_graft.names import Names, WeightSlice, describe, guess_adapter_architecture, names_for, style_of
 from lora_graft.names.describe import natural
 
 CASES = [
@@ -67,16 +67,31 @@ def test_matching_finds_what_a_smaller_relative_kept(host_maps):
     assert [name for name in kept if name] == [head.format("input_blocks.7.1", i) for i in range(4)]
 
 
-@pytest.mark.parametrize("family", ["SD 1.5", "SD 2.x", "SDXL", "SSD-1B", "Segmind Vega", "KOALA", "SD3", "SD3.5 large",
-                                    "SD3.5 medium", "Flux", "Z-Image", "Qwen-Image"])  # fmt: skip
+@pytest.mark.parametrize(
+    "family",
+    [
+        "SD 1.5",
+        "SD 2.x",
+        "SDXL",
+        "SSD-1B",
+        "Segmind Vega",
+        "KOALA",
+        "SD3",
+        "SD3.5 large",
+        "SD3.5 medium",
+        "Flux",
+        "Z-Image",
+        "Qwen-Image",
+    ],
+)
 @pytest.mark.parametrize("style", ["kohya", "kohya-diffusers", "diffusers", "comfy"])
 def test_family_of_an_adapter_alone(host_maps, family, style):
     weights = {name: tuple(shape) for name, shape in host_maps[family]["weights"].items()}
     modules = {}
-    for key, slot in names_for(weights).aliases.items():
-        shape = weights[slot.name]
-        if style_of(key, slot) == style and len(shape) == 2 and slot.name.endswith(".weight"):
-            modules[key] = (slot.rows[1] if slot.rows else shape[0], shape[1])
+    for key, weight_slice in names_for(weights).aliases.items():
+        shape = weights[weight_slice.name]
+        if style_of(key, weight_slice) == style and len(shape) == 2 and weight_slice.name.endswith(".weight"):
+            modules[key] = (weight_slice.rows[1] if weight_slice.rows else shape[0], shape[1])
     if modules:
         assert guess_adapter_architecture(modules) == family
 
@@ -91,27 +106,36 @@ def test_family_of_other_adapters():
 
 
 def test_old_spellings():
-    slot = Slot("diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_out.0.weight")
-    names = names_for({slot.name: (8, 8), "diffusion_model.input_blocks.1.0.in_layers.2.weight": (8, 8, 3, 3)})
+    weight_slice = WeightSlice("diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_out.0.weight")
+    names = names_for({weight_slice.name: (8, 8), "diffusion_model.input_blocks.1.0.in_layers.2.weight": (8, 8, 3, 3)})
     block = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
     for key in (
-        f"unet.{block}.processor.to_out", f"unet.{block}.processor.to_out_lora", f"{block}.processor.to_out_lora",
-        f"unet.{block}.to_out.0", f"unet.base_model.model.{block}.to_out.0", f"base_model.model.{block}.to_out.0",
-        "model." + slot.name, "lora_unet__input_blocks_1_1_transformer_blocks_0_attn1_to_out_0",
+        f"unet.{block}.processor.to_out",
+        f"unet.{block}.processor.to_out_lora",
+        f"{block}.processor.to_out_lora",
+        f"unet.{block}.to_out.0",
+        f"unet.base_model.model.{block}.to_out.0",
+        f"base_model.model.{block}.to_out.0",
+        "model." + weight_slice.name,
+        "lora_unet__input_blocks_1_1_transformer_blocks_0_attn1_to_out_0",
         "lora_unet_" + block.replace(".", "_") + "_to_out_0",
-    ):  # fmt: skip
-        assert names.resolve(key) == slot, key
+    ):
+        assert names.resolve(key) == weight_slice, key
     assert names.resolve("unet.nothing.like.it") is None
-    text = Slot("clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight")
+    text = WeightSlice("clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight")
     names = names_for({text.name: (8, 8)})
-    for prefix in ("text_encoder.text_model.", "text_encoder.", "text_encoder.base_model.model.text_model.",
-                   "base_model.model.text_model."):  # fmt: skip
+    for prefix in (
+        "text_encoder.text_model.",
+        "text_encoder.",
+        "text_encoder.base_model.model.text_model.",
+        "base_model.model.text_model.",
+    ):
         assert names.resolve(prefix + "encoder.layers.0.mlp.fc1") == text, prefix
-    assert names.key_for(Slot("diffusion_model.nowhere.weight"), "comfy") is None
+    assert names.key_for(WeightSlice("diffusion_model.nowhere.weight"), "comfy") is None
 
 
 def test_styles():
-    own = Slot("diffusion_model.input_blocks.1.1.proj_in.weight")
+    own = WeightSlice("diffusion_model.input_blocks.1.1.proj_in.weight")
     assert style_of("lora_unet_input_blocks_1_1_proj_in", own) == "kohya"
     assert style_of("lora_unet_down_blocks_0_attentions_0_proj_in", own) == "kohya-diffusers"
     assert style_of("lora_te2_text_model_encoder_layers_0_mlp_fc1") == "te-kohya-numbered"
@@ -121,8 +145,8 @@ def test_styles():
 
 def test_names_from_any_dictionary():
     """The host hands over its own maps in the same form."""
-    slot = Slot("diffusion_model.a.weight", (2, 3))
-    names = Names({"lora_transformer_a": slot, "transformer.a": slot})
-    assert names.key_for(slot, "onetrainer") == "lora_transformer_a"
-    assert names.key_for(slot, "peft") == "transformer.a"
+    weight_slice = WeightSlice("diffusion_model.a.weight", (2, 3))
+    names = Names({"lora_transformer_a": weight_slice, "transformer.a": weight_slice})
+    assert names.key_for(weight_slice, "onetrainer") == "lora_transformer_a"
+    assert names.key_for(weight_slice, "peft") == "transformer.a"
     assert names.slices("diffusion_model.a.weight") == {(2, 3)}

@@ -65,20 +65,32 @@ def test_flux_norms_are_called_weight(tmp_path):
     assert list(base.weights()) == [stored.removeprefix("model.").removesuffix("scale") + "weight"]
 
 
-@pytest.mark.parametrize("prefix, width, encoder", [
-    ("cond_stage_model.model.", 1024, "clip_h"), ("conditioner.embedders.0.model.", 1280, "clip_g"),
-    ("conditioner.embedders.1.model.", 1280, "clip_g"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "prefix, width, encoder",
+    [
+        ("cond_stage_model.model.", 1024, "clip_h"),
+        ("conditioner.embedders.0.model.", 1280, "clip_g"),
+        ("conditioner.embedders.1.model.", 1280, "clip_g"),
+    ],
+)
 def test_open_clip_tower(tmp_path, prefix, width, encoder):
     """Diffusers' converter is the oracle for names and the split of the fused projection."""
     utils = pytest.importorskip("diffusers.loaders.single_file_utils")
     block = "transformer.resblocks.0."
-    tower = {block + "attn.in_proj_weight": (3 * width, 2), block + "attn.in_proj_bias": (3 * width,),
-             block + "attn.out_proj.weight": (width, 2), block + "attn.out_proj.bias": (width,),
-             block + "mlp.c_fc.weight": (8, 2), block + "mlp.c_proj.weight": (width, 2),
-             block + "ln_1.weight": (width,),
-             block + "ln_2.bias": (width,), "ln_final.weight": (width,), "positional_embedding": (7, 2),
-             "token_embedding.weight": (9, 2), "text_projection": (width, 3)}  # fmt: skip
+    tower = {
+        block + "attn.in_proj_weight": (3 * width, 2),
+        block + "attn.in_proj_bias": (3 * width,),
+        block + "attn.out_proj.weight": (width, 2),
+        block + "attn.out_proj.bias": (width,),
+        block + "mlp.c_fc.weight": (8, 2),
+        block + "mlp.c_proj.weight": (width, 2),
+        block + "ln_1.weight": (width,),
+        block + "ln_2.bias": (width,),
+        "ln_final.weight": (width,),
+        "positional_embedding": (7, 2),
+        "token_embedding.weight": (9, 2),
+        "text_projection": (width, 3),
+    }
     tower = {prefix + name: torch.randn(shape) for name, shape in tower.items()}
     expected = utils.convert_open_clip_checkpoint(
         SimpleNamespace(config=SimpleNamespace(hidden_size=width)), tower, prefix
@@ -140,8 +152,10 @@ def test_one_weight_resident_at_a_time(tmp_path):
     """256 MB read weight by weight, all of it hashed: the process never holds more than a few weights (8 MB each)."""
     pytest.importorskip("psutil")
     path, rows = tmp_path / "big.safetensors", 1024
-    header = {f"blocks.{i}.w.weight": {"dtype": "F16", "shape": [rows, 4096], "data_offsets": [i << 23, (i + 1) << 23]}
-              for i in range(32)}  # fmt: skip
+    header = {
+        f"blocks.{i}.w.weight": {"dtype": "F16", "shape": [rows, 4096], "data_offsets": [i << 23, (i + 1) << 23]}
+        for i in range(32)
+    }
     raw = json.dumps(header).encode()
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(raw)) + raw)

@@ -28,13 +28,19 @@ for key, patch in comfy.lora.load_lora(comfy.lora_convert.convert_lora(load_file
 save_file(weights, out)
 """
 SLICES = [
-    ("Flux", "single_blocks.37.linear1", ("single_transformer_blocks.37.attn.to_q",
-                                          "single_transformer_blocks.37.attn.to_k")),
+    (
+        "Flux",
+        "single_blocks.37.linear1",
+        ("single_transformer_blocks.37.attn.to_q", "single_transformer_blocks.37.attn.to_k"),
+    ),
     ("Flux", "double_blocks.0.img_attn.qkv", ("transformer_blocks.0.attn.to_k",)),
-    ("SD3", "joint_blocks.0.context_block.attn.qkv", ("transformer_blocks.0.attn.add_q_proj",
-                                                      "transformer_blocks.0.attn.add_v_proj")),
+    (
+        "SD3",
+        "joint_blocks.0.context_block.attn.qkv",
+        ("transformer_blocks.0.attn.add_q_proj", "transformer_blocks.0.attn.add_v_proj"),
+    ),
     ("Z-Image", "layers.0.attention.qkv", ("layers.0.attention.to_v",)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("family, weight, slices", SLICES, ids=[f"{f} {w}" for f, w, _ in SLICES])
@@ -45,13 +51,16 @@ def test_the_hosts_update(host_maps, request, tmp_path, family, weight, slices):
     names = known_names(family) or names_for({n: tuple(s) for n, s in host_maps[family]["weights"].items()})
     tensors, expected = {}, torch.zeros(shape, dtype=torch.float64)
     for number, part in enumerate(slices):
-        slot, rank = names.resolve("transformer." + part), 2 + number
-        assert slot.name == name
-        start, length = slot.rows
+        weight_slice, rank = names.resolve("transformer." + part), 2 + number
+        assert weight_slice.name == name
+        start, length = weight_slice.rows
         up, down = torch.randn(length, rank), torch.randn(rank, shape[1])
-        tensors |= {f"transformer.{part}.lora_B.weight": up, f"transformer.{part}.lora_A.weight": down,
-                    f"transformer.{part}.alpha": torch.tensor(3.0)}  # fmt: skip
-        expected[start:start + length] = 3 / rank * up.double() @ down.double()
+        tensors |= {
+            f"transformer.{part}.lora_B.weight": up,
+            f"transformer.{part}.lora_A.weight": down,
+            f"transformer.{part}.alpha": torch.tensor(3.0),
+        }
+        expected[start : start + length] = 3 / rank * up.double() @ down.double()
     adapter = adapters.from_state_dict(tensors)
     keys = {k: (n, offset) for k, (n, offset, _) in host_maps[family]["aliases"].items() if n == name}
     peft = ("peft",) if family == "SD3" else ()  # the host reads PEFT's own keys for this family alone

@@ -20,8 +20,13 @@ def blocks(count, form, width, parts=QKVO):
 
 def unet(block, depth, width, context, attention=(0, 1)):
     form = f"unet.{block}.attentions.{{}}.transformer_blocks.{{}}.attn{{}}.{{}}"
-    return {form.format(a, d, n, part): (width, context if n == 2 and part in ("to_k", "to_v") else width)
-            for a in attention for d in range(depth) for n in (1, 2) for part in QKVO}  # fmt: skip
+    return {
+        form.format(a, d, n, part): (width, context if n == 2 and part in ("to_k", "to_v") else width)
+        for a in attention
+        for d in range(depth)
+        for n in (1, 2)
+        for part in QKVO
+    }
 
 
 def processors():
@@ -35,52 +40,71 @@ def processors():
     return found
 
 
-HUNYUAN = (blocks(20, "transformer.transformer_blocks.{}.attn.", 3072, QKVO + ADDED)
-           | blocks(40, "transformer.single_transformer_blocks.{}.attn.", 3072, QKVO[:3])
-           | blocks(2, "transformer.context_embedder.token_refiner.refiner_blocks.{}.attn.", 3072))  # fmt: skip
+HUNYUAN = (
+    blocks(20, "transformer.transformer_blocks.{}.attn.", 3072, QKVO + ADDED)
+    | blocks(40, "transformer.single_transformer_blocks.{}.attn.", 3072, QKVO[:3])
+    | blocks(2, "transformer.context_embedder.token_refiner.refiner_blocks.{}.attn.", 3072)
+)
 T = "transformer."
 FILES = {
     "Qwen-Image attention only": (blocks(60, T + "transformer_blocks.{}.attn.", 3072, QKVO + ADDED), "Qwen-Image"),
     "Qwen-Image attention bare": (blocks(60, "transformer_blocks.{}.attn.", 3072), "Qwen-Image"),
-    "double attention of the first blocks": (blocks(5, T + "transformer_blocks.{}.attn.", 3072),
-                                             "Flux or HunyuanVideo or Qwen-Image"),
+    "double attention of the first blocks": (
+        blocks(5, T + "transformer_blocks.{}.attn.", 3072),
+        "Flux or HunyuanVideo or Qwen-Image",
+    ),
     "SDXL, one down block": (unet("down_blocks.1", 2, 640, 2048), "SDXL or SSD-1B"),
     "SDXL, the other down block": (unet("down_blocks.2", 10, 1280, 2048), "SDXL"),
     "SDXL, two up blocks": (unet("up_blocks.0", 10, 1280, 2048), "SDXL"),
     "Vega": (unet("down_blocks.1", 1, 640, 2048) | unet("down_blocks.2", 2, 1280, 2048), "Segmind Vega"),
     "HunyuanVideo diffusers": (HUNYUAN, "HunyuanVideo"),
-    "HunyuanVideo diffusers without refiner": ({k: s for k, s in HUNYUAN.items() if "refiner" not in k},
-                                               "HunyuanVideo"),
+    "HunyuanVideo diffusers without refiner": (
+        {k: s for k, s in HUNYUAN.items() if "refiner" not in k},
+        "HunyuanVideo",
+    ),
     "HunyuanVideo native": ({"transformer.double_blocks.0.img_mod.linear": (18432, 3072)}, "HunyuanVideo"),
-    "a few single blocks": ({f"lora_unet_single_blocks_{i}_linear1": (21504, 3072) for i in (7, 12)},
-                            "Flux or HunyuanVideo"),
-    "Flux attention": (blocks(19, T + "transformer_blocks.{}.attn.", 3072, QKVO + ADDED)
-                       | blocks(38, T + "single_transformer_blocks.{}.attn.", 3072, QKVO[:3]), "Flux"),
+    "a few single blocks": (
+        {f"lora_unet_single_blocks_{i}_linear1": (21504, 3072) for i in (7, 12)},
+        "Flux or HunyuanVideo",
+    ),
+    "Flux attention": (
+        blocks(19, T + "transformer_blocks.{}.attn.", 3072, QKVO + ADDED)
+        | blocks(38, T + "single_transformer_blocks.{}.attn.", 3072, QKVO[:3]),
+        "Flux",
+    ),
     "Flux.2": ({"diffusion_model.single_blocks.3.linear1": (9 * 6144, 6144)}, "Flux.2"),
     "Wan diffusers": (blocks(30, T + "blocks.{}.attn1.", 1536) | blocks(30, T + "blocks.{}.attn2.", 1536), "Wan"),
     "CogVideoX 2B": (blocks(30, T + "transformer_blocks.{}.attn1.", 1920), "CogVideoX"),
     "CogVideoX 5B": (blocks(42, T + "transformer_blocks.{}.attn1.", 3072), "CogVideoX"),
-    "Sana 1.6B": (blocks(20, T + "transformer_blocks.{}.attn1.", 2240)
-                  | blocks(20, T + "transformer_blocks.{}.attn2.", 2240), "Sana"),
+    "Sana 1.6B": (
+        blocks(20, T + "transformer_blocks.{}.attn1.", 2240) | blocks(20, T + "transformer_blocks.{}.attn2.", 2240),
+        "Sana",
+    ),
     "Sana 600M": (blocks(28, T + "transformer_blocks.{}.attn1.", 1152), "PixArt or Sana"),
-    "LTX-Video": (blocks(28, T + "transformer_blocks.{}.attn1.", 2048)
-                  | blocks(28, T + "transformer_blocks.{}.attn2.", 2048), "LTX-Video"),
+    "LTX-Video": (
+        blocks(28, T + "transformer_blocks.{}.attn1.", 2048) | blocks(28, T + "transformer_blocks.{}.attn2.", 2048),
+        "LTX-Video",
+    ),
     "SD3 attention": (blocks(24, T + "transformer_blocks.{}.attn.", 1536), "SD3"),
     "Lumina 2": ({"diffusion_model.layers.0.attention.qkv": (3840, 2304)}, "Lumina 2"),
     "Z-Image": ({"diffusion_model.layers.0.attention.qkv": (11520, 3840)}, "Z-Image"),
     "HiDream": ({T + "double_stream_blocks.0.block.attn1.to_q": (2560, 2560)}, "HiDream"),
     "AuraFlow": ({T + "joint_transformer_blocks.0.attn.to_q": (3072, 3072)}, "AuraFlow"),
     "SD 1.5 processors": (processors(), "SD 1.5"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_partly_trained(name):
     modules, family = FILES[name]
-    tensors = {f"{key.removesuffix('_lora')}{'_lora' * key.endswith('_lora')}{end}": zeros(shape)
-               for key, (m, n) in modules.items()
-               for end, shape in ((".up.weight" if key.endswith("_lora") else ".lora_B.weight", (m, 1)),
-                                  (".down.weight" if key.endswith("_lora") else ".lora_A.weight", (1, n)))}  # fmt: skip
+    tensors = {
+        f"{key.removesuffix('_lora')}{'_lora' * key.endswith('_lora')}{end}": zeros(shape)
+        for key, (m, n) in modules.items()
+        for end, shape in (
+            (".up.weight" if key.endswith("_lora") else ".lora_B.weight", (m, 1)),
+            (".down.weight" if key.endswith("_lora") else ".lora_A.weight", (1, n)),
+        )
+    }
     adapter = from_state_dict(tensors)
     assert len(adapter.modules) == len(modules)
     found = inspect_adapter(adapter)

@@ -23,7 +23,7 @@ CASES = [
     ("text_encoders.qwen25_7b.model.x", "teqwen25_7b", "comfy", "comfy", "model.x"),
     ("diffusion_model.double_blocks.0.img_attn.qkv", BODY, "comfy", "comfy", "double_blocks.0.img_attn.qkv"),
     ("double_blocks.0.img_attn.qkv", "", "bare", "bare", "double_blocks.0.img_attn.qkv"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("key, part, style, layout, module", CASES)

@@ -4,7 +4,7 @@ import pytest
 from lora_graft.names import (
     DENOISER,
     KNOWN,
-    Slot,
+    WeightSlice,
     guess_architecture,
     known_names,
     known_weights,
@@ -15,9 +15,15 @@ from lora_graft.names import (
 )
 
 TEXT = {
-    "SD 1.5": "SD 1.5", "SD 2.x": "SD 2.x", "SDXL refiner": "SDXL refiner", "Flux": "Flux", "Flux schnell": "Flux",
-    "SD3": "SD3", "SD3.5 medium": "SD3", "SD3.5 large": "SD3",
-}  # fmt: skip
+    "SD 1.5": "SD 1.5",
+    "SD 2.x": "SD 2.x",
+    "SDXL refiner": "SDXL refiner",
+    "Flux": "Flux",
+    "Flux schnell": "Flux",
+    "SD3": "SD3",
+    "SD3.5 medium": "SD3",
+    "SD3.5 large": "SD3",
+}
 ONE_OF = {"KOALA 700M": "KOALA", "Flux schnell": "Flux"}
 STYLES = ("kohya", "kohya-diffusers", "onetrainer", "lycoris", "diffusers", "peft", "comfy", "bare")
 
@@ -28,17 +34,17 @@ def real(maps, architecture):
     return {name: tuple(shape) for name, shape in found.items() if shape}
 
 
-def shape_of(weights, slot):
-    shape = weights[slot.name]
-    return (slot.rows[1], *shape[1:]) if slot.rows else shape
+def shape_of(weights, weight_slice):
+    shape = weights[weight_slice.name]
+    return (weight_slice.rows[1], *shape[1:]) if weight_slice.rows else shape
 
 
 def linear(weights, style, keep=lambda name: True):
-    """Module key -> (shape, slot) for every matrix of a model in one naming style."""
+    """Module key -> (shape, weight_slice) for every matrix of a model in one naming style."""
     return {
-        key: (shape_of(weights, slot), slot)
-        for key, slot in names_for(weights).aliases.items()
-        if style_of(key, slot) == style and len(weights[slot.name]) == 2 and keep(slot.name)
+        key: (shape_of(weights, weight_slice), weight_slice)
+        for key, weight_slice in names_for(weights).aliases.items()
+        if style_of(key, weight_slice) == style and len(weights[weight_slice.name]) == 2 and keep(weight_slice.name)
     }
 
 
@@ -75,7 +81,11 @@ def test_adapters_find_their_names(host_maps, architecture, style):
         pytest.skip("no such keys")
     found = names_of_adapters(shapes(modules))
     assert found is not None
-    wrong = {key: found[0].resolve(key) for key, (_, slot) in modules.items() if found[0].resolve(key) != slot}
+    wrong = {
+        key: found[0].resolve(key)
+        for key, (_, weight_slice) in modules.items()
+        if found[0].resolve(key) != weight_slice
+    }
     assert not wrong
 
 
@@ -85,7 +95,7 @@ def test_attention_alone_is_enough(host_maps, architecture):
     for style in ("diffusers", "kohya"):
         modules = linear(weights, style, lambda name: "attn" in name and name.startswith(DENOISER))
         names, _ = names_of_adapters(shapes(modules))
-        assert all(names.resolve(key) == slot for key, (_, slot) in modules.items())
+        assert all(names.resolve(key) == weight_slice for key, (_, weight_slice) in modules.items())
 
 
 @pytest.mark.parametrize("architecture", ["SD 1.5", "SD 2.x", "SDXL", "SDXL refiner"])
@@ -94,7 +104,7 @@ def test_text_encoders_alone(host_maps, architecture):
     style = {"SD 1.5": "te-kohya", "SD 2.x": "te-kohya", "SDXL": "te-kohya-numbered"}.get(architecture, "comfy")
     modules = linear(weights, style, lambda name: "self_attn" in name)
     names, _ = names_of_adapters(shapes(modules))
-    assert all(names.resolve(key) == slot for key, (_, slot) in modules.items())
+    assert all(names.resolve(key) == weight_slice for key, (_, weight_slice) in modules.items())
 
 
 def test_sdxl_serves_its_relatives():
@@ -142,7 +152,7 @@ def test_small_sd3_by_its_width():
     names, architecture = names_of_adapters(slices)
     qkv = "diffusion_model.joint_blocks.1.x_block.attn.qkv.weight"
     assert architecture == "SD3"
-    assert [names.resolve(key) for key in slices] == [Slot(qkv, (start, 128)) for start in (0, 128, 256)]
+    assert [names.resolve(key) for key in slices] == [WeightSlice(qkv, (start, 128)) for start in (0, 128, 256)]
 
 
 def test_most_keys_are_enough_when_asked():
@@ -156,14 +166,25 @@ def test_most_keys_are_enough_when_asked():
 @pytest.mark.parametrize(
     "value, family",
     [
-        ("sd_v1", "SD 1.5"), ("sd_v2_768_v", "SD 2.x"), ("sdxl_base_v1-0", "SDXL"), ("sdxl_1.0", "SDXL"),
-        ("sd_1.5", "SD 1.5"), ("flux1", "Flux"), ("flux2_klein_9b", "unknown"), ("sd3", "SD3"), ("", "unknown"),
-        ("stable-diffusion-v1/lora", "SD 1.5"), ("stable-diffusion-v2-768-v/lora", "SD 2.x"),
-        ("stable-diffusion-xl-v1-base/lora", "SDXL"), ("stable-diffusion-3-5-large/lora", "SD3.5 large"),
-        ("stable-diffusion-3-m/lora", "SD3"), ("flux-1-dev/lora", "Flux"), ("lumina-2", "unknown"),
+        ("sd_v1", "SD 1.5"),
+        ("sd_v2_768_v", "SD 2.x"),
+        ("sdxl_base_v1-0", "SDXL"),
+        ("sdxl_1.0", "SDXL"),
+        ("sd_1.5", "SD 1.5"),
+        ("flux1", "Flux"),
+        ("flux2_klein_9b", "unknown"),
+        ("sd3", "SD3"),
+        ("", "unknown"),
+        ("stable-diffusion-v1/lora", "SD 1.5"),
+        ("stable-diffusion-v2-768-v/lora", "SD 2.x"),
+        ("stable-diffusion-xl-v1-base/lora", "SDXL"),
+        ("stable-diffusion-3-5-large/lora", "SD3.5 large"),
+        ("stable-diffusion-3-m/lora", "SD3"),
+        ("flux-1-dev/lora", "Flux"),
+        ("lumina-2", "unknown"),
         ("stable-diffusion-xl-v1-refiner", "SDXL refiner"),
     ],
-)  # fmt: skip
+)
 def test_what_metadata_says(value, family):
     assert told_architecture({"modelspec.architecture": value}) == family
     assert told_architecture({"modelspec.architecture": "?", "ss_base_model_version": value}) == family

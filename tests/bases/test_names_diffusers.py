@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from lora_graft.bases import load_slot, open_base
-from lora_graft.names import DENOISER, Slot, names_for
+from lora_graft.bases import load_weight_slice, open_base
+from lora_graft.names import DENOISER, WeightSlice, names_for
 from safetensors.torch import save_file
 
 diffusers = pytest.importorskip("diffusers")
@@ -38,7 +38,7 @@ class UNetConfig(dict):
 
 @pytest.mark.parametrize("family", CONVERTERS)
 def test_rows_go_where_diffusers_puts_them(host_maps, family):
-    """Each row of a checkpoint carries its own number through diffusers' converter; our slot must read the same."""
+    """Each row of a checkpoint carries its own number through diffusers' converter; our slices must read the same."""
     weights = {name: tuple(shape) for name, shape in host_maps[family]["weights"].items()}
     names = names_for(weights)
     count = 0
@@ -55,44 +55,94 @@ def test_rows_go_where_diffusers_puts_them(host_maps, family):
     assert len(converted) > 100
     prefix = "unet." if "convert_ldm" in CONVERTERS[family].__name__ else "transformer."
     for key, tensor in converted.items():
-        slot = names.resolve(prefix + key.removesuffix(".weight"))
-        assert slot is not None, key
-        want = expected[slot.name]
-        if slot.rows:
-            want = want[slot.rows[0] : sum(slot.rows)]
-        if slot.swap:
+        weight_slice = names.resolve(prefix + key.removesuffix(".weight"))
+        assert weight_slice is not None, key
+        want = expected[weight_slice.name]
+        if weight_slice.rows:
+            want = want[weight_slice.rows[0] : sum(weight_slice.rows)]
+        if weight_slice.swap:
             want = torch.cat(want.chunk(2)[::-1])
         assert torch.equal(tensor.flatten(), want), key
 
 
 def unet(**extra):
     return diffusers.UNet2DConditionModel(
-        block_out_channels=(32, 64), norm_num_groups=8, cross_attention_dim=extra.pop("context", 768),
-        attention_head_dim=8, sample_size=8, **extra,
-    )  # fmt: skip
+        block_out_channels=(32, 64),
+        norm_num_groups=8,
+        cross_attention_dim=extra.pop("context", 768),
+        attention_head_dim=8,
+        sample_size=8,
+        **extra,
+    )
 
 
 def models():
     cross, plain = "CrossAttnDownBlock2D", "DownBlock2D"
-    xl = {"context": 2048, "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
-          "use_linear_projection": True, "projection_class_embeddings_input_dim": 64}  # fmt: skip
+    xl = {
+        "context": 2048,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "use_linear_projection": True,
+        "projection_class_embeddings_input_dim": 64,
+    }
     yield "SD 1.5", unet(down_block_types=(cross, plain), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
-    yield "SDXL", unet(down_block_types=(plain, cross), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-                       transformer_layers_per_block=(1, 10), **xl)  # fmt: skip
-    yield "SSD-1B", unet(down_block_types=(plain, cross), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-                         transformer_layers_per_block=(1, 4), mid_block_type=None,
-                         reverse_transformer_layers_per_block=((4, 4, 10), (1, 1, 1)), **xl)  # fmt: skip
-    yield "KOALA", unet(down_block_types=(plain, cross), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-                        transformer_layers_per_block=(1, 5), layers_per_block=1, mid_block_type=None, **xl)  # fmt: skip
-    sd3 = {"sample_size": 8, "num_layers": 3, "attention_head_dim": 8, "num_attention_heads": 2,
-           "joint_attention_dim": 24, "caption_projection_dim": 16,
-           "pooled_projection_dim": 16, "pos_embed_max_size": 4}  # fmt: skip
+    yield (
+        "SDXL",
+        unet(
+            down_block_types=(plain, cross),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 10),
+            **xl,
+        ),
+    )
+    yield (
+        "SSD-1B",
+        unet(
+            down_block_types=(plain, cross),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 4),
+            mid_block_type=None,
+            reverse_transformer_layers_per_block=((4, 4, 10), (1, 1, 1)),
+            **xl,
+        ),
+    )
+    yield (
+        "KOALA",
+        unet(
+            down_block_types=(plain, cross),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 5),
+            layers_per_block=1,
+            mid_block_type=None,
+            **xl,
+        ),
+    )
+    sd3 = {
+        "sample_size": 8,
+        "num_layers": 3,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 24,
+        "caption_projection_dim": 16,
+        "pooled_projection_dim": 16,
+        "pos_embed_max_size": 4,
+    }
     yield "SD3", diffusers.SD3Transformer2DModel(**sd3)
     yield "SD3.5 medium", diffusers.SD3Transformer2DModel(**sd3, qk_norm="rms_norm", dual_attention_layers=(0, 1))
-    yield "Flux", diffusers.FluxTransformer2DModel(
-        in_channels=4, num_layers=2, num_single_layers=2, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=24, pooled_projection_dim=16, guidance_embeds=True, axes_dims_rope=(2, 2, 4),
-    )  # fmt: skip
+    yield (
+        "Flux",
+        diffusers.FluxTransformer2DModel(
+            in_channels=4,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=24,
+            pooled_projection_dim=16,
+            guidance_embeds=True,
+            axes_dims_rope=(2, 2, 4),
+        ),
+    )
 
 
 @pytest.mark.parametrize("family, model", [pytest.param(*pair, id=pair[0]) for pair in models()])
@@ -107,9 +157,9 @@ def test_folder_gives_the_same_weights(tmp_path, family, model):
     weights = base.weights()
     assert sum(torch.Size(s).numel() for s in weights.values()) == sum(t.numel() for t in model.state_dict().values())
     for key, tensor in model.state_dict().items():
-        slot = base.names.resolve(f"{kind}.{key.removesuffix('.weight')}")
-        assert slot is not None, key
-        assert torch.equal(load_slot(base, slot), tensor), key
+        weight_slice = base.names.resolve(f"{kind}.{key.removesuffix('.weight')}")
+        assert weight_slice is not None, key
+        assert torch.equal(load_weight_slice(base, weight_slice), tensor), key
     for name, module in model.named_modules():  # what an adapter can change
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
             assert base.names.resolve(f"{kind}.{name}"), name
@@ -136,8 +186,14 @@ def test_fused_weight_by_rows(tmp_path):
 
 def test_text_encoders_of_a_folder(tmp_path):
     transformers = pytest.importorskip("transformers")
-    small = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 10,
-             "bos_token_id": 0, "eos_token_id": 1}  # fmt: skip
+    small = {
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "vocab_size": 10,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    }
     clip_l = transformers.CLIPTextModel(transformers.CLIPTextConfig(hidden_size=768, **small))
     clip_g = transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(hidden_size=1280, **small))
     t5 = transformers.T5EncoderModel(
@@ -152,9 +208,9 @@ def test_text_encoders_of_a_folder(tmp_path):
         for name, module in model.named_modules():
             if isinstance(module, torch.nn.Linear) and "text_projection" not in name:
                 name = name if "T5" in type(model).__name__ or name.startswith("text_model.") else "text_model." + name
-                slot = base.names.resolve(f"{folder}.{name}")
-                assert slot is not None, name
-                assert torch.equal(base.load(slot.name), module.weight)
+                weight_slice = base.names.resolve(f"{folder}.{name}")
+                assert weight_slice is not None, name
+                assert torch.equal(base.load(weight_slice.name), module.weight)
 
 
 def test_folder_of_an_unknown_kind_keeps_its_names(tmp_path):
@@ -165,5 +221,5 @@ def test_folder_of_an_unknown_kind_keeps_its_names(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors")
     base = open_base(tmp_path)
     assert base.architecture == "language model"
-    slot = Slot("diffusion_model.model.layers.0.self_attn.q_proj.weight")
-    assert base.names.resolve("base_model.model.model.layers.0.self_attn.q_proj") == slot
+    weight_slice = WeightSlice("diffusion_model.model.layers.0.self_attn.q_proj.weight")
+    assert base.names.resolve("base_model.model.model.layers.0.self_attn.q_proj") == weight_slice

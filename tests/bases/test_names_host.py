@@ -3,18 +3,31 @@
 import pytest
 from lora_graft.bases.file import stack
 from lora_graft.bases.layout import canonical_parts
-from lora_graft.names import Slot, guess_architecture, names_for, style_of
+from lora_graft.names import WeightSlice, guess_architecture, names_for, style_of
 
 DENOISERS = [
-    "SD 1.5", "SD 2.x", "SDXL", "SSD-1B", "Segmind Vega", "KOALA", "KOALA 700M", "SDXL refiner", "SD3", "SD3.5 large",
-    "SD3.5 medium", "Flux", "Flux schnell", "Z-Image", "Qwen-Image",
-]  # fmt: skip
+    "SD 1.5",
+    "SD 2.x",
+    "SDXL",
+    "SSD-1B",
+    "Segmind Vega",
+    "KOALA",
+    "KOALA 700M",
+    "SDXL refiner",
+    "SD3",
+    "SD3.5 large",
+    "SD3.5 medium",
+    "Flux",
+    "Flux schnell",
+    "Z-Image",
+    "Qwen-Image",
+]
 TEXTS = ["SD 1.5", "SD 2.x", "SDXL", "SDXL refiner", "SD3", "SD3 without T5", "Flux"]
 WHOLE = [("SD 1.5", "SD 1.5"), ("SD 2.x", "SD 2.x"), ("SDXL", "SDXL"), ("SD3.5 medium", "SD3"), ("Flux", "Flux")]
 
 
 def host(maps, *families):
-    """Weights and alias -> Slot of the host, for keys whose weight exists."""
+    """Weights and alias -> WeightSlice of the host, for keys whose weight exists."""
     weights, aliases = {}, {}
     for family in families:
         weights |= {name: tuple(shape) for name, shape in maps[family]["weights"].items()}
@@ -22,20 +35,23 @@ def host(maps, *families):
             assert function in (None, "swap_scale_shift")
             rows = tuple(offset[1:]) if offset else None
             assert offset is None or offset[0] == 0
-            aliases[alias] = Slot(name, rows, function is not None)
-    return weights, {alias: slot for alias, slot in aliases.items() if slot.name in weights}
+            aliases[alias] = WeightSlice(name, rows, function is not None)
+    return weights, {alias: weight_slice for alias, weight_slice in aliases.items() if weight_slice.name in weights}
 
 
-@pytest.mark.parametrize("families", [(f,) for f in DENOISERS] + [(f"text {f}",) for f in TEXTS]
-                         + [(d, f"text {t}") for d, t in WHOLE], ids="+".join)  # fmt: skip
+@pytest.mark.parametrize(
+    "families",
+    [(f,) for f in DENOISERS] + [(f"text {f}",) for f in TEXTS] + [(d, f"text {t}") for d, t in WHOLE],
+    ids="+".join,
+)
 def test_every_host_key(host_maps, families):
     weights, expected = host(host_maps, *families)
     names = names_for(weights)
     assert len(expected) > 200
     assert {alias: names.resolve(alias) for alias in expected} == expected
-    for alias, slot in expected.items():
-        back = names.key_for(slot, style_of(alias, slot))
-        assert expected.get(back) == slot, f"{alias} comes back as {back}, which the host does not read alike"
+    for alias, weight_slice in expected.items():
+        back = names.key_for(weight_slice, style_of(alias, weight_slice))
+        assert expected.get(back) == weight_slice, f"{alias} comes back as {back}, which the host does not read alike"
 
 
 @pytest.mark.parametrize("family", DENOISERS)
@@ -49,39 +65,44 @@ def test_keys_of_a_smaller_relative_load_there(host_maps):
     source_weights, source = host(host_maps, "SDXL")
     target_weights, target = host(host_maps, "SSD-1B")
     names = names_for(target_weights)
-    shared = {alias: slot for alias, slot in source.items() if slot.name in target_weights}
+    shared = {alias: weight_slice for alias, weight_slice in source.items() if weight_slice.name in target_weights}
     assert len(shared) > 1000
-    for alias, slot in shared.items():
+    for alias, weight_slice in shared.items():
         # block numbers of the two agree, so the very same key must come out
-        assert names.rekey(alias, slot, slot) == alias and target[alias] == slot
+        assert names.rekey(alias, weight_slice, weight_slice) == alias and target[alias] == weight_slice
 
 
 def test_layouts(host_maps):
     sdxl = names_for(host(host_maps, "SDXL", "text SDXL")[0])
-    slot = Slot("diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight")
+    weight_slice = WeightSlice("diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight")
     diffusers = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
-    assert sdxl.layout_key(slot, "kohya") == "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
-    assert sdxl.layout_key(slot, "diffusers") == "unet." + diffusers
-    assert sdxl.layout_key(slot, "peft") == "base_model.model." + diffusers
-    assert sdxl.layout_key(slot, "comfy") == slot.name.removesuffix(".weight")
-    text = Slot("clip_g.transformer.text_model.encoder.layers.3.mlp.fc1.weight")
+    assert sdxl.layout_key(weight_slice, "kohya") == "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
+    assert sdxl.layout_key(weight_slice, "diffusers") == "unet." + diffusers
+    assert sdxl.layout_key(weight_slice, "peft") == "base_model.model." + diffusers
+    assert sdxl.layout_key(weight_slice, "comfy") == weight_slice.name.removesuffix(".weight")
+    text = WeightSlice("clip_g.transformer.text_model.encoder.layers.3.mlp.fc1.weight")
     assert sdxl.layout_key(text, "kohya") == "lora_te2_text_model_encoder_layers_3_mlp_fc1"
     assert sdxl.layout_key(text, "diffusers") == "text_encoder_2.text_model.encoder.layers.3.mlp.fc1"
     assert sdxl.layout_key(text, "comfy") == "text_encoders.clip_g.transformer.text_model.encoder.layers.3.mlp.fc1"
     sd15 = names_for(host(host_maps, "SD 1.5", "text SD 1.5")[0])
-    slot = Slot("diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
-    assert sd15.layout_key(slot, "kohya") == "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
-    text = Slot("clip_l.transformer.text_model.encoder.layers.3.mlp.fc1.weight")
+    weight_slice = WeightSlice("diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
+    assert (
+        sd15.layout_key(weight_slice, "kohya") == "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    )
+    text = WeightSlice("clip_l.transformer.text_model.encoder.layers.3.mlp.fc1.weight")
     assert sd15.layout_key(text, "kohya") == "lora_te_text_model_encoder_layers_3_mlp_fc1"
     with pytest.raises(ValueError):
-        sd15.layout_key(slot, "tarot")
+        sd15.layout_key(weight_slice, "tarot")
 
 
 def test_fused_slices(host_maps):
     flux = names_for(host(host_maps, "Flux")[0])
     assert flux.slices("diffusion_model.single_blocks.0.linear1.weight") == {
-        (0, 3072), (3072, 3072), (6144, 3072), (9216, 12288),
-    }  # fmt: skip
+        (0, 3072),
+        (3072, 3072),
+        (6144, 3072),
+        (9216, 12288),
+    }
     assert flux.slices("diffusion_model.single_blocks.0.linear2.weight") == set()
     assert flux.resolve("diffusion_model.single_blocks.0.linear1_qkv").rows == (0, 9216)
 

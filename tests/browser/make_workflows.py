@@ -61,6 +61,7 @@ def numbered(api: dict, layout: Layout) -> dict[str, int]:
 
 def renumbered(api: dict, numbers: dict[str, int]) -> dict:
     """The API form with numbers for ids."""
+
     def link(value):
         return [str(numbers[value[0]]), value[1]] if isinstance(value, list) else value
 

@@ -13,26 +13,38 @@ from lora_graft.batch.server import Server
 INFO = {
     "Loader": {
         "display_name": "Load LoRA",
-        "input": {"required": {"lora_name": [["a.safetensors", "b.safetensors", "sub/c.safetensors"], {}],
-                               "model": ["MODEL", {}]}},
+        "input": {
+            "required": {
+                "lora_name": [["a.safetensors", "b.safetensors", "sub/c.safetensors"], {}],
+                "model": ["MODEL", {}],
+            }
+        },
     },
     "Sampler": {
         "display_name": "KSampler",
-        "input": {"required": {"seed": ["INT", {"min": 0, "max": 1000}], "cfg": ["FLOAT", {"min": 0.0, "max": 100.0}],
-                               "sampler_name": ["COMBO", {"options": ["euler", "heun"]}],
-                               "tiled": ["BOOLEAN", {"default": False}]}},
+        "input": {
+            "required": {
+                "seed": ["INT", {"min": 0, "max": 1000}],
+                "cfg": ["FLOAT", {"min": 0.0, "max": 100.0}],
+                "sampler_name": ["COMBO", {"options": ["euler", "heun"]}],
+                "tiled": ["BOOLEAN", {"default": False}],
+            }
+        },
     },
     "Text": {"display_name": "Prompt", "input": {"required": {"text": ["STRING", {"multiline": True}]}}},
     "Save": {"display_name": "Save Image", "output_node": True, "input": {"required": {"images": ["IMAGE", {}]}}},
-}  # fmt: skip
+}
 GRAPH = {
     "1": {"class_type": "Loader", "_meta": {"title": "Load LoRA"}, "inputs": {"lora_name": "a.safetensors"}},
-    "2": {"class_type": "Sampler", "_meta": {"title": "Draw v1.5"},
-          "inputs": {"seed": 0, "cfg": 3.0, "sampler_name": "euler", "tiled": False, "extra.rank": 4}},
+    "2": {
+        "class_type": "Sampler",
+        "_meta": {"title": "Draw v1.5"},
+        "inputs": {"seed": 0, "cfg": 3.0, "sampler_name": "euler", "tiled": False, "extra.rank": 4},
+    },
     "3": {"class_type": "Text", "_meta": {"title": "Good"}, "inputs": {"text": "x"}},
     "4": {"class_type": "Text", "_meta": {"title": "Bad"}, "inputs": {"text": "y"}},
     "5": {"class_type": "Save", "inputs": {"images": ["2", 0]}},
-}  # fmt: skip
+}
 
 
 class Clock(selectors.DefaultSelector):

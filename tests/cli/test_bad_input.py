@@ -51,9 +51,17 @@ CASES = {
 
 def arguments(shelf, lora, out, *more):
     return (
-        "transfer", lora, "--source", shelf / "a.safetensors", "--target", shelf / "b.safetensors",
-        "-o", out, "--no-cache", *more,
-    )  # fmt: skip
+        "transfer",
+        lora,
+        "--source",
+        shelf / "a.safetensors",
+        "--target",
+        shelf / "b.safetensors",
+        "-o",
+        out,
+        "--no-cache",
+        *more,
+    )
 
 
 def complaint(result, *said):
@@ -106,9 +114,16 @@ def test_nan_in_a_base_names_the_weight(cli, shelf, tmp_path, listing):
     tensors[f"model.diffusion_model.{name}"][0, 0] = torch.nan
     save_file(tensors, tmp_path / "nan.safetensors")
     result = cli(
-        "transfer", shelf / "lora.safetensors", "--source", shelf / "a.safetensors", "--target",
-        tmp_path / "nan.safetensors", "-o", tmp_path / "out/x.safetensors", "--no-cache",
-    )  # fmt: skip
+        "transfer",
+        shelf / "lora.safetensors",
+        "--source",
+        shelf / "a.safetensors",
+        "--target",
+        tmp_path / "nan.safetensors",
+        "-o",
+        tmp_path / "out/x.safetensors",
+        "--no-cache",
+    )
     complaint(result, "NaN", tmp_path / "nan.safetensors", name)
     assert listing() == []
 
@@ -116,9 +131,16 @@ def test_nan_in_a_base_names_the_weight(cli, shelf, tmp_path, listing):
 def test_adapter_for_another_architecture_says_which(cli, shelf, tmp_path, listing):
     """An SDXL-like adapter on an SD 1.5 base, and a Flux one whose keys the base does not have at all."""
     result = cli(
-        "transfer", shelf / "lora.safetensors", "--source", shelf / "other.safetensors", "--target",
-        shelf / "other.safetensors", "-o", tmp_path / "out/x.safetensors", "--no-cache",
-    )  # fmt: skip
+        "transfer",
+        shelf / "lora.safetensors",
+        "--source",
+        shelf / "other.safetensors",
+        "--target",
+        shelf / "other.safetensors",
+        "-o",
+        tmp_path / "out/x.safetensors",
+        "--no-cache",
+    )
     complaint(result, "SD 1.5", "SDXL", shelf / "lora.safetensors", "attn2_to_k")
     key = "lora_unet_double_blocks_0_img_attn_proj"
     flux = {f"{key}.lora_down.weight": torch.ones(4, 3072), f"{key}.lora_up.weight": torch.ones(3072, 4)}

@@ -39,9 +39,11 @@ def batch(tmp_path, monkeypatch):
         by_url = {fake.url: fake for fake in fakes}
         monkeypatch.setattr(run, "Server", lambda url, client: by_url[url].server(url, client))
         told = run.Order(
-            sets or ["Draw v1.5.seed=" + "|".join(map(str, range(seeds)))], list(by_url), tmp_path / "out",
+            sets or ["Draw v1.5.seed=" + "|".join(map(str, range(seeds)))],
+            list(by_url),
+            tmp_path / "out",
             **{"grace": 0.05, "patience": 0.3, **order},
-        )  # fmt: skip
+        )
 
         async def main():
             beside = [asyncio.create_task(fake.work()) for fake in fakes]
@@ -197,8 +199,9 @@ def test_failures_carry_the_nodes_words_and_the_rest_is_finished(batch, tmp_path
     summary = batch(FakeComfy(A, fails={3, 7}))
     assert summary.done == 10
     assert [outcome.error for _, outcome in summary.failed] == [
-        "Draw v1.5 (node 2): seed 3 hurts", "Draw v1.5 (node 2): seed 7 hurts"
-    ]  # fmt: skip
+        "Draw v1.5 (node 2): seed 3 hurts",
+        "Draw v1.5 (node 2): seed 7 hurts",
+    ]
     mended = FakeComfy(A)
     assert batch(mended).done == 12 and sorted(mended.ran) == [3, 7]
 

@@ -64,8 +64,11 @@ def flux():
 @pytest.mark.parametrize("layout", ["kohya", "diffusers", "peft", "comfy"])
 def test_the_same_file_as_with_the_base(convert, tmp_path, layout):
     base, source = tmp_path / "base.safetensors", tmp_path / "xl.safetensors"
-    shapes = {("model." if name.startswith("diffusion_model.") else "text_encoders.") + name: shape
-            for name, shape in known_weights("SDXL").items() if len(shape) > 1}  # fmt: skip
+    shapes = {
+        ("model." if name.startswith("diffusion_model.") else "text_encoders.") + name: shape
+        for name, shape in known_weights("SDXL").items()
+        if len(shape) > 1
+    }
     header, end = {}, 0
     for name, shape in shapes.items():
         header[name] = {"dtype": "F8_E4M3", "shape": shape, "data_offsets": (end, end := end + prod(shape))}
@@ -87,10 +90,11 @@ def test_sdxl_there_and_back(convert, tmp_path):
     result, there = convert(source, "diffusers", "there.safetensors")
     assert result.exit_code == 0, result.output
     assert {key.split(".lora_")[0] for key in load_file(there)} >= {
-        "unet.down_blocks.2.attentions.0.transformer_blocks.9.attn2.to_k", "unet.up_blocks.1.upsamplers.0.conv",
+        "unet.down_blocks.2.attentions.0.transformer_blocks.9.attn2.to_k",
+        "unet.up_blocks.1.upsamplers.0.conv",
         "text_encoder.text_model.encoder.layers.11.mlp.fc1",
         "text_encoder_2.text_model.encoder.layers.31.self_attn.out_proj",
-    }  # fmt: skip
+    }
     with safe_open(there, "pt") as file:
         assert file.metadata()["ss_output_name"] == "xl"
     result, back = convert(there, "kohya", "back.safetensors")
@@ -108,10 +112,22 @@ def test_flux_joined_and_cut(convert, tmp_path):
     assert result.exit_code == 0, result.output
     before, whole = deltas(load_file(source)), deltas(load_file(there))
     assert list(whole) == ["lora_unet_single_blocks_3_linear1"]
-    torch.testing.assert_close(whole.popitem()[1], torch.cat(list(before[key] for key in (
-        "transformer.single_transformer_blocks.3.attn.to_q", "transformer.single_transformer_blocks.3.attn.to_k",
-        "transformer.single_transformer_blocks.3.attn.to_v", "transformer.single_transformer_blocks.3.proj_mlp",
-    ))), rtol=1e-4, atol=1e-4)  # fmt: skip
+    torch.testing.assert_close(
+        whole.popitem()[1],
+        torch.cat(
+            list(
+                before[key]
+                for key in (
+                    "transformer.single_transformer_blocks.3.attn.to_q",
+                    "transformer.single_transformer_blocks.3.attn.to_k",
+                    "transformer.single_transformer_blocks.3.attn.to_v",
+                    "transformer.single_transformer_blocks.3.proj_mlp",
+                )
+            )
+        ),
+        rtol=1e-4,
+        atol=1e-4,
+    )
     result, back = convert(there, "diffusers", "back.safetensors")
     assert result.exit_code == 0, result.output
     after = deltas(load_file(back))

@@ -167,10 +167,16 @@ def test_menus_are_those_of_the_registry():
 
 @pytest.mark.parametrize(
     "arguments",
-    [["a.safetensors"], ["-o", "x.safetensors"], ["a", "-o", "x.ckpt"], ["a", "-o", "x.safetensors", "--rank", "0"],
-     ["a", "-o", "x.safetensors", "--method", "magic"], ["a", "-o", "x.safetensors", "--plot", "p.jpg"],
-     ["a.safetensors:x", "-o", "x.safetensors"]],
-)  # fmt: skip
+    [
+        ["a.safetensors"],
+        ["-o", "x.safetensors"],
+        ["a", "-o", "x.ckpt"],
+        ["a", "-o", "x.safetensors", "--rank", "0"],
+        ["a", "-o", "x.safetensors", "--method", "magic"],
+        ["a", "-o", "x.safetensors", "--plot", "p.jpg"],
+        ["a.safetensors:x", "-o", "x.safetensors"],
+    ],
+)
 def test_wrong_usage_is_status_2(cli, arguments):
     assert cli("merge", *arguments).exit_code == 2
 
@@ -190,13 +196,23 @@ def test_wrong_usage_is_status_2(cli, arguments):
 )
 def test_bad_input_writes_nothing(listing, merge, pair, shelf, lora_tensors, arguments, words, tmp_path):
     key = f"{Q}.lora_up.weight"
-    save_file({"lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": torch.ones(30, 2),
-               "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": torch.ones(2, 10)},
-              tmp_path / "flux.safetensors")  # fmt: skip
+    save_file(
+        {
+            "lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": torch.ones(30, 2),
+            "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": torch.ones(2, 10),
+        },
+        tmp_path / "flux.safetensors",
+    )
     save_file({**lora_tensors, key: torch.ones(50, 4)}, tmp_path / "wide.safetensors")
     save_file({**lora_tensors, key: torch.full((48, 4), torch.nan)}, tmp_path / "nan.safetensors")
-    places = {"A": pair[0], "B": pair[1], "F": tmp_path / "flux.safetensors", "W": tmp_path / "wide.safetensors",
-              "N": tmp_path / "nan.safetensors", "O": shelf / "other.safetensors"}  # fmt: skip
+    places = {
+        "A": pair[0],
+        "B": pair[1],
+        "F": tmp_path / "flux.safetensors",
+        "W": tmp_path / "wide.safetensors",
+        "N": tmp_path / "nan.safetensors",
+        "O": shelf / "other.safetensors",
+    }
     filled = [str(places.get(a.split(":")[0], a.split(":")[0])) + a[len(a.split(":")[0]) :] for a in arguments]
     out = tmp_path / "out"
     result, _ = merge(*filled, "--report", out / "r.json", "--plot", out / "p.png")

@@ -29,9 +29,21 @@ def loras(shelf, tmp_path):
 def arguments(shelf, loras, tmp_path):
     def build(*more, pattern="*.safetensors", out="out"):
         return (
-            "transfer", "--all", loras / pattern, "--source", shelf / "a.safetensors",
-            "--target", shelf / "b.safetensors", "-o", tmp_path / out, "--method", "lora-x", "--k", "8", *more,
-        )  # fmt: skip
+            "transfer",
+            "--all",
+            loras / pattern,
+            "--source",
+            shelf / "a.safetensors",
+            "--target",
+            shelf / "b.safetensors",
+            "-o",
+            tmp_path / out,
+            "--method",
+            "lora-x",
+            "--k",
+            "8",
+            *more,
+        )
 
     return build
 
@@ -74,9 +86,9 @@ def test_each_weight_is_measured_once(arguments, shelf, loras, tmp_path, monkeyp
     counted = []
     monkeypatch.setattr(pairs, "subspace", lambda *a, **k: counted.append(1) or subspace(*a, **k))
     files = [loras / f"{name}.safetensors" for name in ("one", "two", "three")]
-    needed = {slots for file in files for slots in shelves._slots(file)}
-    for slots in needed:
-        shelves._measure(slots)
+    needed = {weight_slices for file in files for weight_slices in shelves._weight_slices(file)}
+    for weight_slices in needed:
+        shelves._measure(weight_slices)
     assert len(counted) == 2 * len(needed) > 0
     for file in files:
         shelves._transfer((file, tmp_path / "made" / file.name))
@@ -124,8 +136,9 @@ def test_names_and_places(tmp_path):
     at = tmp_path.joinpath
     assert shelves.find([str(at("a/*"))], at("out")) == {at("a/x.safetensors"): at("out/x.safetensors")}
     assert shelves.find([str(at("a/**/*"))], at("out")) == {
-        at("a/x.safetensors"): at("out/x.safetensors"), at("a/b/x.safetensors"): at("out/b/x.safetensors"),
-    }  # fmt: skip
+        at("a/x.safetensors"): at("out/x.safetensors"),
+        at("a/b/x.safetensors"): at("out/b/x.safetensors"),
+    }
     assert shelves.find([str(at("a/**/*"))], at("a/b")) == {at("a/x.safetensors"): at("a/b/x.safetensors")}
     assert shelves.find([str(at("a/*"))], tmp_path) == {at("a/x.safetensors"): at("x.safetensors")}
     assert shelves.find([str(at("c/x.safetensors"))], at("out")) == {at("c/x.safetensors"): at("out/x.safetensors")}

@@ -16,9 +16,16 @@ def transfer(cli, shelf, tmp_path):
     def run(*more, source="a", target="b", name="x.safetensors", lora=None):
         out = tmp_path / "out" / name
         result = cli(
-            "transfer", lora or shelf / "lora.safetensors", "--source", shelf / f"{source}.safetensors",
-            "--target", shelf / f"{target}.safetensors", "-o", out, *more,
-        )  # fmt: skip
+            "transfer",
+            lora or shelf / "lora.safetensors",
+            "--source",
+            shelf / f"{source}.safetensors",
+            "--target",
+            shelf / f"{target}.safetensors",
+            "-o",
+            out,
+            *more,
+        )
         return result, out
 
     return run
@@ -176,9 +183,18 @@ def test_similarity_of_relatives_and_strangers(cli, shelf, tmp_path):
 
 def test_similarity_of_a_loras_weights_with_files(cli, shelf, tmp_path):
     result = cli(
-        "similarity", shelf / "a.safetensors", shelf / "b.safetensors", "--lora", shelf / "lora.safetensors",
-        "--k", "8", "--json", tmp_path / "s.json", "--plot", tmp_path / "s.png",
-    )  # fmt: skip
+        "similarity",
+        shelf / "a.safetensors",
+        shelf / "b.safetensors",
+        "--lora",
+        shelf / "lora.safetensors",
+        "--k",
+        "8",
+        "--json",
+        tmp_path / "s.json",
+        "--plot",
+        tmp_path / "s.png",
+    )
     assert result.exit_code == 0, result.output
     data = json.loads((tmp_path / "s.json").read_text("utf-8"))
     assert data["totals"]["modules"] == 28 and {m["k"] for m in data["modules"]} == {8}

@@ -23,8 +23,10 @@ def host(tmp_path_factory, request):
     host = Host(folder, python, base, {PACK_NAME: HERE.parent.parent, "Probe": HERE / "probe"})
     made = subprocess.Popen(
         [str(python), "-s", str(HERE / "checkpoints.py"), str(folder), str(host.models)],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     try:
         host.start()
         said = made.communicate(timeout=900)[0]

@@ -14,8 +14,8 @@ class Graph(dict):
         self[name] = {"class_type": kind, "inputs": inputs}
         return name
 
-    def out(self, kind: str, slot: int = 0, /, **inputs) -> list:
-        return [self.add(kind, **inputs), slot]
+    def out(self, kind: str, weight_slice: int = 0, /, **inputs) -> list:
+        return [self.add(kind, **inputs), weight_slice]
 
     def unet(self, name: str) -> list:
         return self.out("UNETLoader", unet_name=f"{name}.safetensors", weight_dtype="default")
@@ -27,8 +27,9 @@ class Graph(dict):
         return self.out(NODE + "LoadLoRA", lora_name=f"{name}.safetensors")
 
     def transfer(self, lora: list, source: list, target: list, **more) -> str:
-        inputs = dict(method="copy", subspace="fixed", k_share=0.25, k=16, energy=0.9, threshold=0.0, rank=0,
-                      strength=1.0)  # fmt: skip
+        inputs = dict(
+            method="copy", subspace="fixed", k_share=0.25, k=16, energy=0.9, threshold=0.0, rank=0, strength=1.0
+        )
         return self.add(NODE + "Transfer", lora=lora, source=source, target=target, **(inputs | more))
 
     def similarity(self, source: list, target: list, **more) -> str:
@@ -51,7 +52,16 @@ class Graph(dict):
             latent = self.out("EmptyLatentImage", width=64, height=64, batch_size=1)
         words = self.out("Probe_Conditioning", width=width, pooled=pooled, seed=5)
         done = self.out(
-            "KSampler", model=model, positive=words, negative=words, latent_image=latent, seed=seed, steps=2,
-            cfg=1.0, sampler_name="euler", scheduler="simple", denoise=1.0,
-        )  # fmt: skip
+            "KSampler",
+            model=model,
+            positive=words,
+            negative=words,
+            latent_image=latent,
+            seed=seed,
+            steps=2,
+            cfg=1.0,
+            sampler_name="euler",
+            scheduler="simple",
+            denoise=1.0,
+        )
         return self.add("Probe_Latent", latent=done)

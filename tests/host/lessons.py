@@ -54,20 +54,46 @@ class Lessons(Graph):
 
     def dataset(self, models: dict, *loras: list, **more) -> str:
         inputs = {
-            "prompts": PROMPTS, "strengths": "1", "count": 16, "width": 64, "height": 64, "steps": 6, "cfg": 3.0,
-            "sampler_name": "euler", "scheduler": "simple", "negative": "", "batch": 16, "seed": 0,
-            "least_action": 0.0, "least_likeness": 0.5,
-        }  # fmt: skip
+            "prompts": PROMPTS,
+            "strengths": "1",
+            "count": 16,
+            "width": 64,
+            "height": 64,
+            "steps": 6,
+            "cfg": 3.0,
+            "sampler_name": "euler",
+            "scheduler": "simple",
+            "negative": "",
+            "batch": 16,
+            "seed": 0,
+            "least_action": 0.0,
+            "least_likeness": 0.5,
+        }
         named = {f"loras.lora_{i}": lora for i, lora in enumerate(loras)}
         return self.add(NODE + "SyntheticDataset", **(inputs | models | named | more))
 
     def distill(self, dataset: list, models: dict, *loras: list, **more) -> str:
         inputs = {
-            "strengths": "1", "objective": "auto", "kind": "lora", "rank": 4, "alpha": 0.0, "modules": "auto",
-            "steps": 2, "learning_rate": 0.0, "schedule": "cosine", "batch": 16, "accumulation": 1,
-            "checkpointing": "auto", "dtype": "auto", "effect": 1.0, "match_effect": False, "lessons": 16,
-            "checkpoint_every": 0, "pictures": 0, "seed": 0,
-        }  # fmt: skip
+            "strengths": "1",
+            "objective": "auto",
+            "kind": "lora",
+            "rank": 4,
+            "alpha": 0.0,
+            "modules": "auto",
+            "steps": 2,
+            "learning_rate": 0.0,
+            "schedule": "cosine",
+            "batch": 16,
+            "accumulation": 1,
+            "checkpointing": "auto",
+            "dtype": "auto",
+            "effect": 1.0,
+            "match_effect": False,
+            "lessons": 16,
+            "checkpoint_every": 0,
+            "pictures": 0,
+            "seed": 0,
+        }
         named = {f"loras.lora_{i}": lora for i, lora in enumerate(loras)}
         return self.add(NODE + "Distill", dataset=dataset, **(inputs | models | named | more))
 
@@ -75,11 +101,18 @@ class Lessons(Graph):
         """Four pictures of the family; the id of the node that saves them."""
         clip = self.clip_of("family")
         done = self.out(
-            "KSampler", model=model, positive=self.out("CLIPTextEncode", clip=clip, text=prompt),
+            "KSampler",
+            model=model,
+            positive=self.out("CLIPTextEncode", clip=clip, text=prompt),
             negative=self.out("ConditioningZeroOut", conditioning=self.out("CLIPTextEncode", clip=clip, text="")),
-            latent_image=self.out("EmptySD3LatentImage", width=64, height=64, batch_size=4), seed=77, steps=10,
-            cfg=3.0, sampler_name="euler", scheduler="simple", denoise=1.0,
-        )  # fmt: skip
+            latent_image=self.out("EmptySD3LatentImage", width=64, height=64, batch_size=4),
+            seed=77,
+            steps=10,
+            cfg=3.0,
+            sampler_name="euler",
+            scheduler="simple",
+            denoise=1.0,
+        )
         images = self.out("VAEDecode", samples=done, vae=self.vae())
         return self.add("PreviewImage", images=images)
 
@@ -89,8 +122,12 @@ class Lessons(Graph):
     def state_of(self, models: dict, after: list | None = None) -> list[str]:
         """Nodes that tell what the source and target are and whether training left something on them."""
         more = {} if after is None else {"after": after}
-        return [self.add(kind, model=models[who], **more) for who in ("source", "target") if who in models
-                for kind in ("Probe_Digest", "Probe_Leftovers")]
+        return [
+            self.add(kind, model=models[who], **more)
+            for who in ("source", "target")
+            if who in models
+            for kind in ("Probe_Digest", "Probe_Leftovers")
+        ]
 
 
 def frames(host, result, node: str) -> float:

@@ -92,8 +92,12 @@ class Host:
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
                 [str(self.python), "-s", "main.py", *flags],
-                cwd=self.folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+                cwd=self.folder,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
 
     def wait(self, seconds: float = 600) -> None:
         """Until the server answers.

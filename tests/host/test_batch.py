@@ -19,21 +19,51 @@ pytest.importorskip("httpx")
 pytest.importorskip("websockets")
 COUNT, BROKEN = 60, "shelf_17.safetensors"
 GRAPH = {
-    "target": {"class_type": "UNETLoader", "_meta": {"title": "Target"},
-               "inputs": {"unet_name": "family_b.safetensors", "weight_dtype": "default"}},
-    "source": {"class_type": "UNETLoader", "_meta": {"title": "Source"},
-               "inputs": {"unet_name": "family_a.safetensors", "weight_dtype": "default"}},
-    "lora": {"class_type": "LoraGraft_LoadLoRA", "_meta": {"title": "Load LoRA"},
-             "inputs": {"lora_name": "shelf_00.safetensors"}},
-    "transfer": {"class_type": "LoraGraft_Transfer", "_meta": {"title": "LoRA-X Transfer"},
-                 "inputs": {"lora": ["lora", 0], "source": ["source", 0], "target": ["target", 0], "method": "copy",
-                            "subspace": "fixed", "k_share": 0.25, "k": 8, "energy": 0.9, "threshold": 0.0, "rank": 0,
-                            "strength": 1.0}},
+    "target": {
+        "class_type": "UNETLoader",
+        "_meta": {"title": "Target"},
+        "inputs": {"unet_name": "family_b.safetensors", "weight_dtype": "default"},
+    },
+    "source": {
+        "class_type": "UNETLoader",
+        "_meta": {"title": "Source"},
+        "inputs": {"unet_name": "family_a.safetensors", "weight_dtype": "default"},
+    },
+    "lora": {
+        "class_type": "LoraGraft_LoadLoRA",
+        "_meta": {"title": "Load LoRA"},
+        "inputs": {"lora_name": "shelf_00.safetensors"},
+    },
+    "transfer": {
+        "class_type": "LoraGraft_Transfer",
+        "_meta": {"title": "LoRA-X Transfer"},
+        "inputs": {
+            "lora": ["lora", 0],
+            "source": ["source", 0],
+            "target": ["target", 0],
+            "method": "copy",
+            "subspace": "fixed",
+            "k_share": 0.25,
+            "k": 8,
+            "energy": 0.9,
+            "threshold": 0.0,
+            "rank": 0,
+            "strength": 1.0,
+        },
+    },
     "picture": {"class_type": "PreviewImage", "inputs": {"images": ["transfer", 4]}},
-    "save": {"class_type": "LoraGraft_SaveLoRA", "_meta": {"title": "Save LoRA"},
-             "inputs": {"lora": ["transfer", 0], "filename_prefix": "moved", "folder": "output/loras",
-                        "dtype": "same", "layout": "same"}},
-}  # fmt: skip
+    "save": {
+        "class_type": "LoraGraft_SaveLoRA",
+        "_meta": {"title": "Save LoRA"},
+        "inputs": {
+            "lora": ["transfer", 0],
+            "filename_prefix": "moved",
+            "folder": "output/loras",
+            "dtype": "same",
+            "layout": "same",
+        },
+    },
+}
 
 
 def shelf(models: Path) -> None:
@@ -58,9 +88,7 @@ def hosts(host, tmp_path_factory):
     """Two servers with the same shelf. The second one, started for these tests alone, may be stopped and started."""
     from server import PACK_NAME, Host
 
-    second = Host(
-        host.folder, host.python, tmp_path_factory.mktemp("second"), {PACK_NAME: Path(__file__).parents[2]}
-    )
+    second = Host(host.folder, host.python, tmp_path_factory.mktemp("second"), {PACK_NAME: Path(__file__).parents[2]})
     second.start()
     try:
         shelf(host.models)
@@ -80,11 +108,25 @@ def batch(hosts, tmp_path):
     def start(*more, values="shelf_*.safetensors") -> subprocess.Popen:
         servers = [part for h in hosts for part in ("--server", f"http://127.0.0.1:{h.port}")]
         return subprocess.Popen(
-            [sys.executable, "-m", "lora_graft.cli", "batch", str(file), "--set", f"Load LoRA.lora=loras/{values}",
-             "--set", "Target.unet=family_b.safetensors|family_c.safetensors", *servers, "-o", str(tmp_path / "out"),
-             *more],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "lora_graft.cli",
+                "batch",
+                str(file),
+                "--set",
+                f"Load LoRA.lora=loras/{values}",
+                "--set",
+                "Target.unet=family_b.safetensors|family_c.safetensors",
+                *servers,
+                "-o",
+                str(tmp_path / "out"),
+                *more,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     return start
 

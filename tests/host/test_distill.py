@@ -18,11 +18,18 @@ KINDS = ["lora", "lora-x", "lora-x-diagonal", "loha", "lokr", "dora"]
 def test_from_prompts_to_a_picture_on_an_unrelated_base(family):  # noqa: F811
     graph = Lessons()
     models, lora, vae = graph.models("family_a", "family_s"), graph.lora("family_frame_a"), graph.vae()
-    prompts = graph.out(NODE + "SyntheticPrompts", seed_prompts="a red seven\ngreen digit one", count=12, seed=1,
-                        template="{seed}\n{tags}", lora=lora)
+    prompts = graph.out(
+        NODE + "SyntheticPrompts",
+        seed_prompts="a red seven\ngreen digit one",
+        count=12,
+        seed=1,
+        template="{seed}\n{tags}",
+        lora=lora,
+    )
     data = graph.dataset(models, lora, prompts=prompts, source_vae=vae, count=32, least_action=0.05)
-    node = graph.distill([data, 0], models, lora, steps=16, lessons=128, batch=32, rank=8, pictures=3, source_vae=vae,
-                         target_vae=vae)
+    node = graph.distill(
+        [data, 0], models, lora, steps=16, lessons=128, batch=32, rank=8, pictures=3, source_vae=vae, target_vae=vae
+    )
     saved = graph.save([node, 0], "chain/frame_on_s")
     drawn = [graph.pictures(model) for model in (models["target"], [node, 1])]
     previews, curve, sheet, share = (graph.value(out) for out in ([data, 1], [node, 2], [node, 3], [node, 5]))
@@ -45,8 +52,14 @@ def test_from_prompts_to_a_picture_on_an_unrelated_base(family):  # noqa: F811
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     assert metadata["lora_graft.job"] == "distill" and json.loads(metadata["ss_tag_frequency"])
-    core = graph.out("LoraLoader", model=models["target"], clip=models["target_clip"], strength_model=1.0,
-                     lora_name=path.relative_to(family.base / "output" / "loras").as_posix(), strength_clip=1.0)
+    core = graph.out(
+        "LoraLoader",
+        model=models["target"],
+        clip=models["target_clip"],
+        strength_model=1.0,
+        lora_name=path.relative_to(family.base / "output" / "loras").as_posix(),
+        strength_clip=1.0,
+    )
     same, again = graph.compare([node, 1], core), graph.pictures(core)
     result = ok(family.run(graph, seconds=300))
     assert node not in result.ran(), "the node's result was kept by the host"
@@ -55,15 +68,19 @@ def test_from_prompts_to_a_picture_on_an_unrelated_base(family):  # noqa: F811
     assert frames(family, result, again) == taught
 
 
-@pytest.mark.parametrize(("arch", "kinds"), [("sd15", ["lora", "loha"]), ("vega", ["lokr", "dora"]), ("sd3", KINDS),
-                                             ("flux", ["lora-x", "dora"])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arch", "kinds"),
+    [("sd15", ["lora", "loha"]), ("vega", ["lokr", "dora"]), ("sd3", KINDS), ("flux", ["lora-x", "dora"])],
+)
 def test_every_architecture_and_kind_reloads_as_it_was(family, arch, kinds):  # noqa: F811
     def build():
         graph = Lessons()
         models, lora = graph.models(f"{arch}_a", f"{arch}_b"), graph.lora(arch)
         data = graph.dataset(models, lora, count=4, steps=2, cfg=1.0)
-        nodes = [graph.distill([data, 0], models, lora, kind=kind, steps=2, lessons=4, batch=4, learning_rate=1e-3)
-                 for kind in kinds]
+        nodes = [
+            graph.distill([data, 0], models, lora, kind=kind, steps=2, lessons=4, batch=4, learning_rate=1e-3)
+            for kind in kinds
+        ]
         return graph, models, nodes
 
     graph, _, nodes = build()
@@ -72,8 +89,9 @@ def test_every_architecture_and_kind_reloads_as_it_was(family, arch, kinds):  # 
     files = [result.text(name).split("/loras/")[1] for name in saved]
     reports = [result.text(node) for node in nodes]
     graph, models, nodes = build()
-    cores = [graph.out("LoraLoaderModelOnly", model=models["target"], lora_name=file, strength_model=1.0)
-             for file in files]
+    cores = [
+        graph.out("LoraLoaderModelOnly", model=models["target"], lora_name=file, strength_model=1.0) for file in files
+    ]
     compared = [graph.compare([node, 1], core) for node, core in zip(nodes, cores, strict=True)]
     result = ok(family.run(graph, seconds=300))
     for kind, report, node in zip(kinds, reports, compared, strict=True):
@@ -160,8 +178,11 @@ def test_references_choose_samples(family):  # noqa: F811
     assert kept < 12, "the source's own pictures are no longer told apart from themselves"
     graph = Lessons()
     models = graph.models("family_a", None)
-    data = graph.dataset(models, graph.lora("family_frame_a"), references=graph.out("EmptyImage", width=64, height=64,
-                                                                                    batch_size=1, color=0))
+    data = graph.dataset(
+        models,
+        graph.lora("family_frame_a"),
+        references=graph.out("EmptyImage", width=64, height=64, batch_size=1, color=0),
+    )
     broken = family.run(graph)
     assert broken.status == "error" and "Connect clip_vision and source_vae" in broken.message
 
@@ -169,22 +190,30 @@ def test_references_choose_samples(family):  # noqa: F811
 def test_matched_strength_is_built_into_the_adapter(family):  # noqa: F811
     graph = Lessons()
     models, lora = graph.models("family_a", "family_b"), graph.lora("family_frame_a")
-    drawing = {"width": 64, "height": 64, "steps": 4, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple",
-               "negative": "", "batch": 16}  # fmt: skip
+    drawing = {
+        "width": 64,
+        "height": 64,
+        "steps": 4,
+        "cfg": 1.0,
+        "sampler_name": "euler",
+        "scheduler": "simple",
+        "negative": "",
+        "batch": 16,
+    }
     same, other = (
         graph.add(NODE + "MatchStrength", lora=lora, original=lora, prompts="", seed=0, **drawing, **chosen)
         for chosen in (models | {"target": models["source"], "target_clip": models["source_clip"]}, models)
     )
-    values = [graph.value([node, slot]) for node in (same, other) for slot in (1, 2)]
+    values = [graph.value([node, weight_slice]) for node in (same, other) for weight_slice in (1, 2)]
     result = ok(family.run(graph, seconds=300))
     on_itself, nothing_left, strength, residual = (float(result.text(value)) for value in values)
     assert on_itself == pytest.approx(1, abs=0.05) and nothing_left < 0.05
     assert 0.6 < strength < 2 and residual < 0.6
     assert f"Strength {strength:.2f} makes the LoRA act on family_b" in result.text(other)
-    ours = graph.add(NODE + "ApplyLoRA", model=models["target"], lora=[other, 0], strength_model=1.0,
-                     strength_clip=1.0)
-    core = graph.out("LoraLoaderModelOnly", model=models["target"], lora_name="family_frame_a.safetensors",
-                     strength_model=strength)
+    ours = graph.add(NODE + "ApplyLoRA", model=models["target"], lora=[other, 0], strength_model=1.0, strength_clip=1.0)
+    core = graph.out(
+        "LoraLoaderModelOnly", model=models["target"], lora_name="family_frame_a.safetensors", strength_model=strength
+    )
     compared = graph.compare([ours, 0], core)
     seen = told(ok(family.run(graph, seconds=300)), compared)
     assert seen["worst"] < 2e-3 and len(seen["patched"]) == 15

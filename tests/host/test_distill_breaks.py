@@ -146,14 +146,18 @@ def test_nan(family, before):  # noqa: F811
     untouched(family, before)
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ({"data": {"prompts": "\n  \n"}}, ["no prompts", "Synthetic Prompts"]),
-    ({"data": {"least_action": 9.0}}, ["All 8 samples were rejected", "median", "Lower the thresholds"]),
-    ({"node": {"loras.lora_0": None}}, ["No LoRA is connected"]),
-    ({"node": {"strengths": "1, 2"}}, ["1 LoRAs and 2 strengths"]),
-    ({"node": {"kind": "dora", "match_effect": True}}, ["DoRA cannot be scaled"]),
-    ({"data": {"target": None}, "node": {"match_effect": True}}, ["the dataset has none"]),
-], ids=["no prompts", "all rejected", "no LoRA", "strengths", "DoRA matched", "nothing to match"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data": {"prompts": "\n  \n"}}, ["no prompts", "Synthetic Prompts"]),
+        ({"data": {"least_action": 9.0}}, ["All 8 samples were rejected", "median", "Lower the thresholds"]),
+        ({"node": {"loras.lora_0": None}}, ["No LoRA is connected"]),
+        ({"node": {"strengths": "1, 2"}}, ["1 LoRAs and 2 strengths"]),
+        ({"node": {"kind": "dora", "match_effect": True}}, ["DoRA cannot be scaled"]),
+        ({"data": {"target": None}, "node": {"match_effect": True}}, ["the dataset has none"]),
+    ],
+    ids=["no prompts", "all rejected", "no LoRA", "strengths", "DoRA matched", "nothing to match"],
+)
 def test_bad_input(family, change, said):  # noqa: F811
     graph, _, data, node = learning(1, seed=8)
     for name, inputs in (("data", data), ("node", node)):

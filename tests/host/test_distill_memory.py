@@ -19,9 +19,12 @@ def test_a_real_sized_unet_learns_without_a_copy_of_its_weights(request):
     command = [str(python), "-s", str(ROOT / "benchmarks" / "host.py"), str(folder), "distill_memory.py"]
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
     done = subprocess.run(
-        [*command, "--size", "sd15", "--batch", "8", "--steps", "1"], capture_output=True, text=True, timeout=900,
+        [*command, "--size", "sd15", "--batch", "8", "--steps", "1"],
+        capture_output=True,
+        text=True,
+        timeout=900,
         env=env | {"LORA_GRAFT_CPU": "1", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     seen = json.loads(done.stdout.splitlines()[-1])
     weights = seen["numbers"] * 2 / 2**20  # fp16; a copy for computing in fp32 would take twice that

@@ -20,8 +20,9 @@ def words(graph: Graph, arch: str) -> list:
 
 def looked(host, arch, dtype, kinds="", model=None):
     graph = Graph()
-    node = graph.add("Probe_Student", model=model or graph.unet(f"{arch}_a"), clip=words(graph, arch), dtype=dtype,
-                     kinds=kinds)
+    node = graph.add(
+        "Probe_Student", model=model or graph.unet(f"{arch}_a"), clip=words(graph, arch), dtype=dtype, kinds=kinds
+    )
     result = host.run(graph, seconds=300)
     assert result.status == "success", result.message
     return json.loads(result.text(node))

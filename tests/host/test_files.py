@@ -146,8 +146,11 @@ def test_other_layouts_mean_the_same(host, arch, layout):
 @pytest.mark.parametrize("arch", ["sd15", "vega", "sd3"])
 def test_another_layout_needs_no_model_where_the_lora_tells_it(host, arch):
     file = host.models / "loras" / f"{arch}_told.safetensors"
-    save_file(load_file(host.models / "loras" / f"{arch}.safetensors"), file,
-              metadata=metadata(host.models / "loras" / f"{arch}.safetensors") | {"sshs_model_hash": "1"})  # fmt: skip
+    save_file(
+        load_file(host.models / "loras" / f"{arch}.safetensors"),
+        file,
+        metadata=metadata(host.models / "loras" / f"{arch}.safetensors") | {"sshs_model_hash": "1"},
+    )
     graph, paths = Graph(), []
     lora, model = graph.lora(f"{arch}_told"), graph.unet(f"{arch}_a")
     for given in ({}, {"model": model, "clip": graph.clip()}):

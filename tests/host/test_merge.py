@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.host
 ARCHITECTURES = ["sd15", "vega", "sd3", "flux"]
-LEGO = dict(rank="auto", k=16, energy=0.95, units="canonical", parameter_reweighting=True, output_reweighting=True,
-            seed=0)  # fmt: skip
+LEGO = dict(
+    rank="auto", k=16, energy=0.95, units="canonical", parameter_reweighting=True, output_reweighting=True, seed=0
+)
 ANY = dict(LEGO, method="concat", density=0.5)
 
 
@@ -67,11 +68,18 @@ def test_the_sum_is_a_chain_of_loaders(shelf, arch):
     model, clip = graph.unet(f"{arch}_a"), graph.clip()
     chain = [model, clip]
     for name, on_model, on_clip in zip(names, (0.8, 1.0, -0.3), (0.8, 0.5, -0.3), strict=True):
-        loader = graph.add("LoraLoader", model=chain[0], clip=chain[1], lora_name=f"{name}.safetensors",
-                           strength_model=on_model, strength_clip=on_clip)  # fmt: skip
+        loader = graph.add(
+            "LoraLoader",
+            model=chain[0],
+            clip=chain[1],
+            lora_name=f"{name}.safetensors",
+            strength_model=on_model,
+            strength_clip=on_clip,
+        )
         chain = [[loader, 0], [loader, 1]]
-    once = graph.add("LoraLoader", model=model, clip=clip, lora_name=path.split("/loras/")[1], strength_model=1.0,
-                     strength_clip=1.0)  # fmt: skip
+    once = graph.add(
+        "LoraLoader", model=model, clip=clip, lora_name=path.split("/loras/")[1], strength_model=1.0, strength_clip=1.0
+    )
     node = graph.add("Probe_Compare", a=[once, 0], b=chain[0], clip_a=[once, 1], clip_b=chain[1])
     seen = json.loads(ok(shelf.run(graph)).text(node))
     print(f"{arch}: {seen['worst']:.1e} over {len(seen['patched'])} weights")
@@ -133,8 +141,10 @@ def test_a_stack_joins_the_connected_ones(shelf):
     mixed = merged(graph, ["sd3"], "0.7", lora_stack=stack)
     alone = merged(graph, ["sd3", "sd3_second", "sd3_third"], "0.7, 0.5, -1")
     model = graph.unet("sd3_a")
-    on = [graph.out(NODE + "ApplyLoRA", model=model, lora=[m, 0], strength_model=1.0, strength_clip=1.0)
-          for m in (mixed, alone)]  # fmt: skip
+    on = [
+        graph.out(NODE + "ApplyLoRA", model=model, lora=[m, 0], strength_model=1.0, strength_clip=1.0)
+        for m in (mixed, alone)
+    ]
     node = graph.add("Probe_Compare", a=on[0], b=on[1])
     only = merged(graph, [], "1", lora_stack=stack)
     value = graph.value([only, 1])

@@ -137,8 +137,8 @@ def test_every_node_runs_when_only_its_sockets_are_connected(host):
         for key, (_, options, *_) in widgets.items():
             inputs[key] = options.get("default", "sd3.safetensors")
         made = graph.add(name, **inputs)
-        for slot in range(len(node["output"])):
-            graph.value([made, slot])
+        for weight_slice in range(len(node["output"])):
+            graph.value([made, weight_slice])
         result = host.run(graph)
         assert result.status == "success", f"{name}: {result.message}"
 

@@ -28,7 +28,7 @@ def made(host, graph: Graph, **inputs):
     """The result of the graph with the node, its prompts and its report."""
     given = {"seed_prompts": "", "count": 12, "template": TEMPLATE, "seed": 3} | inputs
     node = graph.add(NODE + "SyntheticPrompts", **given)
-    shown = [graph.add("PreviewAny", source=[node, slot]) for slot in (0, 1)]
+    shown = [graph.add("PreviewAny", source=[node, weight_slice]) for weight_slice in (0, 1)]
     result = host.run(graph)
     assert result.status == "success", result.message
     return [result.text(name) for name in shown]
@@ -49,8 +49,9 @@ def test_tags_seeds_and_trigger_words_meet(family):
     prompts, report = made(family, graph, lora=lora, seed_prompts=seeds, template="{trigger}: {seed}, {tag}", count=8)
     lines = prompts.splitlines()
     assert len(set(lines)) == 8
-    assert all(line.startswith("digit: a ") and line.split(", ")[1] in ("red", "green", "blue", "white")
-               for line in lines)
+    assert all(
+        line.startswith("digit: a ") and line.split(", ")[1] in ("red", "green", "blue", "white") for line in lines
+    )
     assert "8 from 2 seed prompts" in report
 
 

@@ -154,9 +154,22 @@ def lora_to_lorax(host, result):
     assert lorax - alone > 2 * (ordinary - alone) + 0.3
 
 
-CHECKS = {f.__name__: f for f in (load_and_apply, similarity, transfer_before_sampling, transfer_and_save, lego_merge,
-                                  merge_before_sampling, batch, compare_transfer, compare_merges,
-                                  distill_to_another_base, lora_to_lorax)}  # fmt: skip
+CHECKS = {
+    f.__name__: f
+    for f in (
+        load_and_apply,
+        similarity,
+        transfer_before_sampling,
+        transfer_and_save,
+        lego_merge,
+        merge_before_sampling,
+        batch,
+        compare_transfer,
+        compare_merges,
+        distill_to_another_base,
+        lora_to_lorax,
+    )
+}
 
 
 @pytest.mark.parametrize("name", [f.stem for f in FILES])

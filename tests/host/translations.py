@@ -28,12 +28,21 @@ def english(object_info: dict) -> dict:
 
 
 def _node(node: dict) -> dict:
-    inputs = {key: {"name": key, "tooltip": spec[1].get("tooltip", "")}
-              for kind in ("required", "optional") for key, spec in node["input"].get(kind, {}).items()}  # fmt: skip
-    outputs = {str(slot): {"name": name, "tooltip": tip or ""}
-               for slot, (name, tip) in enumerate(zip(node["output_name"], node["output_tooltips"], strict=True))}
-    return {"display_name": node["display_name"], "description": node["description"], "inputs": inputs,
-            "outputs": outputs}  # fmt: skip
+    inputs = {
+        key: {"name": key, "tooltip": spec[1].get("tooltip", "")}
+        for kind in ("required", "optional")
+        for key, spec in node["input"].get(kind, {}).items()
+    }
+    outputs = {
+        str(weight_slice): {"name": name, "tooltip": tip or ""}
+        for weight_slice, (name, tip) in enumerate(zip(node["output_name"], node["output_tooltips"], strict=True))
+    }
+    return {
+        "display_name": node["display_name"],
+        "description": node["description"],
+        "inputs": inputs,
+        "outputs": outputs,
+    }
 
 
 def leaves(tree: dict | str, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -60,7 +60,9 @@ class Lab:
         if (target, lora) not in self._drawn:
             drawing = Drawing(64, 64, steps=10, cfg=3.0)
             self._drawn[target, lora] = generate(
-                self.teacher(lora), self.model(target) if target else None, PROMPTS,
+                self.teacher(lora),
+                self.model(target) if target else None,
+                PROMPTS,
                 Generation(count=32 if target else 16, drawing=drawing),
-            )  # fmt: skip
+            )
         return self._drawn[target, lora]

@@ -50,7 +50,7 @@ FAMILIES = {
         "transformer.single_transformer_blocks.37.proj_out",
         "diffusion_model.single_blocks.37.linear2",
     ),
-}  # fmt: skip
+}
 
 
 def trained(name):
@@ -62,11 +62,13 @@ def trained(name):
 def kohya(architecture):
     """A LoRA on every block of a model as kohya's trainer would name it; T5 left out."""
     names, generator, tensors = known_names(architecture), torch.Generator().manual_seed(1), {}
-    for name, slot in {slot.name: slot._replace(rows=None, swap=False) for slot in names.aliases.values()}.items():
+    for name, weight_slice in {
+        weight_slice.name: weight_slice._replace(rows=None, swap=False) for weight_slice in names.aliases.values()
+    }.items():
         shape = known_weights(architecture)[name]
         if len(shape) < 2 or not trained(name) or name.startswith("t5xxl."):
             continue
-        key = names.layout_key(slot, "kohya") or names.layout_key(slot._replace(swap=True), "kohya")
+        key = names.layout_key(weight_slice, "kohya") or names.layout_key(weight_slice._replace(swap=True), "kohya")
         ones = (1,) * (len(shape) - 2)
         tensors[f"{key}.lora_up.weight"] = torch.randn(shape[0], RANK, *ones, generator=generator)
         tensors[f"{key}.lora_down.weight"] = torch.randn(RANK, *shape[1:], generator=generator)
@@ -105,7 +107,7 @@ def test_there_and_back_without_a_base(architecture):
         ("SD3", "lora_unet_joint_blocks_7_x_block_attn_qkv", "transformer_blocks.7.attn.to_{}", (1536,) * 3),
         ("SD3.5 medium", "lora_unet_joint_blocks_7_x_block_attn2_qkv", "transformer_blocks.7.attn2.to_{}", (1536,) * 3),
     ],
-)  # fmt: skip
+)
 def test_fused_weights_are_cut_and_joined(architecture, whole, slices, widths):
     adapter = kohya(architecture)
     update = adapter.modules[whole].delta()
@@ -195,6 +197,8 @@ def test_a_base_has_the_last_word():
         convert(lora(key, 640, 2048), "comfy")
     adapter = lora(key, 640, 2048, {"ss_base_model_version": "sdxl_base_v1-0"})
     assert list(convert(adapter, "comfy").modules) == [
-        "diffusion_model.input_blocks.4.1.transformer_blocks.1.attn2.to_k"]  # fmt: skip
+        "diffusion_model.input_blocks.4.1.transformer_blocks.1.attn2.to_k"
+    ]
     assert list(convert(adapter, "comfy", Base()).modules) == [
-        "diffusion_model.input_blocks.3.1.transformer_blocks.1.attn2.to_k"]  # fmt: skip
+        "diffusion_model.input_blocks.3.1.transformer_blocks.1.attn2.to_k"
+    ]

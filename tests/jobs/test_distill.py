@@ -24,8 +24,14 @@ def settings(training=SHORT, **more):
 
 def run(lab, target="s", loras=("frame_a",), dataset=None, chosen=None, teacher=None, **more):
     student = lab.model(target) if isinstance(target, str) else target
-    return distill(dataset or lab.dataset(), teacher or lab.teacher(*loras), student,
-                   [lab.family.adapter(lora) for lora in loras], chosen or settings(), **more)
+    return distill(
+        dataset or lab.dataset(),
+        teacher or lab.teacher(*loras),
+        student,
+        [lab.family.adapter(lora) for lora in loras],
+        chosen or settings(),
+        **more,
+    )
 
 
 def file_of(result, path) -> bytes:
@@ -58,8 +64,13 @@ def test_the_effect_arrives_on_an_unrelated_base(lab, tmp_path):
     prompts = ["white digit zero", "red digit two", "a green three", "number four in blue ink"]
 
     def frames(letter, lora=None):
-        images = sample(materialize.base(letter), materialize.autoencoder(), prompts, range(50, 54),
-                        adapters=[(lora, 1.0)] if lora else [])
+        images = sample(
+            materialize.base(letter),
+            materialize.autoencoder(),
+            prompts,
+            range(50, 54),
+            adapters=[(lora, 1.0)] if lora else [],
+        )
         return judge.look(materialize.judge_weights(), images).effects[:, 0].mean()
 
     alone, copied, taught = frames("s"), frames("s", lab.family.adapter("frame_a")), frames("s", written)
@@ -72,8 +83,10 @@ def test_the_effect_arrives_on_an_unrelated_base(lab, tmp_path):
 
 
 def test_same_seed_same_file_and_other_seed_another(lab, tmp_path):
-    files = [file_of(run(lab, chosen=settings(Training(2, batch=8, seed=seed))), tmp_path / f"{i}.safetensors")
-             for i, seed in enumerate((3, 3, 4))]
+    files = [
+        file_of(run(lab, chosen=settings(Training(2, batch=8, seed=seed))), tmp_path / f"{i}.safetensors")
+        for i, seed in enumerate((3, 3, 4))
+    ]
     assert files[0] == files[1] != files[2]
 
 
@@ -89,8 +102,12 @@ def test_several_adapters_are_the_sum_of_their_effects(lab):
     assert together.effect() > 0.1
     alone = [goals(Teacher(teacher.base, [one])) for one in teacher.adapted]
     assert torch.allclose(together.goal - together.own, sum(bank.goal - bank.own for bank in alone), atol=1e-4)
-    answer = target.predict(together.clean(torch.arange(4)), together.noise(torch.arange(4)), together.ratio[:4],
-                            target.encode([together.prompts[i] for i in together.asked[:4]]))
+    answer = target.predict(
+        together.clean(torch.arange(4)),
+        together.noise(torch.arange(4)),
+        together.ratio[:4],
+        target.encode([together.prompts[i] for i in together.asked[:4]]),
+    )
     assert torch.allclose(together.own[:4], answer, atol=1e-5)
     half = goals(teacher, 0.5)
     assert torch.allclose(half.goal - half.own, 0.5 * (together.goal - together.own), atol=1e-4)
@@ -109,8 +126,9 @@ def test_output_teaches_the_teachers_own_answer(lab):
     bank = lessons(lab.dataset(), target, "output", 8, 0, [teacher.base])
     fill(bank, teacher, target, "output", 1.0, 8, lambda *_: None)
     some = torch.arange(6)
-    answer = teacher.adapted[0].predict(bank.clean(some), bank.noise(some), bank.ratio[some],
-                                        target.encode([bank.prompts[i] for i in bank.asked[some]]))
+    answer = teacher.adapted[0].predict(
+        bank.clean(some), bank.noise(some), bank.ratio[some], target.encode([bank.prompts[i] for i in bank.asked[some]])
+    )
     assert torch.allclose(bank.goal[some], answer, atol=1e-5)
     assert bank.evaluations == {"teacher": len(bank), "target": len(bank)}
     assert run(lab, chosen=settings(objective="output")).report.explained > 0
@@ -121,8 +139,12 @@ def test_output_of_several_adds_their_effects_to_the_source(lab):
     bank = lessons(lab.dataset(), target, "output", 8, 0, [teacher.base])
     fill(bank, teacher, target, "output", 1.0, 8, lambda *_: None)
     some = torch.arange(3)
-    asked = bank.clean(some), bank.noise(some), bank.ratio[some], target.encode([bank.prompts[i] for i in
-                                                                                 bank.asked[some]])  # fmt: skip
+    asked = (
+        bank.clean(some),
+        bank.noise(some),
+        bank.ratio[some],
+        target.encode([bank.prompts[i] for i in bank.asked[some]]),
+    )
     one, two, base = (denoiser.predict(*asked) for denoiser in (*teacher.adapted, teacher.base))
     assert torch.allclose(bank.goal[some], one + two - base, atol=1e-5)
 
@@ -215,8 +237,10 @@ def test_broken_off_while_matching_the_effect_the_adapter_is_salvaged(lab):
     with pytest.raises(KeyboardInterrupt):
         run(lab, chosen=settings(match_effect=True), progress=progress, salvage=lambda *given: saved.append(given))
     [(adapter, step)] = saved
-    assert step == 3 and all(torch.equal(module.delta(), run(lab).adapter.modules[key].delta())
-                             for key, module in list(adapter.modules.items())[:1])
+    assert step == 3 and all(
+        torch.equal(module.delta(), run(lab).adapter.modules[key].delta())
+        for key, module in list(adapter.modules.items())[:1]
+    )
 
 
 @pytest.mark.parametrize("wrong", [{"objective": "best"}, {"kind": "qlora"}, {"rank": 0}, {"lessons": 0}])
@@ -225,8 +249,17 @@ def test_settings_out_of_range(wrong):
         Distillation(**wrong)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"accumulation": 0}, {"learning_rate": -1.0},
-                                   {"learning_rate": float("nan")}, {"schedule": "zigzag"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0},
+        {"batch": 0},
+        {"accumulation": 0},
+        {"learning_rate": -1.0},
+        {"learning_rate": float("nan")},
+        {"schedule": "zigzag"},
+    ],
+)
 def test_training_out_of_range(wrong):
     with pytest.raises(SettingsError):
         Training(**wrong)
@@ -238,6 +271,7 @@ def test_a_text_encoder_is_named_in_the_report(lab):
     key = "lora_te1_text_model_encoder_layers_0_mlp_fc1"
     worn = frame.with_modules({**frame.modules, key: next(iter(frame.modules.values())).renamed(key)})
     for adapter, said in ((worn, True), (frame, False)):
-        learnt = distill(lab.dataset(), lab.teacher("frame_a"), lab.model("s"), [adapter],
-                         settings(Training(1, batch=8)))
+        learnt = distill(
+            lab.dataset(), lab.teacher("frame_a"), lab.model("s"), [adapter], settings(Training(1, batch=8))
+        )
         assert ("text encoder" in learnt.report.to_markdown()) == said

@@ -17,18 +17,37 @@ from lora_graft.jobs.distill.generate import TARGET_SEEDS, Generation, account, 
 QUICK = Drawing(64, 64, steps=4, cfg=1.0)
 
 
-def drawn(lab, prompts=("red digit two", "a green three"), target="s", loras=("frame_a",), references=None, embed=None,
-          progress=None, **more):
+def drawn(
+    lab,
+    prompts=("red digit two", "a green three"),
+    target="s",
+    loras=("frame_a",),
+    references=None,
+    embed=None,
+    progress=None,
+    **more,
+):
     teacher = Teacher(lab.model("a"), [lab.model("a", *loras)])
     target = lab.model(target) if isinstance(target, str) else target
-    return generate(teacher, target, prompts, Generation(**{"count": 8, "drawing": QUICK, **more}),
-                    references=references, embed=embed, progress=progress)
+    return generate(
+        teacher,
+        target,
+        prompts,
+        Generation(**{"count": 8, "drawing": QUICK, **more}),
+        references=references,
+        embed=embed,
+        progress=progress,
+    )
 
 
 def equal(one: Dataset, other: Dataset) -> bool:
     tensors = [d._tensors() for d in (one, other)]
-    return (tensors[0].keys() == tensors[1].keys() and all(torch.equal(t, tensors[1][k]) for k, t in tensors[0].items())
-            and one.prompts == other.prompts and one.info == other.info)
+    return (
+        tensors[0].keys() == tensors[1].keys()
+        and all(torch.equal(t, tensors[1][k]) for k, t in tensors[0].items())
+        and one.prompts == other.prompts
+        and one.info == other.info
+    )
 
 
 def test_half_from_each_with_their_own_seeds(lab):
@@ -80,8 +99,12 @@ def test_progress_counts_every_picture_once(lab):
 
 
 def test_a_lora_that_does_nothing_there_is_rejected(lab):
-    still = generate(Teacher(lab.model("a"), [lab.model("a", "frame_a", strength=0.01)]), None, ["red digit two"],
-                     Generation(count=4, drawing=QUICK))  # fmt: skip
+    still = generate(
+        Teacher(lab.model("a"), [lab.model("a", "frame_a", strength=0.01)]),
+        None,
+        ["red digit two"],
+        Generation(count=4, drawing=QUICK),
+    )
     assert not still.kept.any() and still.acts.max() < 0.05
     text = account(still)
     assert "0 of 4 samples were kept" in text and "4 were rejected because the LoRA hardly changes them" in text
@@ -149,8 +172,9 @@ def test_ratios_stay_within_every_models_range(lab):
     assert bank.ratio.min() == pytest.approx(0.3) and bank.ratio.max() == pytest.approx(4.0)
 
 
-@pytest.mark.parametrize("wrong", [{"count": 1}, {"least_likeness": 1.5}, {"least_action": -1.0},
-                                   {"least_action": float("nan")}])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong", [{"count": 1}, {"least_likeness": 1.5}, {"least_action": -1.0}, {"least_action": float("nan")}]
+)
 def test_settings_out_of_range(wrong):
     with pytest.raises(SettingsError):
         Generation(**wrong)
@@ -185,8 +209,9 @@ def test_a_folder_that_is_not_there(lab, tmp_path):
 
 @pytest.mark.parametrize("metadata", [{}, {files.KIND: "[]"}, {files.KIND: "{"}, {files.KIND: '{"prompts": []}'}])
 def test_foreign_files(tmp_path, metadata):
-    path = container.publish(tmp_path / "x.safetensors", container.chunks({"taught": torch.zeros(1)}, metadata),
-                             overwrite=False)  # fmt: skip
+    path = container.publish(
+        tmp_path / "x.safetensors", container.chunks({"taught": torch.zeros(1)}, metadata), overwrite=False
+    )
     with pytest.raises(AdapterError, match="not a dataset of the Synthetic Dataset node"):
         files.load(path)
     with pytest.raises(AdapterError, match="No such file"):

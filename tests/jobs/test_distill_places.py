@@ -48,10 +48,12 @@ def test_a_block_of_zeros_stays_dead(lab):
 def test_auto_on_another_architecture(lab):
     names, said = chosen(lab, "auto", lora="frame_a", base="a", target="s")
     target = lab.model("s")
-    target.learnable = lambda: {"diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight": (8, 8),
-                                "diffusion_model.input_blocks.1.1.transformer_blocks.0.ff.net.2.weight": (8, 8),
-                                "diffusion_model.input_blocks.1.0.in_layers.2.weight": (8, 8, 3, 3),
-                                "diffusion_model.time_embed.0.weight": (8, 8)}
+    target.learnable = lambda: {
+        "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight": (8, 8),
+        "diffusion_model.input_blocks.1.1.transformer_blocks.0.ff.net.2.weight": (8, 8),
+        "diffusion_model.input_blocks.1.0.in_layers.2.weight": (8, 8, 3, 3),
+        "diffusion_model.time_embed.0.weight": (8, 8),
+    }
     target.base.load = lambda name: torch.ones(2)
     names, said = places(target, "auto", [lab.family.adapter("frame_a")], [lab.model("a").base])
     assert [name.split(".")[-2] for name in names] == ["to_q", "2"] and "attention + feed-forward" in said
@@ -61,11 +63,14 @@ def test_auto_on_another_architecture(lab):
     assert "diffusion_model.input_blocks.1.0.in_layers.2.weight" in names and len(names) == 3
 
 
-@pytest.mark.parametrize(("where", "has", "lacks"), [
-    ("attention", {"attn.qkv", "attn.proj"}, {"mlp.fc1", "adaLN_modulation.1"}),
-    ("attention + feed-forward", {"attn.qkv", "mlp.fc1", "mlp.fc2"}, {"adaLN_modulation.1"}),
-    ("linear", {"attn.qkv", "mlp.fc1", "adaLN_modulation.1"}, set()),
-])
+@pytest.mark.parametrize(
+    ("where", "has", "lacks"),
+    [
+        ("attention", {"attn.qkv", "attn.proj"}, {"mlp.fc1", "adaLN_modulation.1"}),
+        ("attention + feed-forward", {"attn.qkv", "mlp.fc1", "mlp.fc2"}, {"adaLN_modulation.1"}),
+        ("linear", {"attn.qkv", "mlp.fc1", "adaLN_modulation.1"}, set()),
+    ],
+)
 def test_by_role(lab, where, has, lacks):
     names, said = chosen(lab, where)
     assert has <= roles(names) and not lacks & roles(names) and where in said
@@ -116,7 +121,7 @@ def test_slices_of_a_fused_weight_are_put_together(lab):
     dense = found[BLOCK + "attn.qkv.weight"].dense()
     assert dense.shape == (576, 192)
     for key, first in zip(keys, (0, 384), strict=True):
-        assert torch.allclose(dense[first:first + 192], given.modules[key].delta(), atol=1e-5)
+        assert torch.allclose(dense[first : first + 192], given.modules[key].delta(), atol=1e-5)
     assert not dense[192:384].any()
 
 
@@ -129,8 +134,9 @@ def test_a_start_of_the_wrong_shape(lab):
 
 def test_a_start_of_another_architecture(lab):
     key = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
-    given = adapters.from_state_dict({key + ".lora_up.weight": torch.ones(8, 2),
-                                      key + ".lora_down.weight": torch.ones(2, 8)})
+    given = adapters.from_state_dict(
+        {key + ".lora_up.weight": torch.ones(8, 2), key + ".lora_down.weight": torch.ones(2, 8)}
+    )
     with pytest.raises(AdapterError, match="changes none of the weights") as caught:
         starts(given, lab.model("s"), [BLOCK + "attn.qkv.weight"])
     assert "adapter of the target" in caught.value.hint
@@ -140,8 +146,14 @@ def test_a_warm_start_is_where_learning_begins(lab):
     """The frame trained on the target begins with most of the effect; cut to rank 2 the report says what was lost."""
 
     def first(rank, start):
-        learnt = distill(lab.dataset(), lab.teacher("frame_a"), lab.model("s"), [lab.family.adapter("frame_a")],
-                         Distillation(rank=rank, lessons=8, training=Training(1, batch=4)), start=start)
+        learnt = distill(
+            lab.dataset(),
+            lab.teacher("frame_a"),
+            lab.model("s"),
+            [lab.family.adapter("frame_a")],
+            Distillation(rank=rank, lessons=8, training=Training(1, batch=4)),
+            start=start,
+        )
         return learnt.report
 
     warm, cold = first(8, lab.family.adapter("frame_s")), first(8, None)

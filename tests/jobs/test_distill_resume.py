@@ -53,8 +53,14 @@ def go(lab, few_held_out):
     def run(training, at=None, how="raise", kind="lora", **more):
         target = lab.model("s", kind=Fragile)
         target.at, target.how = at, how
-        result = distill(lab.dataset(), lab.teacher("frame_a"), target, [lab.family.adapter("frame_a")],
-                         Distillation(rank=3, lessons=12, kind=kind, training=training), **more)
+        result = distill(
+            lab.dataset(),
+            lab.teacher("frame_a"),
+            target,
+            [lab.family.adapter("frame_a")],
+            Distillation(rank=3, lessons=12, kind=kind, training=training),
+            **more,
+        )
         return result, target.calls
 
     return run
@@ -95,10 +101,13 @@ def test_resumed_ends_with_the_same_file(go, tmp_path, kind):
     assert "went on" not in whole.report.to_markdown()
 
 
-@pytest.mark.parametrize(("every", "moments"), [
-    (0, {1: 0, 3: 0, 4: 1, 6: 1, 13: 4}),  # without checkpoints but the one at the break
-    (2, {5: 1, 10: 3, 11: 3}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("every", "moments"),
+    [
+        (0, {1: 0, 3: 0, 4: 1, 6: 1, 13: 4}),  # without checkpoints but the one at the break
+        (2, {5: 1, 10: 3, 11: 3}),
+    ],
+)
 def test_broken_at_any_moment(go, tmp_path, every, moments):
     """In a step, in a step's second half, in a check (1, 4, 7, 10, 13): wherever a cancel may strike."""
     training = Training(steps=4, batch=4, accumulation=2, seed=9)
@@ -143,9 +152,15 @@ def test_checkpoints_are_written_now_and_then_and_survive_a_crash(go, tmp_path):
 
 def test_with_a_control_student_too(lab, few_held_out, tmp_path):
     def go(keeper=None, progress=None):
-        return distill(lab.dataset(), lab.teacher("frame_a"), lab.model("s"), [lab.family.adapter("frame_a")],
-                       Distillation("samples", rank=3, lessons=12, training=Training(4, batch=4)), keeper=keeper,
-                       progress=progress)
+        return distill(
+            lab.dataset(),
+            lab.teacher("frame_a"),
+            lab.model("s"),
+            [lab.family.adapter("frame_a")],
+            Distillation("samples", rank=3, lessons=12, training=Training(4, batch=4)),
+            keeper=keeper,
+            progress=progress,
+        )
 
     whole = go()
     with pytest.raises(Broken):
@@ -153,16 +168,20 @@ def test_with_a_control_student_too(lab, few_held_out, tmp_path):
     same(whole, go(keeper_of(tmp_path)))
 
 
-@pytest.mark.parametrize("damage", [
-    lambda path: path.write_bytes(path.read_bytes()[:-50]),
-    lambda path: path.write_bytes(b""),
-    lambda path: path.write_bytes(b"no checkpoint at all, but long enough to be one"),
-    lambda path: _publish(path, {"a": torch.zeros(1)}, {}),
-    lambda path: _publish(path, {}, {checkpoint.KIND: "[1]"}),
-    lambda path: _publish(path, {}, {checkpoint.KIND: json.dumps({"identity": identity("a run", 1)})}),
-    lambda path: _without(path, "params"),
-    lambda path: _without(path, "best"),
-], ids=["cut off", "empty", "nonsense", "another file", "another form", "half of it", "no values", "no best values"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-50]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"no checkpoint at all, but long enough to be one"),
+        lambda path: _publish(path, {"a": torch.zeros(1)}, {}),
+        lambda path: _publish(path, {}, {checkpoint.KIND: "[1]"}),
+        lambda path: _publish(path, {}, {checkpoint.KIND: json.dumps({"identity": identity("a run", 1)})}),
+        lambda path: _without(path, "params"),
+        lambda path: _without(path, "best"),
+    ],
+    ids=["cut off", "empty", "nonsense", "another file", "another form", "half of it", "no values", "no best values"],
+)
 def test_a_damaged_checkpoint_is_told_and_ignored(go, tmp_path, damage):
     training = Training(steps=2, batch=4)
     with pytest.raises(Broken):
@@ -309,8 +328,13 @@ def test_a_model_that_answers_nan_is_named(lab):
     target = lab.model("s")
     target.weights = {name: weight * float("nan") for name, weight in target.weights.items()}
     with pytest.raises(SettingsError, match="family_s answers NaN") as caught:
-        distill(lab.dataset(), lab.teacher("frame_a"), target, [lab.family.adapter("frame_a")],
-                Distillation(rank=3, lessons=8, training=Training(1, batch=4)))
+        distill(
+            lab.dataset(),
+            lab.teacher("frame_a"),
+            target,
+            [lab.family.adapter("frame_a")],
+            Distillation(rank=3, lessons=8, training=Training(1, batch=4)),
+        )
     assert "bf16" in caught.value.hint
 
 

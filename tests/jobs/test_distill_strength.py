@@ -10,9 +10,13 @@ from lora_graft.jobs.distill.strength import MOST, match_strength
 
 def matched(lab, target, lora="frame_a", share=1.0, **more):
     return match_strength(
-        lab.teacher(lora), lab.model(target),
-        lambda strength: lab.model(target, lora, strength=strength * share), lab.dataset(), batch=32, **more,
-    )  # fmt: skip
+        lab.teacher(lora),
+        lab.model(target),
+        lambda strength: lab.model(target, lora, strength=strength * share),
+        lab.dataset(),
+        batch=32,
+        **more,
+    )
 
 
 def test_on_the_same_base_it_is_one(lab):
@@ -64,5 +68,10 @@ def test_latent_spaces_that_differ(lab):
 
 def test_an_original_that_does_nothing(lab):
     with pytest.raises(SettingsError, match="changes nothing on the source"):
-        match_strength(lab.teacher("frame_a", strength=0.0), lab.model("b"), lambda strength: lab.model("b"),
-                       lab.dataset(), batch=32)
+        match_strength(
+            lab.teacher("frame_a", strength=0.0),
+            lab.model("b"),
+            lambda strength: lab.model("b"),
+            lab.dataset(),
+            batch=32,
+        )

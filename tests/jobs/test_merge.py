@@ -18,7 +18,7 @@ from lora_graft.jobs.merge.report import MergeReport
 from lora_graft.jobs.merge.targets import flat
 from lora_graft.kernels.lowrank import LowRank
 from lora_graft.kernels.merge import METHODS
-from lora_graft.names import Slot, known_names, names_for
+from lora_graft.names import WeightSlice, known_names, names_for
 
 SUM = MergeSettings(method="concat", dtype="fp32")
 Q = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
@@ -71,9 +71,11 @@ def test_convolutions_lohas_lokrs_and_cores_add_up():
     sizes = {"a": (16, 2), "b": (2, 72)}
     loha = {f"{conv}.hada_w{i}_{x}": torch.randn(*sizes[x], generator=g) for i in (1, 2) for x in "ab"}
     lokr = {f"{conv}.lokr_w1": torch.randn(4, 2, generator=g), f"{conv}.lokr_w2": torch.randn(4, 4, 3, 3, generator=g)}
-    core = {f"{conv}.lora_up.weight": torch.randn(16, 3, 1, 1, generator=g),
-            f"{conv}.lora_mid.weight": torch.randn(3, 2, 3, 3, generator=g),
-            f"{conv}.lora_down.weight": torch.randn(2, 8, 1, 1, generator=g)}  # fmt: skip
+    core = {
+        f"{conv}.lora_up.weight": torch.randn(16, 3, 1, 1, generator=g),
+        f"{conv}.lora_mid.weight": torch.randn(3, 2, 3, 3, generator=g),
+        f"{conv}.lora_down.weight": torch.randn(2, 8, 1, 1, generator=g),
+    }
     plain = lora(conv, 16, 8, 3, 5, kernel=(3, 3))
     given = [read(part) for part in (plain, loha, lokr, core)]
     result = merge([both(a, s) for a, s in zip(given, (1.0, 0.5, -2.0, 0.7), strict=True)], SUM).adapter
@@ -87,8 +89,11 @@ def test_layouts_are_matched_without_a_base():
     kohya = read(lora(Q, 640, 640, 4, 1), lora(K, 640, 2048, 4, 2), lora(TEXT, 3072, 768, 2, 3))
     text = "text_encoder.text_model.encoder.layers.0.mlp.fc1"
     second = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_v"
-    diffusers = read(lora(Q_DIFFUSERS, 640, 640, 3, 4, spelling="peft"), lora(text, 3072, 768, 2, 5, spelling="peft"),
-                     lora(second, 640, 2048, 3, 6, spelling="peft"))  # fmt: skip
+    diffusers = read(
+        lora(Q_DIFFUSERS, 640, 640, 3, 4, spelling="peft"),
+        lora(text, 3072, 768, 2, 5, spelling="peft"),
+        lora(second, 640, 2048, 3, 6, spelling="peft"),
+    )
     result = merge([both(kohya), both(diffusers, 0.5)], SUM)
     modules = result.adapter.modules
     assert set(modules) == {Q, K, TEXT, K.replace("to_k", "to_v")}, "in the first one's style"
@@ -147,10 +152,18 @@ def test_unknown_models_match_by_key():
 
 def test_vectors_biases_and_differences_are_added_exactly():
     norm, gone = "diffusion_model.input_blocks.1.1.norm", "diffusion_model.out.2"
-    a = read({f"{norm}.w_norm": torch.ones(8), f"{norm}.b_norm": torch.ones(8)}, lora(Q, 12, 10, 2, 1),
-             {f"{Q}.diff_b": torch.ones(12)}, {f"{gone}.diff": torch.ones(4, 6, 3, 3)})  # fmt: skip
-    b = read({f"{norm}.w_norm": torch.full((8,), 2.0)}, lora(Q, 12, 10, 2, 2), {f"{Q}.diff_b": torch.full((12,), 3.0)},
-             lora(gone, 4, 6, 2, 3, kernel=(3, 3)))  # fmt: skip
+    a = read(
+        {f"{norm}.w_norm": torch.ones(8), f"{norm}.b_norm": torch.ones(8)},
+        lora(Q, 12, 10, 2, 1),
+        {f"{Q}.diff_b": torch.ones(12)},
+        {f"{gone}.diff": torch.ones(4, 6, 3, 3)},
+    )
+    b = read(
+        {f"{norm}.w_norm": torch.full((8,), 2.0)},
+        lora(Q, 12, 10, 2, 2),
+        {f"{Q}.diff_b": torch.full((12,), 3.0)},
+        lora(gone, 4, 6, 2, 3, kernel=(3, 3)),
+    )
     result = merge([both(a, 2.0), both(b, -0.5)], MergeSettings(rank="max", dtype="fp32"))
     tensors = {key: m.tensors for key, m in result.adapter.modules.items()}
     assert torch.equal(tensors[norm][".w_norm"], torch.full((8,), 1.0))
@@ -179,20 +192,31 @@ def test_figures_are_those_of_the_dense_matrices():
 @pytest.fixture
 def three():
     keys = [f"lora_unet_input_blocks_{n}_1_transformer_blocks_0_attn1_to_{x}" for n in (4, 5) for x in "qkv"]
-    return [read(*(lora(key, 64, 64, r, 10 * r + i, dtype=torch.float16) for i, key in enumerate(keys)),
-                 metadata=trained(r), file=f"folder/{r}.safetensors") for r in (4, 6, 8)]  # fmt: skip
+    return [
+        read(
+            *(lora(key, 64, 64, r, 10 * r + i, dtype=torch.float16) for i, key in enumerate(keys)),
+            metadata=trained(r),
+            file=f"folder/{r}.safetensors",
+        )
+        for r in (4, 6, 8)
+    ]
 
 
 def trained(rank):
     tags = json.dumps({"1_x": {f"tag {rank}": rank}})
-    return {"ss_network_dim": str(rank), "ss_network_module": "networks.lora", "ss_tag_frequency": tags,
-            "ss_base_model_version": "sdxl_base_v1-0"}  # fmt: skip
+    return {
+        "ss_network_dim": str(rank),
+        "ss_network_module": "networks.lora",
+        "ss_tag_frequency": tags,
+        "ss_base_model_version": "sdxl_base_v1-0",
+    }
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs_and_reports(three, method):
-    result = merge([both(a, s) for a, s in zip(three, (1.0, -0.5, 0.7), strict=True)],
-                   MergeSettings(method=method, rank="max"))  # fmt: skip
+    result = merge(
+        [both(a, s) for a, s in zip(three, (1.0, -0.5, 0.7), strict=True)], MergeSettings(method=method, rank="max")
+    )
     assert len(result.adapter.modules) == 6
     for line in result.report.modules:
         assert line.ranks_in == [4, 6, 8] and line.decision == method
@@ -347,10 +371,13 @@ def test_large_places_are_merged_one_at_a_time(three, monkeypatch):
 
 def sdxl_base(weights):
     return SimpleNamespace(
-        label="base", architecture="SDXL", names=known_names("SDXL"), fingerprint="f",
+        label="base",
+        architecture="SDXL",
+        names=known_names("SDXL"),
+        fingerprint="f",
         weights=lambda: {n: tuple(w.shape) for n, w in weights.items()},
         load=lambda name, rows=None: weights[name] if rows is None else weights[name][rows[0] : sum(rows)],
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -414,8 +441,18 @@ def test_a_rank_above_the_possible(three):
         merge([both(a) for a in three], MergeSettings(rank=19))
 
 
-@pytest.mark.parametrize("settings", [dict(method="magic"), dict(rank=0), dict(rank="most"), dict(dtype="int8"),
-                                      dict(units="round"), dict(density=0.0), dict(energy=2.0)])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(method="magic"),
+        dict(rank=0),
+        dict(rank="most"),
+        dict(dtype="int8"),
+        dict(units="round"),
+        dict(density=0.0),
+        dict(energy=2.0),
+    ],
+)
 def test_impossible_settings(settings):
     with pytest.raises(SettingsError):
         MergeSettings(**settings)
@@ -459,7 +496,7 @@ def test_unknown_keys_of_all_files_are_kept(three):
 
 def test_slots_of_the_names_used_here_exist():
     assert known_names("SDXL").resolve(Q) == known_names("SDXL").resolve(Q_DIFFUSERS)
-    assert isinstance(names_for({"diffusion_model.x.weight": (2, 2)}).resolve("lora_unet_x"), Slot)
+    assert isinstance(names_for({"diffusion_model.x.weight": (2, 2)}).resolve("lora_unet_x"), WeightSlice)
 
 
 @pytest.mark.parametrize("name", METHODS)

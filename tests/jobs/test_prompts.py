@@ -25,44 +25,52 @@ def distinct(template, **more):
     return set(lines(template, **more))
 
 
-@pytest.mark.parametrize(("template", "expected"), [
-    ("a box", {"a box"}),
-    ("{red|green} box", {"red box", "green box"}),
-    ("box{| on a table}", {"box", "box on a table"}),
-    ("{a {red|green} box|a bag}", {"a red box", "a green box", "a bag"}),
-    ("{1|2}{a|b}", {"1a", "1b", "2a", "2b"}),
-    ("one\n\n  two  \nthree|four", {"one", "two", "three|four"}),
-    (r"\{a\|b\} c\\d \: 2\::x", {r"{a|b} c\d : 2::x"}),
-    (r"{a\|b|c}", {"a|b", "c"}),
-    (r"saber \(fate\)", {r"saber \(fate\)"}),
-    ("{2.5::a|b}", {"a", "b"}),
-    ("{seed|leaf}", {"seed", "leaf"}),
-])
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("a box", {"a box"}),
+        ("{red|green} box", {"red box", "green box"}),
+        ("box{| on a table}", {"box", "box on a table"}),
+        ("{a {red|green} box|a bag}", {"a red box", "a green box", "a bag"}),
+        ("{1|2}{a|b}", {"1a", "1b", "2a", "2b"}),
+        ("one\n\n  two  \nthree|four", {"one", "two", "three|four"}),
+        (r"\{a\|b\} c\\d \: 2\::x", {r"{a|b} c\d : 2::x"}),
+        (r"{a\|b|c}", {"a|b", "c"}),
+        (r"saber \(fate\)", {r"saber \(fate\)"}),
+        ("{2.5::a|b}", {"a", "b"}),
+        ("{seed|leaf}", {"seed", "leaf"}),
+    ],
+)
 def test_grammar(template, expected):
     assert distinct(template) == expected
 
 
 def test_weights_count():
-    drawn = Counter(line.split()[0] for line in lines("{3::red|green} {seed}", count=2000,
-                                                      seeds=[f"box {i}" for i in range(20000)]))
+    drawn = Counter(
+        line.split()[0] for line in lines("{3::red|green} {seed}", count=2000, seeds=[f"box {i}" for i in range(20000)])
+    )
     assert drawn["red"] / 2000 == pytest.approx(0.75, abs=0.04)
-    drawn = Counter(line.split()[0] for line in lines("9::a {seed}\nb {seed}", count=2000,
-                                                      seeds=[f"box {i}" for i in range(20000)]))
+    drawn = Counter(
+        line.split()[0] for line in lines("9::a {seed}\nb {seed}", count=2000, seeds=[f"box {i}" for i in range(20000)])
+    )
     assert drawn["a"] / 2000 == pytest.approx(0.9, abs=0.03)
 
 
-@pytest.mark.parametrize(("template", "says"), [
-    ("{red|green", "does not close"),
-    ("red|green}", "was not opened"),
-    ("{trigers}, a box", "neither a placeholder nor a choice"),
-    ("{}", "neither a placeholder nor a choice"),
-    ("{tags:0}", "neither a placeholder nor a choice"),
-    ("{0::a|b}", "weight 0"),
-    ("{tags|seed}", "bare word tags"),
-    ("", "is empty"),
-    (" \n ", "is empty"),
-    ("{|}", "empty prompts only"),
-])
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{red|green", "does not close"),
+        ("red|green}", "was not opened"),
+        ("{trigers}, a box", "neither a placeholder nor a choice"),
+        ("{}", "neither a placeholder nor a choice"),
+        ("{tags:0}", "neither a placeholder nor a choice"),
+        ("{0::a|b}", "weight 0"),
+        ("{tags|seed}", "bare word tags"),
+        ("", "is empty"),
+        (" \n ", "is empty"),
+        ("{|}", "empty prompts only"),
+    ],
+)
 def test_unreadable_templates(template, says):
     with pytest.raises(SettingsError, match=says) as caught:
         lines(template)
@@ -76,8 +84,13 @@ def test_same_seed_same_prompts_and_another_seed_others():
 
 
 def test_default_template_has_triggers_tags_and_seeds():
-    made = synthesize(PromptSettings([f"a box, number {i}" for i in range(50)], adapter({"sks": 400, **{
-        f"tag{i}": 40 for i in range(40)}}), count=100))
+    made = synthesize(
+        PromptSettings(
+            [f"a box, number {i}" for i in range(50)],
+            adapter({"sks": 400, **{f"tag{i}": 40 for i in range(40)}}),
+            count=100,
+        )
+    )
     assert len(set(made.lines)) == 100
     assert all(line.startswith("sks, ") and line.count("sks") == 1 for line in made.lines)
     seeded = sum("number" in line for line in made.lines)
@@ -101,8 +114,11 @@ def test_tags_come_by_their_counts_without_repetition_and_as_many_as_captions_ha
 
 
 def test_very_long_captions_are_cut():
-    made = lines("{tags}", count=50, adapter=adapter({f"t{i:03}": 100 for i in range(90)},
-                                                    ss_dataset_dirs={"1_x": {"img_count": 100}}))
+    made = lines(
+        "{tags}",
+        count=50,
+        adapter=adapter({f"t{i:03}": 100 for i in range(90)}, ss_dataset_dirs={"1_x": {"img_count": 100}}),
+    )
     assert max(len(line.split(", ")) for line in made) <= 20
 
 
@@ -120,12 +136,15 @@ def test_captions_that_all_differ_have_no_trigger_words():
     assert set(made.lines) == set(sentences.tags)
 
 
-@pytest.mark.parametrize(("sources", "expected"), [
-    ({"seeds": SEEDS}, set(SEEDS)),
-    ({"adapter": adapter({"sks": 3})}, {"sks"}),
-    ({"adapter": adapter({"sks": 30, "red": 3, "blue": 3})}, {"sks, red", "sks, blue"}),
-    ({"adapter": adapter({"sks": 3}), "seeds": SEEDS}, {f"sks, {line}" for line in SEEDS}),
-])
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ({"seeds": SEEDS}, set(SEEDS)),
+        ({"adapter": adapter({"sks": 3})}, {"sks"}),
+        ({"adapter": adapter({"sks": 30, "red": 3, "blue": 3})}, {"sks, red", "sks, blue"}),
+        ({"adapter": adapter({"sks": 3}), "seeds": SEEDS}, {f"sks, {line}" for line in SEEDS}),
+    ],
+)
 def test_what_is_missing_is_left_out(sources, expected):
     made = synthesize(PromptSettings(template=TEMPLATE, count=20, **sources))
     assert set(made.lines) == expected
@@ -149,8 +168,9 @@ def test_all_of_them_are_found_when_they_are_as_many_as_asked_for():
 
 
 def test_seed_lists_of_text_generators_lose_their_marks():
-    assert distinct("{seed}", seeds=["1. a cat", "2) a dog", "- a cow", "• a hen", "", "  ", "3 cats", "1.5 m of rope"]
-                    ) == {"a cat", "a dog", "a cow", "a hen", "3 cats", "1.5 m of rope"}
+    assert distinct(
+        "{seed}", seeds=["1. a cat", "2) a dog", "- a cow", "• a hen", "", "  ", "3 cats", "1.5 m of rope"]
+    ) == {"a cat", "a dog", "a cow", "a hen", "3 cats", "1.5 m of rope"}
 
 
 @pytest.mark.parametrize("template", [TEMPLATE, "a photo of {trigger}", "{tags} in the {snow|rain}"])
@@ -176,11 +196,14 @@ def test_missing_and_unused_sources_are_told():
     assert "asks for training tags, trigger words, of which there is none" in note
 
 
-@pytest.mark.parametrize(("line", "expected"), [
-    (" , a  box,, a box ,A Box, red ", "a box, red"),
-    ("(a, b:1.2), (a, c:1.3)", "(a, b:1.2), (a, c:1.3)"),
-    (", ,", ""),
-])
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (" , a  box,, a box ,A Box, red ", "a box, red"),
+        ("(a, b:1.2), (a, c:1.3)", "(a, b:1.2), (a, c:1.3)"),
+        (", ,", ""),
+    ],
+)
 def test_tidy(line, expected):
     assert tidy(line) == expected
 

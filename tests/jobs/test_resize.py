@@ -22,12 +22,20 @@ def lora():
         return torch.linalg.qr(torch.randn(size, 6, generator=g)).Q
 
     conv = basis(72).T.reshape(6, 8, 3, 3)
-    return adapters.from_state_dict({
-        f"{Q}.lora_up.weight": basis(40) * VALUES * 2, f"{Q}.lora_down.weight": basis(30).T.contiguous(),
-        f"{Q}.alpha": torch.tensor(3.0), f"{Q}.diff_b": torch.ones(40),
-        f"{CONV}.lora_up.weight": (basis(16) * VALUES).reshape(16, 6, 1, 1), f"{CONV}.lora_down.weight": conv,
-        "lora_unet_out_0.w_norm": torch.ones(8), "odd.key": torch.ones(2),
-    }, {"ss_network_module": "networks.lora", "ss_network_dim": "6"}, "folder/x.safetensors")  # fmt: skip
+    return adapters.from_state_dict(
+        {
+            f"{Q}.lora_up.weight": basis(40) * VALUES * 2,
+            f"{Q}.lora_down.weight": basis(30).T.contiguous(),
+            f"{Q}.alpha": torch.tensor(3.0),
+            f"{Q}.diff_b": torch.ones(40),
+            f"{CONV}.lora_up.weight": (basis(16) * VALUES).reshape(16, 6, 1, 1),
+            f"{CONV}.lora_down.weight": conv,
+            "lora_unet_out_0.w_norm": torch.ones(8),
+            "odd.key": torch.ones(2),
+        },
+        {"ss_network_module": "networks.lora", "ss_network_dim": "6"},
+        "folder/x.safetensors",
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,8 +74,11 @@ def test_nothing_to_cut(lora):
 
 
 def test_a_limit_over_the_rule(lora):
-    assert {m.rank for k, m in resize(lora, ResizeSettings("energy", 1.0, most=4)).adapter.modules.items()
-            if k != "lora_unet_out_0"} == {4}  # fmt: skip
+    assert {
+        m.rank
+        for k, m in resize(lora, ResizeSettings("energy", 1.0, most=4)).adapter.modules.items()
+        if k != "lora_unet_out_0"
+    } == {4}
 
 
 def test_a_dora_without_its_base_stays(lora):
@@ -76,8 +87,19 @@ def test_a_dora_without_its_base_stays(lora):
     assert result.modules[Q].kind == "dora" and result.modules[Q].rank == 6 and result.modules[CONV].rank == 2
 
 
-@pytest.mark.parametrize("settings", [("most", 2), ("energy", 0.0), ("energy", 1.5), ("rank", 0), ("rank", 2.5),
-                                      ("ratio", 0.5), ("rank", 2, 0), ("rank", 2, None, "int8")])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("most", 2),
+        ("energy", 0.0),
+        ("energy", 1.5),
+        ("rank", 0),
+        ("rank", 2.5),
+        ("ratio", 0.5),
+        ("rank", 2, 0),
+        ("rank", 2, None, "int8"),
+    ],
+)
 def test_impossible_settings(settings):
     with pytest.raises(SettingsError):
         ResizeSettings(*settings)

@@ -131,8 +131,8 @@ def test_a_removed_block_shifts_the_ones_behind_it(family, tmp_path):
 
 def test_fused_weights_are_compared_slice_by_slice(family):
     base = family.base("a")
-    slot = base.names.resolve("lora_unet_joint_blocks_0_x_block_attn_qkv")
-    assert [part.rows for part in parts(base, slot)] == [(0, 192), (192, 192), (384, 192)]
+    weight_slice = base.names.resolve("lora_unet_joint_blocks_0_x_block_attn_qkv")
+    assert [part.rows for part in parts(base, weight_slice)] == [(0, 192), (192, 192), (384, 192)]
     result = transfer(family.adapter("frame_a"), base, family.base("b"), TransferSettings("rotate"))
     line = next(m for m in result.report.modules if m.role == "x_block.attn.qkv")
     assert line.k == 48 and line.rank_out <= 24
@@ -161,8 +161,10 @@ def test_rank_is_cut_with_its_error_and_strength_multiplies(family):
 
 def test_the_cache_changes_nothing_but_the_time(family, tmp_path):
     cache, asked = SubspaceCache(tmp_path), TransferSettings("prolora")
-    run = [transfer(family.adapter("frame_a"), family.base("a"), family.base("b"), asked, cache=c).adapter
-           for c in (None, cache, cache)]  # fmt: skip
+    run = [
+        transfer(family.adapter("frame_a"), family.base("a"), family.base("b"), asked, cache=c).adapter
+        for c in (None, cache, cache)
+    ]
     assert cache.hits == cache.misses > 0
     states = [adapters.to_state_dict(adapter) for adapter in run]
     assert all(torch.equal(states[0][k], s[k]) for s in states for k in states[0])

@@ -125,8 +125,9 @@ def test_the_history_of_chained_work_stays_in_the_file(family, tmp_path):
     third = saved(transfer(second, b, c, TransferSettings("rotate")), "c")
     steps = history(third.metadata)
     assert [(s["job"], s["source"], s["target"]) for s in steps] == [
-        ("transfer", a.label, b.label), ("transfer", b.label, c.label),
-    ]  # fmt: skip
+        ("transfer", a.label, b.label),
+        ("transfer", b.label, c.label),
+    ]
     assert steps[0]["adapter_sha256"] == family.adapter("frame_a").digest
     assert steps[1]["adapter_sha256"] == second.digest and third.metadata["lora_graft.adapter_sha256"] == second.digest
 

@@ -20,8 +20,11 @@ def draw(*shape, seed=0, dtype=torch.float64):
 
 
 def change_of(m, n, rank=3, gain=False, dtype=torch.float64):
-    return Change(draw(m, rank, seed=1, dtype=dtype), draw(rank, n, seed=2, dtype=dtype),
-                  1 + 0.3 * draw(m, seed=3, dtype=dtype) if gain else None)
+    return Change(
+        draw(m, rank, seed=1, dtype=dtype),
+        draw(rank, n, seed=2, dtype=dtype),
+        1 + 0.3 * draw(m, seed=3, dtype=dtype) if gain else None,
+    )
 
 
 def dense(weight, change):
@@ -66,8 +69,9 @@ def test_other_convolutions(kind, convolve, size):
     shape = (6, 4, *[3] * len(size))
     x, change = draw(2, 4, *size, seed=5), change_of(6, draw(*shape)[0].numel(), gain=True)
     weight, bias = draw(*shape), draw(6, seed=4)
-    found = changed(convolve(x, weight, bias, padding=1), x, change, bias, layer_kind=kind, weight_shape=shape,
-                    padding=1)
+    found = changed(
+        convolve(x, weight, bias, padding=1), x, change, bias, layer_kind=kind, weight_shape=shape, padding=1
+    )
     assert torch.allclose(found, convolve(x, dense(weight, change), bias, padding=1))
 
 

@@ -100,7 +100,18 @@ def run(name, updates, rank):
 
 def test_every_method_of_the_menu_has_a_reference():
     assert list(METHODS) == [
-        "lego", "concat", "linear", "svd", "ties", "dare", "della", "magnitude", "knots", "core-ties", "tsv", "iso",
+        "lego",
+        "concat",
+        "linear",
+        "svd",
+        "ties",
+        "dare",
+        "della",
+        "magnitude",
+        "knots",
+        "core-ties",
+        "tsv",
+        "iso",
     ]
     assert set(METHODS) - {"lego"} == set(REFERENCES)
     assert all(method.display and method.paper and method.name == name for name, method in METHODS.items())
@@ -137,7 +148,9 @@ def test_against_the_dense_reference_cut_to_a_rank(name, rank):
 @settings(max_examples=40, deadline=None)
 @given(
     name=st.sampled_from([name for name in REFERENCES if name not in ("dare", "della")]),
-    m=st.integers(5, 20), n=st.integers(5, 20), ranks=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    m=st.integers(5, 20),
+    n=st.integers(5, 20),
+    ranks=st.lists(st.integers(1, 6), min_size=1, max_size=4),
     seed=st.integers(0, 99),
 )
 def test_any_shapes_and_ranks(name, m, n, ranks, seed):
@@ -175,8 +188,9 @@ def test_degenerate_updates(name, rank, case):
     assert merged.update.rank <= (rank or 10)
     assert all(factor.isfinite().all() and factor.dtype == torch.float32 for factor in merged.update)
     assert 0 <= merged.error <= 1.5
-    if case == "zero" or (case == "cancelling" and name not in ("dare", "della", "ties", "knots", "core-ties", "lego",
-                                                               "tsv", "iso")):
+    if case == "zero" or (
+        case == "cancelling" and name not in ("dare", "della", "ties", "knots", "core-ties", "lego", "tsv", "iso")
+    ):
         assert float(merged.update.dense().norm()) <= 1e-5 * float(a.dense().norm())
     if case == "one only" and rank is None and name in ("lego", "concat", "linear", "svd", "tsv"):
         assert distance(merged.update.dense(), entries(a)) < 1e-5
@@ -199,9 +213,15 @@ def test_bad_input_is_refused(name):
 
 @pytest.mark.parametrize(
     ("function", "options"),
-    [(ties, {"density": 0}), (ties, {"density": 1.1}), (ties, {"density": float("nan")}), (lego, {"units": "best"}),
-     (lego, {"restarts": 0}), (auto_rank, {"energy": 0})],
-)  # fmt: skip
+    [
+        (ties, {"density": 0}),
+        (ties, {"density": 1.1}),
+        (ties, {"density": float("nan")}),
+        (lego, {"units": "best"}),
+        (lego, {"restarts": 0}),
+        (auto_rank, {"energy": 0}),
+    ],
+)
 def test_bad_options_are_refused(function, options):
     with pytest.raises(SettingsError, match=next(iter(options))):
         function(mixed(), **options)

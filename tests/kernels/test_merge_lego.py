@@ -106,7 +106,8 @@ def test_repaired_units_do_not_depend_on_scale_and_sign(form):
     changed = []
     for update in updates:
         sizes = torch.exp(torch.randn(update.rank, generator=generator)) * (
-            torch.randint(0, 2, (update.rank,), generator=generator) * 2 - 1)
+            torch.randint(0, 2, (update.rank,), generator=generator) * 2 - 1
+        )
         changed.append(LowRank(update.up / sizes, update.down * sizes[:, None]))
     for k in (2, 5, 9):
         first, second = (lego(u, k, units=form).update.dense() for u in (updates, changed))
@@ -115,8 +116,7 @@ def test_repaired_units_do_not_depend_on_scale_and_sign(form):
 
 def test_the_papers_units_do_depend_on_scale():
     a, b = mixed(60, 44, (4, 4))
-    first, second = (lego([x, b], 3, units="paper").update.dense()
-                     for x in (a, LowRank(a.up / 10, a.down * 10)))
+    first, second = (lego([x, b], 3, units="paper").update.dense() for x in (a, LowRank(a.up / 10, a.down * 10)))
     assert distance(first, second) > 0.1
 
 

@@ -29,8 +29,13 @@ def kohya(values, rule, amount):
 
 
 @settings(max_examples=60, deadline=None)
-@given(rule=st.sampled_from(list(RULES)), r=st.integers(1, 10), decay=st.floats(0, 2), seed=st.integers(0, 50),
-       share=st.floats(0.05, 1.0))
+@given(
+    rule=st.sampled_from(list(RULES)),
+    r=st.integers(1, 10),
+    decay=st.floats(0, 2),
+    seed=st.integers(0, 50),
+    share=st.floats(0.05, 1.0),
+)
 def test_rules(rule, r, decay, seed, share):
     update = lora(22, 17, r, seed, decay)
     amount = {"rank": 1 + round(share * 12), "ratio": 1 + 20 * share}.get(rule, share)
@@ -44,9 +49,19 @@ def test_rules(rule, r, decay, seed, share):
     assert merged.error == pytest.approx(distance(best, entries(update)), abs=1e-5)
 
 
-@pytest.mark.parametrize(("rule", "amount"), [("rank", 0), ("ratio", 0.5), ("cumulative", 1.1), ("energy", 0),
-                                              ("frobenius", -1), ("rank", float("inf")), ("energy", float("nan")),
-                                              ("best", 1)])
+@pytest.mark.parametrize(
+    ("rule", "amount"),
+    [
+        ("rank", 0),
+        ("ratio", 0.5),
+        ("cumulative", 1.1),
+        ("energy", 0),
+        ("frobenius", -1),
+        ("rank", float("inf")),
+        ("energy", float("nan")),
+        ("best", 1),
+    ],
+)
 def test_bad_rules_are_refused(rule, amount):
     with pytest.raises(SettingsError):
         resize(lora(10, 10, 3), rule, amount)

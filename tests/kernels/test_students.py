@@ -216,8 +216,12 @@ def test_exported_tensors_are_a_snapshot(kind):
 
 def test_kernels_have_their_files_shape():
     shapes = {s: tuple(t.shape) for s, t in make("dora", (12, 8, 3, 3)).tensors().items()}
-    assert shapes == {".lora_up.weight": (12, 2, 1, 1), ".lora_down.weight": (2, 8, 3, 3), ".alpha": (),
-                      ".dora_scale": (12, 1, 1, 1)}
+    assert shapes == {
+        ".lora_up.weight": (12, 2, 1, 1),
+        ".lora_down.weight": (2, 8, 3, 3),
+        ".alpha": (),
+        ".dora_scale": (12, 1, 1, 1),
+    }
     assert isinstance(module_of(make("lora-x", (12, 8, 3, 3))), LoraFile)
 
 
@@ -227,13 +231,16 @@ def test_a_rank_beyond_the_weights_own_keeps_the_scale():
     assert student.scale == module_of(student).scale() == 0.5
 
 
-@pytest.mark.parametrize(("options", "says"), [
-    ({"rank": 0}, "rank must be at least 1"),
-    ({"alpha": 0.0}, "alpha must be above 0"),
-    ({"start": update_of((8, 12), 2)}, "start from"),
-    ({"weight": weight_of((8, 12))}, "base weight is"),
-    ({"shape": (12,)}, "not a weight of shape"),
-])
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"rank": 0}, "rank must be at least 1"),
+        ({"alpha": 0.0}, "alpha must be above 0"),
+        ({"start": update_of((8, 12), 2)}, "start from"),
+        ({"weight": weight_of((8, 12))}, "base weight is"),
+        ({"shape": (12,)}, "not a weight of shape"),
+    ],
+)
 def test_refusals(options, says):
     with pytest.raises(SettingsError, match=says):
         make("lora", **{"shape": (12, 8), **options})

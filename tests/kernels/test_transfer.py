@@ -27,9 +27,13 @@ def update(shape, rank=4, seed=5):
 def pair(shape, k=24, drift=0.2, seed=0):
     """Subspaces of a weight and of a relative of it."""
     weight = weight_like(*shape, seed=seed)
-    other = weight + drift * weight.norm() * torch.randn(shape, generator=torch.Generator().manual_seed(seed + 1)) / (
-        shape[0] * shape[1]
-    ) ** 0.5
+    other = (
+        weight
+        + drift
+        * weight.norm()
+        * torch.randn(shape, generator=torch.Generator().manual_seed(seed + 1))
+        / (shape[0] * shape[1]) ** 0.5
+    )
     return subspace(weight, k), subspace(other, k)
 
 

@@ -24,13 +24,21 @@ class Dora(Lora):
     needs_base = True
 
     @classmethod
-    def create(cls, weight_shape, rank, alpha, generator, *, weight=None, start=None, device="cpu",
-               dtype=torch.float32) -> Dora:
+    def create(
+        cls, weight_shape, rank, alpha, generator, *, weight=None, start=None, device="cpu", dtype=torch.float32
+    ) -> Dora:
         scale = scale_of(alpha, rank)
         up, down, error = pair(weight_shape, usable_rank(rank, weight_shape), scale, generator, start)
         norm = torch.linalg.vector_norm(flatten(weight).float(), dim=1) + EPS
-        return cls(weight_shape, scale, {"lora_up": up, "lora_down": down, "magnitude": norm}, {"norm": norm},
-                   start_error=error, device=device, dtype=dtype)
+        return cls(
+            weight_shape,
+            scale,
+            {"lora_up": up, "lora_down": down, "magnitude": norm},
+            {"norm": norm},
+            start_error=error,
+            device=device,
+            dtype=dtype,
+        )
 
     def change(self) -> Change:
         return super().change()._replace(gain=self.params["magnitude"] / self.fixed["norm"])

@@ -25,8 +25,9 @@ class Loha(Student):
     """
 
     @classmethod
-    def create(cls, weight_shape, rank, alpha, generator, *, weight=None, start=None, device="cpu",
-               dtype=torch.float32) -> Loha:
+    def create(
+        cls, weight_shape, rank, alpha, generator, *, weight=None, start=None, device="cpu", dtype=torch.float32
+    ) -> Loha:
         scale, usable = scale_of(alpha, rank), usable_rank(rank, weight_shape)
         a2, b2, error = pair(weight_shape, usable, scale, generator, start)
         a1 = torch.randn(a2.shape, generator=generator) * 0.1
@@ -36,8 +37,14 @@ class Loha(Student):
         else:
             a1, b1[0] = torch.zeros_like(a1), 1.0
             a1[:, 0] = 1.0
-        return cls(weight_shape, scale, dict(zip(NAMES, (a1, b1, a2, b2), strict=True)), start_error=error,
-                   device=device, dtype=dtype)
+        return cls(
+            weight_shape,
+            scale,
+            dict(zip(NAMES, (a1, b1, a2, b2), strict=True)),
+            start_error=error,
+            device=device,
+            dtype=dtype,
+        )
 
     def change(self) -> Change:
         a1, b1, a2, b2 = (self.params[name] for name in NAMES)

@@ -29,8 +29,9 @@ class Lokr(Student):
     pace = 3.0
 
     @classmethod
-    def create(cls, weight_shape, rank, alpha, generator, *, weight=None, start=None, device="cpu",
-               dtype=torch.float32) -> Lokr:
+    def create(
+        cls, weight_shape, rank, alpha, generator, *, weight=None, start=None, device="cpu", dtype=torch.float32
+    ) -> Lokr:
         (a, c), (b, d) = split(weight_shape[0]), split(weight_shape[1])
         second = (c, d, *weight_shape[2:])
         factored = rank < max(c, d) / 2

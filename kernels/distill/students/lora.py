@@ -17,17 +17,22 @@ class Lora(Student):
     """Parameters ``lora_up`` (m, r) and ``lora_down`` (r, n·kh·kw); starts from the best rank-r cut, balanced."""
 
     @classmethod
-    def create(cls, weight_shape, rank, alpha, generator, *, weight=None, start=None, device="cpu",
-               dtype=torch.float32) -> Lora:
+    def create(
+        cls, weight_shape, rank, alpha, generator, *, weight=None, start=None, device="cpu", dtype=torch.float32
+    ) -> Lora:
         scale = scale_of(alpha, rank)
         up, down, error = pair(weight_shape, usable_rank(rank, weight_shape), scale, generator, start)
-        return cls(weight_shape, scale, {"lora_up": up, "lora_down": down}, start_error=error, device=device,
-                   dtype=dtype)
+        return cls(
+            weight_shape, scale, {"lora_up": up, "lora_down": down}, start_error=error, device=device, dtype=dtype
+        )
 
     def change(self) -> Change:
         return Change(self.params["lora_up"] * self.scale, self.params["lora_down"])
 
     def tensors(self) -> dict[str, Tensor]:
         up, down = self.params["lora_up"], self.params["lora_down"]
-        return {".lora_up.weight": column(up, self.shape), ".lora_down.weight": kernel(down, self.shape),
-                ".alpha": self.file_alpha(up.shape[1])}
+        return {
+            ".lora_up.weight": column(up, self.shape),
+            ".lora_down.weight": kernel(down, self.shape),
+            ".alpha": self.file_alpha(up.shape[1]),
+        }

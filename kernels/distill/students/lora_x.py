@@ -26,15 +26,17 @@ class LoraX(Student):
     diagonal: ClassVar[bool] = False
 
     @classmethod
-    def create(cls, weight_shape, rank, alpha, generator, *, weight=None, start=None, device="cpu",
-               dtype=torch.float32) -> LoraX:
+    def create(
+        cls, weight_shape, rank, alpha, generator, *, weight=None, start=None, device="cpu", dtype=torch.float32
+    ) -> LoraX:
         scale, base = scale_of(alpha, rank), subspace(flatten(weight), rank)
         core = torch.zeros(base.k, base.k)
         if start is not None:
             core = (base.left.to(start.up).T @ start.up) @ (start.down @ base.right.to(start.down)) / scale
         core = core.diagonal() if cls.diagonal else core
-        made = cls(weight_shape, scale, {"core": core}, {"left": base.left, "right": base.right}, device=device,
-                   dtype=dtype)
+        made = cls(
+            weight_shape, scale, {"core": core}, {"left": base.left, "right": base.right}, device=device, dtype=dtype
+        )
         made.start_error = start_error(start, LowRank(*made.change()[:2]))
         return made
 
@@ -45,9 +47,11 @@ class LoraX(Student):
     def tensors(self) -> dict[str, Tensor]:
         core, left = self.params["core"], self.fixed["left"]
         up = left * core if self.diagonal else left @ core
-        return {".lora_up.weight": column(up, self.shape),
-                ".lora_down.weight": kernel(self.fixed["right"].T, self.shape),
-                ".alpha": self.file_alpha(up.shape[1])}
+        return {
+            ".lora_up.weight": column(up, self.shape),
+            ".lora_down.weight": kernel(self.fixed["right"].T, self.shape),
+            ".alpha": self.file_alpha(up.shape[1]),
+        }
 
 
 @student(name="lora-x-diagonal", display="LoRA-X (diagonal core)", paper="LoRA-X, arXiv 2501.16559")

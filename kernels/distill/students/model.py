@@ -40,9 +40,17 @@ class Student(ABC):
     needs_base: ClassVar[bool] = False
     pace: ClassVar[float] = 1.0
 
-    def __init__(self, shape: tuple[int, ...], scale: float, params: Mapping[str, Tensor],
-                 fixed: Mapping[str, Tensor] | None = None, *, start_error: float = 0.0,
-                 device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        scale: float,
+        params: Mapping[str, Tensor],
+        fixed: Mapping[str, Tensor] | None = None,
+        *,
+        start_error: float = 0.0,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
         self.shape, self.scale, self.start_error = tuple(shape), scale, start_error
         place = {"device": device, "dtype": dtype}
         self.params = {name: t.detach().to(**place, copy=True).requires_grad_() for name, t in params.items()}
@@ -50,9 +58,18 @@ class Student(ABC):
 
     @classmethod
     @abstractmethod
-    def create(cls, weight_shape: tuple[int, ...], rank: int, alpha: float | None, generator: Generator, *,
-               weight: Tensor | None = None, start: LowRank | None = None, device: torch.device | str = "cpu",
-               dtype: torch.dtype = torch.float32) -> Student:
+    def create(
+        cls,
+        weight_shape: tuple[int, ...],
+        rank: int,
+        alpha: float | None,
+        generator: Generator,
+        *,
+        weight: Tensor | None = None,
+        start: LowRank | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Student:
         """A student for a weight of this shape; its ΔW is exactly zero, or as near to `start` as it can be.
 
         Args:
@@ -81,8 +98,15 @@ class Student(ABC):
         return torch.tensor(self.scale * rank, dtype=torch.float32)
 
 
-def check(kind: str, needs_base: bool, shape: tuple[int, ...], rank: int, alpha: float | None, weight: Tensor | None,
-          start: LowRank | None) -> None:
+def check(
+    kind: str,
+    needs_base: bool,
+    shape: tuple[int, ...],
+    rank: int,
+    alpha: float | None,
+    weight: Tensor | None,
+    start: LowRank | None,
+) -> None:
     """Raises SettingsError for what :meth:`Student.create` cannot work with."""
     if len(shape) < 2:
         raise SettingsError(f"{kind} trains matrices and kernels, not a weight of shape {tuple(shape)}")
@@ -95,8 +119,10 @@ def check(kind: str, needs_base: bool, shape: tuple[int, ...], rank: int, alpha:
     if weight is not None and tuple(weight.shape) != tuple(shape):
         raise SettingsError(f"the base weight is {tuple(weight.shape)}, the student is for {tuple(shape)}")
     if start is not None and start.shape != flat(shape):
-        raise SettingsError(f"the update to start from is {start.shape}, the weight is {flat(shape)}",
-                            hint="Start from an adapter of the target base, or from nothing.")
+        raise SettingsError(
+            f"the update to start from is {start.shape}, the weight is {flat(shape)}",
+            hint="Start from an adapter of the target base, or from nothing.",
+        )
 
 
 def flat(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -119,8 +145,9 @@ def uniform(generator: Generator, rows: int, columns: int) -> Tensor:
     return (torch.rand(rows, columns, generator=generator) * 2 - 1) / columns**0.5
 
 
-def pair(shape: tuple[int, ...], rank: int, alpha_scale: float, generator: Generator,
-         start: LowRank | None) -> tuple[Tensor, Tensor, float]:
+def pair(
+    shape: tuple[int, ...], rank: int, alpha_scale: float, generator: Generator, start: LowRank | None
+) -> tuple[Tensor, Tensor, float]:
     """Factors (m, rank), (rank, n·kh·kw) with alpha_scale · up @ down = the best cut of `start`, and its error.
 
     Without a start, and in the ranks that it leaves unused, `up` is zero and `down` random, so that gradients flow.
@@ -132,8 +159,8 @@ def pair(shape: tuple[int, ...], rank: int, alpha_scale: float, generator: Gener
     cut, error = recompress(LowRank(start.up.float(), start.down.float()), rank)
     root = alpha_scale**0.5
     if norm(cut) > 0:
-        up[:, :cut.rank] = cut.up.cpu() / root
-        down[:cut.rank] = cut.down.cpu() / root
+        up[:, : cut.rank] = cut.up.cpu() / root
+        down[: cut.rank] = cut.down.cpu() / root
     return up, down, error
 
 

@@ -40,10 +40,16 @@ class Digest(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="Probe_Digest", category=CATEGORY, is_output_node=True, not_idempotent=True,
-            inputs=[io.Model.Input("model"), io.Clip.Input("clip", optional=True),
-                    io.AnyType.Input("after", optional=True)],
-        )  # fmt: skip
+            node_id="Probe_Digest",
+            category=CATEGORY,
+            is_output_node=True,
+            not_idempotent=True,
+            inputs=[
+                io.Model.Input("model"),
+                io.Clip.Input("clip", optional=True),
+                io.AnyType.Input("after", optional=True),
+            ],
+        )
 
     @classmethod
     def fingerprint_inputs(cls, **inputs):
@@ -68,10 +74,16 @@ class Compare(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="Probe_Compare", category=CATEGORY, is_output_node=True,
-            inputs=[io.Model.Input("a"), io.Model.Input("b"), io.Clip.Input("clip_a", optional=True),
-                    io.Clip.Input("clip_b", optional=True)],
-        )  # fmt: skip
+            node_id="Probe_Compare",
+            category=CATEGORY,
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("a"),
+                io.Model.Input("b"),
+                io.Clip.Input("clip_a", optional=True),
+                io.Clip.Input("clip_b", optional=True),
+            ],
+        )
 
     @classmethod
     def execute(cls, a, b, clip_a=None, clip_b=None):
@@ -94,10 +106,11 @@ class Conditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="Probe_Conditioning", category=CATEGORY,
+            node_id="Probe_Conditioning",
+            category=CATEGORY,
             inputs=[io.Int.Input("width"), io.Int.Input("pooled"), io.Int.Input("seed", default=0)],
             outputs=[io.Conditioning.Output()],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, width, pooled, seed):
@@ -111,14 +124,18 @@ class LatentDigest(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(node_id="Probe_Latent", category=CATEGORY, is_output_node=True,
-                         inputs=[io.Latent.Input("latent")])  # fmt: skip
+        return io.Schema(
+            node_id="Probe_Latent", category=CATEGORY, is_output_node=True, inputs=[io.Latent.Input("latent")]
+        )
 
     @classmethod
     def execute(cls, latent):
         x = latent["samples"].float().contiguous()
-        text = {"sha256": hashlib.sha256(x.numpy().tobytes()).hexdigest(), "finite": bool(x.isfinite().all()),
-                "std": float(x.std())}  # fmt: skip
+        text = {
+            "sha256": hashlib.sha256(x.numpy().tobytes()).hexdigest(),
+            "finite": bool(x.isfinite().all()),
+            "std": float(x.std()),
+        }
         return io.NodeOutput(ui={"text": (json.dumps(text),)})
 
 
@@ -127,14 +144,19 @@ class Value(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(node_id="Probe_Value", category=CATEGORY, is_output_node=True,
-                         inputs=[io.AnyType.Input("value")])  # fmt: skip
+        return io.Schema(
+            node_id="Probe_Value", category=CATEGORY, is_output_node=True, inputs=[io.AnyType.Input("value")]
+        )
 
     @classmethod
     def execute(cls, value):
         if isinstance(value, torch.Tensor):
-            value = {"shape": list(value.shape), "min": float(value.min()), "max": float(value.max()),
-                     "spread": float(value.std())}  # fmt: skip
+            value = {
+                "shape": list(value.shape),
+                "min": float(value.min()),
+                "max": float(value.max()),
+                "spread": float(value.std()),
+            }
         elif isinstance(value, dict):
             value = {"keys": sorted(value), "metadata": getattr(value, "metadata", None), "type": type(value).__name__}
         return io.NodeOutput(ui={"text": (value if isinstance(value, str) else json.dumps(value, default=repr),)})
@@ -191,12 +213,18 @@ class Base(io.ComfyNode):
                 digests[name], sizes[name] = base.digest(name), list(mine.shape)
                 mine.fill_(7.0)
         text = {
-            "label": base.label, "architecture": base.architecture, "worst": worst, "digests": digests,
-            "shapes": {n: list(s) for n, s in base.weights().items()},  "sizes": sizes,
-            "fingerprint": base.fingerprint, "again": again.fingerprint, "loaded": bool(model.backup),
+            "label": base.label,
+            "architecture": base.architecture,
+            "worst": worst,
+            "digests": digests,
+            "shapes": {n: list(s) for n, s in base.weights().items()},
+            "sizes": sizes,
+            "fingerprint": base.fingerprint,
+            "again": again.fingerprint,
+            "loaded": bool(model.backup),
             "unknown": [k for k in base.loadable if base.names.resolve(k) is None],
-            "slices": sum(slot.rows is not None for slot in base.loadable.values()),
-        }  # fmt: skip
+            "slices": sum(weight_slice.rows is not None for weight_slice in base.loadable.values()),
+        }
         return io.NodeOutput(ui={"text": (json.dumps(text),)})
 
 
@@ -258,8 +286,19 @@ class Stack(io.ComfyNode):
 
 class Probes(ComfyExtension):
     async def get_node_list(self):
-        return [Digest, Compare, Conditioning, LatentDigest, Value, Plain, Base, NoPlots, PackModules, Stack,
-                *distilling.NODES]
+        return [
+            Digest,
+            Compare,
+            Conditioning,
+            LatentDigest,
+            Value,
+            Plain,
+            Base,
+            NoPlots,
+            PackModules,
+            Stack,
+            *distilling.NODES,
+        ]
 
 
 async def comfy_entrypoint():

@@ -55,10 +55,11 @@ class MakeWords(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="Probe_Words", category=CATEGORY,
+            node_id="Probe_Words",
+            category=CATEGORY,
             inputs=[io.Clip.Input("clip"), io.Int.Input("width"), io.Int.Input("pooled")],
             outputs=[io.Clip.Output()],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, clip, width, pooled):
@@ -71,17 +72,22 @@ class Student(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="Probe_Student", category=CATEGORY, is_output_node=True,
-            inputs=[io.Model.Input("model"), io.Clip.Input("clip"), io.String.Input("dtype", default="auto"),
-                    io.String.Input("kinds", default="")],
-        )  # fmt: skip
+            node_id="Probe_Student",
+            category=CATEGORY,
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model"),
+                io.Clip.Input("clip"),
+                io.String.Input("dtype", default="auto"),
+                io.String.Input("kinds", default=""),
+            ],
+        )
 
     @classmethod
     def execute(cls, model, clip, dtype, kinds):
         students_of = pack("kernels.distill.students").STUDENTS
         with torch.inference_mode(False):
-            seen = {kind: cls.look(model, clip, dtype, students_of[kind])
-                    for kind in (kinds.split() or students_of)}  # fmt: skip
+            seen = {kind: cls.look(model, clip, dtype, students_of[kind]) for kind in (kinds.split() or students_of)}
         return io.NodeOutput(ui={"text": (json.dumps(seen),)})
 
     @classmethod
@@ -124,14 +130,21 @@ class Student(io.ComfyNode):
         effect = (loaded - plain).norm()
         sizes = [float(g.norm()) if g is not None else -1.0 for g in grads]
         return {
-            "off": float((answer - loaded).norm() / effect), "effect": float(effect / plain.norm()),
-            "again": float((again - plain).abs().max()), "left": left, "students": len(names),
-            "convolutions": sum(len(shapes[n]) > 2 for n in names), "patched": len(patched.patcher.patches),
-            "finite": all(s == s and s != float("inf") for s in sizes), "untouched": sum(s <= 0 for s in sizes),
-            "params": len(params), "twice": float((twice - answer).norm() / effect),
+            "off": float((answer - loaded).norm() / effect),
+            "effect": float(effect / plain.norm()),
+            "again": float((again - plain).abs().max()),
+            "left": left,
+            "students": len(names),
+            "convolutions": sum(len(shapes[n]) > 2 for n in names),
+            "patched": len(patched.patcher.patches),
+            "finite": all(s == s and s != float("inf") for s in sizes),
+            "untouched": sum(s <= 0 for s in sizes),
+            "params": len(params),
+            "twice": float((twice - answer).norm() / effect),
             "grads": max(float((a - b).norm() / b.norm().clamp(min=1e-20)) for a, b in zip(more, grads, strict=True)),
-            "alone": alone(denoiser, given), "dtype": str(denoiser.patcher.model.get_dtype_inference()),
-        }  # fmt: skip
+            "alone": alone(denoiser, given),
+            "dtype": str(denoiser.patcher.model.get_dtype_inference()),
+        }
 
 
 def alone(denoiser, given) -> float:
@@ -139,7 +152,9 @@ def alone(denoiser, given) -> float:
     clean, noise, ratio, words = given
     with denoiser.loaded(tuple(clean.shape)), torch.no_grad():
         both = denoiser.predict(*given)
-        single = [denoiser.predict(clean[i:i + 1], noise[i:i + 1], ratio[i:i + 1], words[i:i + 1]) for i in range(3)]
+        single = [
+            denoiser.predict(clean[i : i + 1], noise[i : i + 1], ratio[i : i + 1], words[i : i + 1]) for i in range(3)
+        ]
     return float((torch.cat(single) - both).norm() / both.norm())
 
 
@@ -161,9 +176,12 @@ class Leftovers(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="Probe_Leftovers", category=CATEGORY, is_output_node=True, not_idempotent=True,
+            node_id="Probe_Leftovers",
+            category=CATEGORY,
+            is_output_node=True,
+            not_idempotent=True,
             inputs=[io.Model.Input("model"), io.AnyType.Input("after", optional=True)],
-        )  # fmt: skip
+        )
 
     @classmethod
     def fingerprint_inputs(cls, **inputs):
@@ -197,10 +215,11 @@ class Spoilt(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="Probe_Spoilt", category=CATEGORY,
+            node_id="Probe_Spoilt",
+            category=CATEGORY,
             inputs=[io.Model.Input("model"), io.Int.Input("calls"), io.String.Input("how")],
             outputs=[io.Model.Output()],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, model, calls, how):
@@ -215,8 +234,9 @@ class Spoilt(io.ComfyNode):
 
         import comfy.patcher_extension as extension
 
-        extension.add_wrapper(extension.WrappersMP.APPLY_MODEL, wrapper,
-                              model.model_options.setdefault("transformer_options", {}))
+        extension.add_wrapper(
+            extension.WrappersMP.APPLY_MODEL, wrapper, model.model_options.setdefault("transformer_options", {})
+        )
         return io.NodeOutput(model)
 
 

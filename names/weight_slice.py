@@ -15,7 +15,7 @@ from .keys import DENOISER, parse_key
 Shape = tuple[int, ...]
 
 
-class Slot(NamedTuple):
+class WeightSlice(NamedTuple):
     """The place an adapter's module changes.
 
     name: canonical name of the weight.
@@ -29,7 +29,7 @@ class Slot(NamedTuple):
     swap: bool = False
 
 
-class Part(NamedTuple):
+class StoredPart(NamedTuple):
     """A piece of a stored tensor: rows (start, length) of ``key``; a canonical weight is a stack of parts."""
 
     key: str
@@ -42,9 +42,9 @@ def module_of(name: str) -> str:
     return name.removesuffix(".weight")
 
 
-def own_module(slot: Slot) -> str:
+def own_module(weight_slice: WeightSlice) -> str:
     """The module name in the checkpoint's own words, without the wrapper prefix."""
-    return module_of(slot.name).removeprefix(DENOISER)
+    return module_of(weight_slice.name).removeprefix(DENOISER)
 
 
 # When a base knows no name in the wanted style, these are tried in turn; ComfyUI reads each like the first.
@@ -66,13 +66,13 @@ _SIBLINGS = {
 LAYOUTS = ("kohya", "diffusers", "peft", "comfy")
 
 
-def style_of(key: str, slot: Slot | None = None) -> str:
+def style_of(key: str, weight_slice: WeightSlice | None = None) -> str:
     """The naming style of an adapter's module key, told by its prefix.
 
-    ``lora_unet_`` alone does not tell the checkpoint's names from diffusers' names; ``slot`` does.
+    ``lora_unet_`` alone does not tell the checkpoint's names from diffusers' names; ``weight_slice`` does.
     """
     if key.startswith("lora_unet_"):
-        own = slot is None or key[len("lora_unet_") :].lstrip("_") == own_module(slot).replace(".", "_")
+        own = weight_slice is None or key[len("lora_unet_") :].lstrip("_") == own_module(weight_slice).replace(".", "_")
         return "kohya" if own else "kohya-diffusers"
     if ".processor." in key:
         return "processor" if key.startswith("unet.") else "processor-bare"
@@ -83,44 +83,46 @@ class Names:
     """Every adapter key a base understands, and back again.
 
     Args:
-        aliases: module key (no ``.lora_up.weight`` or other suffix) -> Slot. The order counts: of two aliases of
-            one slot in one style, ``key_for`` gives the first.
+        aliases: module key (no ``.lora_up.weight`` or other suffix) -> WeightSlice. The order counts: of two aliases of
+            one weight_slice in one style, ``key_for`` gives the first.
         kohya: which of the two ``lora_unet_`` spellings the kohya layout means for this base: "own" (SDXL, SD3,
             Flux) or "diffusers" (SD 1.5 and 2).
         shapes: canonical weight name -> shape, as far as known; tells how high a fused weight is.
     """
 
-    def __init__(self, aliases: Mapping[str, Slot], *, kohya: str = "own", shapes: Mapping[str, Shape] | None = None):
-        self.aliases: dict[str, Slot] = dict(aliases)
+    def __init__(
+        self, aliases: Mapping[str, WeightSlice], *, kohya: str = "own", shapes: Mapping[str, Shape] | None = None
+    ):
+        self.aliases: dict[str, WeightSlice] = dict(aliases)
         self.kohya = kohya
         self.shapes: dict[str, Shape] = dict(shapes or {})
-        self._reverse: dict[tuple[Slot, str], str] | None = None
+        self._reverse: dict[tuple[WeightSlice, str], str] | None = None
         self._slices: dict[str, set[tuple[int, int]]] | None = None
 
-    def resolve(self, key: str) -> Slot | None:
-        """The slot of a module key, or None. Known spelling variants of old trainers are understood."""
+    def resolve(self, key: str) -> WeightSlice | None:
+        """The weight slice of a module key, or None. Known spelling variants of old trainers are understood."""
         for candidate in _spellings(key):
-            slot = self.aliases.get(candidate)
-            if slot is not None:
-                return slot
+            weight_slice = self.aliases.get(candidate)
+            if weight_slice is not None:
+                return weight_slice
         return None
 
-    def shape(self, slot: Slot, shapes: Mapping[str, Shape] | None = None) -> Shape | None:
-        """Shape of the weight, or of the rows of it that the slot names; None when it is not known.
+    def shape(self, weight_slice: WeightSlice, shapes: Mapping[str, Shape] | None = None) -> Shape | None:
+        """Shape of the weight, or of the rows of it that the weight slice names; None when it is not known.
 
         shapes: of the weights, where another source knows better than these names.
         """
-        whole = (self.shapes if shapes is None else shapes).get(slot.name)
-        return whole if whole is None or slot.rows is None else (slot.rows[1], *whole[1:])
+        whole = (self.shapes if shapes is None else shapes).get(weight_slice.name)
+        return whole if whole is None or weight_slice.rows is None else (weight_slice.rows[1], *whole[1:])
 
-    def key_for(self, slot: Slot, style: str) -> str | None:
-        """A module key for ``slot`` in ``style`` (see style_of), or in the nearest style ComfyUI reads alike."""
+    def key_for(self, weight_slice: WeightSlice, style: str) -> str | None:
+        """A module key in ``style`` (see style_of), or in the nearest style ComfyUI reads alike."""
         if self._reverse is None:
             self._reverse = {}
             for key, target in self.aliases.items():
                 self._reverse.setdefault((target, style_of(key, target)), key)
         for candidate in (style, *_SIBLINGS.get(style, ())):
-            key = self._reverse.get((slot, candidate))
+            key = self._reverse.get((weight_slice, candidate))
             if key is not None:
                 return key
         return None
@@ -129,13 +131,13 @@ class Names:
         """The finest row slices (start, length) of a fused weight that adapters address; empty when not fused."""
         if self._slices is None:
             self._slices = {}
-            for slot in self.aliases.values():
-                if slot.rows is not None:
-                    self._slices.setdefault(slot.name, set()).add(slot.rows)
+            for weight_slice in self.aliases.values():
+                if weight_slice.rows is not None:
+                    self._slices.setdefault(weight_slice.name, set()).add(weight_slice.rows)
         rows = self._slices.get(name, set())
         return {one for one in rows if not any(other != one and _inside(other, one) for other in rows)}
 
-    def rekey(self, key: str, source: Slot, target: Slot) -> str | None:
+    def rekey(self, key: str, source: WeightSlice, target: WeightSlice) -> str | None:
         """The key under which a module, read as ``key`` from ``source``, is written for ``target`` of this base.
 
         The very same key where it already means the target, else the target's key in the same style.
@@ -144,17 +146,19 @@ class Names:
             return key
         return self.key_for(target, style_of(key, source))
 
-    def layout_key(self, slot: Slot, layout: str) -> str | None:
-        """The key for ``slot`` in one of LAYOUTS; None when that layout has no name for it (a slice, say)."""
-        text = not slot.name.startswith(DENOISER)
+    def layout_key(self, weight_slice: WeightSlice, layout: str) -> str | None:
+        """The key for ``weight_slice`` in one of LAYOUTS; None when that layout has no name for it (a slice, say)."""
+        text = not weight_slice.name.startswith(DENOISER)
         if layout == "kohya":
             own = "kohya" if self.kohya == "own" else "kohya-diffusers"
-            return self.key_for(slot, ("te-kohya-numbered" if self.kohya == "own" else "te-kohya") if text else own)
+            return self.key_for(
+                weight_slice, ("te-kohya-numbered" if self.kohya == "own" else "te-kohya") if text else own
+            )
         if layout in ("diffusers", "peft"):
-            key = self.key_for(slot, "diffusers" if text else layout)
+            key = self.key_for(weight_slice, "diffusers" if text else layout)
             return key
         if layout == "comfy":
-            return self.key_for(slot, "comfy")
+            return self.key_for(weight_slice, "comfy")
         raise ValueError(f"unknown layout {layout!r}; one of {', '.join(LAYOUTS)}")
 
 
