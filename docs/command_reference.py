@@ -13,14 +13,18 @@ def commands() -> dict[str, str]:
 
     group = typer.main.get_command(app)
     above = group.context_class(group, info_name="lora-graft", **group.context_settings)
-    return {name: _command(command, command.context_class(command, above, name)) for name, command in group.commands.items()}
+    return {
+        name: _command(command, command.context_class(command, above, name)) for name, command in group.commands.items()
+    }
 
 
 def _command(command, context) -> str:
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     records = [record for p in command.get_params(context) if (record := p.get_help_record(context))]
-    rows = [f"| `{re.sub('  +', ' ', names)}` | {_cell(text)} |" for names, text in records]
-    return "\n\n".join([_description(command.help), f"`{usage}`", "\n".join(["| | |", "|---|---|", *rows])])
+    rows = [f"| `{re.sub('  +', ' ', names)}` | {cell(text)} |" for names, text in records]
+    return "\n\n".join(
+        [_description(command.help), f"`{usage}`", "\n".join(["| Argument or option | Meaning |", "|---|---|", *rows])]
+    )
 
 
 def _description(text: str) -> str:
@@ -29,6 +33,6 @@ def _description(text: str) -> str:
     return "\n\n".join(f"```text\n{p[2:]}\n```" if p.startswith("\b\n") else p for p in paragraphs)
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """One line that Markdown takes literally: `*` and `|` mean files and alternatives here."""
-    return re.sub(r"([*|<\[\]_])", r"\\\1", re.sub(r"\s+", " ", text))
+    return re.sub(r"([*|\[\]_])", r"\\\1", re.sub(r"\s+", " ", text)).replace("<", "&lt;")

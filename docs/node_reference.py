@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
+
+from command_reference import cell
 
 ROOT = Path(__file__).resolve().parent.parent
 HELP = ROOT / "web/docs"
@@ -29,7 +30,7 @@ def sockets(page: Path) -> str:
     known = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))[node]
     text = f"\n\n## {title}\n\n{known['description']}\n"
     for group, heading in (("inputs", words[0]), ("outputs", words[1])):
-        rows = [f"| {_cell(one['name'])} | {_cell(one.get('tooltip', ''))} |" for one in known.get(group, {}).values()]
+        rows = [f"| {cell(one['name'])} | {cell(one.get('tooltip', ''))} |" for one in known.get(group, {}).values()]
         text += "\n".join(["", f"| {heading} | {words[2]} |", "|---|---|", *rows, ""]) if rows else ""
     return f"{text}\n{_languages(node, language)}\n"
 
@@ -37,7 +38,3 @@ def sockets(page: Path) -> str:
 def _languages(node: str, language: str) -> str:
     pages = {"en": f"{node}.md"} | {file.stem: f"{node}/{file.name}" for file in sorted((HELP / node).glob("*.md"))}
     return " · ".join(f"[{LANGUAGES[other][0]}]({file})" for other, file in pages.items() if other != language)
-
-
-def _cell(text: str) -> str:
-    return re.sub(r"([*|<\[\]_])", r"\\\1", re.sub(r"\s+", " ", text))

@@ -29,6 +29,7 @@ BORROWED = {
 }
 PAGES = {source: page for page, source in BORROWED.items()}
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
+INDENT = re.compile(r"^( +)(?=- )", re.M)  # ComfyUI is content with two spaces before an inner list, mkdocs wants four
 MARK = re.compile(r"<!-- (options of|python) (\S+) -->")
 
 
@@ -56,7 +57,9 @@ def on_page_markdown(markdown, page, config, files):
             return f"]({config['repo_url']}/{kind}/main/{file.relative_to(ROOT).as_posix()}{anchor})"
         return found[0]  # strict building stops at it
 
-    return LINK.sub(led, MARK.sub(_generated, markdown) + (sockets(source) if inside_help else ""))
+    if inside_help:
+        markdown = INDENT.sub(r"\1\1", markdown) + sockets(source)
+    return LINK.sub(led, MARK.sub(_generated, markdown))
 
 
 def _generated(mark: re.Match) -> str:

@@ -16,8 +16,8 @@ LONGEST = 100  # characters of a signature on one line
 def described(name: str, level: int = 3) -> str:
     """What a name of the package, without ``lora_graft.``, stands for.
 
-    ``face`` a module's offer, ``jobs.merge.merge.MergeSettings`` one class or function, ``kernels.*`` every module
-    under a package.
+    ``face`` a module's offer, ``jobs.merge.merge.MergeSettings`` one class or function, ``kernels.*`` the modules in
+    a package.
     """
     if name.endswith(".*"):
         return "\n\n".join(_module(module, level) for module in modules(name[:-2]))
@@ -30,10 +30,11 @@ def described(name: str, level: int = 3) -> str:
 
 
 def modules(name: str) -> Iterator[ModuleType]:
-    """The modules under a package, in the order of their names."""
+    """The modules in a package, in the order of their names; packages in it are left out."""
     package = importlib.import_module(f"{PACKAGE}.{name}")
-    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        yield importlib.import_module(found.name)
+    for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        if not found.ispkg:
+            yield importlib.import_module(found.name)
 
 
 def public(module: ModuleType) -> list[tuple[str, object]]:
@@ -49,13 +50,18 @@ def public(module: ModuleType) -> list[tuple[str, object]]:
 
 def _module(module: ModuleType, level: int) -> str:
     title = f"{'#' * level} {module.__name__.removeprefix(f'{PACKAGE}.')}"
-    entries = [] if hasattr(module, "__path__") else public(module)  # a package's are told of where they are defined
-    return "\n\n".join([title, text(module.__doc__), *(_entry(name, thing, level + 1) for name, thing in entries)])
+    entries = [_entry(name, thing, level + 1) for name, thing in public(module)]
+    return "\n\n".join([title, text(module.__doc__), *entries])
 
 
 def _entry(name: str, thing, level: int) -> str:
     """A heading, the signature and the docstring; of a class its public methods too."""
-    parts = [f"{'#' * level} {name}", signature(name, thing), _method(thing), text(inspect.getdoc(thing), _names(thing))]
+    parts = [
+        f"{'#' * level} {name}",
+        signature(name, thing),
+        _method(thing),
+        text(inspect.getdoc(thing), _names(thing)),
+    ]
     if inspect.isclass(thing):
         for method, given in vars(thing).items():
             function = getattr(given, "__func__", given)
