@@ -31,7 +31,7 @@ lint: dev  ## ruff and import-linter
 	$(BIN)/lint-imports
 
 docs: dev  ## the site, in out/docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: dev lint docs  ## the checks, the site and all tests
 	$(BIN)/python -m pytest

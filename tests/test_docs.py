@@ -121,9 +121,8 @@ def test_architecture_names_every_floor():
     assert packages and [name for name in packages if f"{name}/" not in shown] == []
 
 
-def test_a_file_and_a_weight_go_the_ways_that_are_described(tmp_path, monkeypatch):
+def test_a_file_and_a_weight_go_the_ways_that_are_described(family_models, tmp_path, monkeypatch):
     from lora_graft.cli.app import app
-    from lora_graft.family.materialize import materialize
 
     ways = {}
     for section in text_of("docs/architecture.md").split("\n## ")[1:]:
@@ -132,7 +131,7 @@ def test_a_file_and_a_weight_go_the_ways_that_are_described(tmp_path, monkeypatc
     assert len(ways) == 2 and all(len(way) > 5 for way in ways.values())
     codes = {function_of(name).__code__: name for way in ways.values() for name in way}
     monkeypatch.setenv("LORA_GRAFT_CACHE", str(tmp_path / "cache"))
-    files = materialize(tmp_path, text_encoder=False)
+    files = {file.stem: file for file in family_models.rglob("*.safetensors")}
     seen: dict[str, None] = {}
 
     def watch(frame, event, argument):
