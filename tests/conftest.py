@@ -54,16 +54,6 @@ def missing_in(python: Path) -> str:
     return f"its Python lacks {lacks}; run {python} -m pip install -r {PACK / 'requirements.txt'}" if lacks else ""
 
 
-@pytest.fixture(scope="session")
-def family_models(tmp_path_factory) -> Path:
-    """The example family's files as a host's models folder has them, without the text encoder. Not to be changed."""
-    from lora_graft.family.materialize import materialize
-
-    folder = tmp_path_factory.mktemp("family") / "models"
-    materialize(folder, text_encoder=False)
-    return folder
-
-
 def pytest_configure(config):
     config.addinivalue_line("markers", "host: needs a real ComfyUI, which the tests start themselves")
     config.pluginmanager.register(PlainRoot())  # a conftest's own hook is not asked about the folders above it
@@ -82,6 +72,16 @@ def pytest_collection_modifyitems(config, items):
     if isinstance(found, str):
         for item in asked:
             item.add_marker(pytest.mark.skip(reason=found))
+
+
+@pytest.fixture(scope="session")
+def family_models(tmp_path_factory) -> Path:
+    """The example family's files as a host's models folder has them, without the text encoder. Not to be changed."""
+    from lora_graft.family.materialize import materialize
+
+    folder = tmp_path_factory.mktemp("family") / "models"
+    materialize(folder, text_encoder=False)
+    return folder
 
 
 @pytest.hookimpl(trylast=True)
