@@ -26,9 +26,10 @@ dev: $(VENV)/.dev  ## what the tests and checks need, too
 demo: install  ## moves a LoRA from one base to another and draws it, in out/demo
 	$(BIN)/lora-graft demo -o out/demo
 
-lint: dev  ## ruff and import-linter
+lint: dev  ## ruff, import-linter and basedpyright
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
+	$(BIN)/basedpyright
 
 docs: dev  ## the site, in out/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
