@@ -6,12 +6,11 @@ ordered registry, and three floors of file handling: ``container`` (bytes), ``di
 """
 
 from .files import from_state_dict, read, to_state_dict, write
-from .layouts import LAYOUTS, layout_of, lora_module
+from .layouts import layout_of, lora_module
 from .metadata import settled
 from .model import Adapter, AdapterModule, LoraState
 
 __all__ = [
-    "LAYOUTS",
     "Adapter",
     "LoraState",
     "AdapterModule",

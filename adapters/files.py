@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import choices
 from ..errors import AdapterError, SettingsError
 from ..kernels.finite import all_finite
 from ..kernels.threads import one_thread
@@ -155,7 +156,7 @@ def to_state_dict(adapter: Adapter, dtype: str | None = None, layout: str = "sam
         SettingsError: an unknown dtype or layout, or no names for a change of layout.
     """
     if dtype not in DTYPES:
-        raise SettingsError(f"Unknown dtype {dtype!r}; choose one of fp16, bf16, fp32")
+        raise SettingsError(f"Unknown dtype {dtype!r}; choose one of {', '.join(choices.File.dtypes)}")
     adapter = consistent(adapter) if layout == "same" else layouts.converted(adapter, layout, names)
     out: dict[str, Tensor] = {}
     for module in adapter.modules.values():

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import choices
 from ..errors import AdapterError, SettingsError
 from ..kernels.lowrank import LowRank
 from ..names.keys import parse_key
@@ -24,7 +25,6 @@ DTYPES: dict[str | None, torch.dtype | None] = {
     "bf16": torch.bfloat16,
     "fp32": torch.float32,
 }
-LAYOUTS = ("same", "kohya", "diffusers", "peft", "comfy")
 
 
 def layout_of(keys: Iterable[str]) -> str:
@@ -103,8 +103,8 @@ def balanced(update: LowRank, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def converted(adapter: Adapter, layout: str, names: Any) -> Adapter:
     """The adapter under the keys and suffixes of another layout; see :mod:`.convert`."""
-    if layout not in LAYOUTS:
-        raise SettingsError(f"Unknown layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
+    if layout not in ("same", *choices.File.layouts):
+        raise SettingsError(f"Unknown layout {layout!r}; choose one of same, {', '.join(choices.File.layouts)}")
     if names is None:
         raise SettingsError(
             "Changing the layout needs the names of a base model's weights",

@@ -9,12 +9,12 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from .. import adapters
+from .. import adapters, choices
 from ..kernels import lowrank
 from ..kernels.threads import one_thread
 from ..names import guess_adapter_architecture
 
-TOP_MODULES, TOP_TAGS = 8, 30
+TOP_MODULES = 8
 
 # Metadata that names the base: ModelSpec's, kohya's, then what PEFT and model sites write.
 BASE_KEYS = (
@@ -99,7 +99,7 @@ class Inspection:
         return "\n".join(_lines(self)) + "\n"
 
 
-def inspect(path: str | os.PathLike, *, top_tags: int = TOP_TAGS) -> Inspection:
+def inspect(path: str | os.PathLike, *, top_tags: int = choices.Inspect.tags) -> Inspection:
     """Read an adapter file and say what it is.
 
     Raises:
@@ -109,7 +109,7 @@ def inspect(path: str | os.PathLike, *, top_tags: int = TOP_TAGS) -> Inspection:
 
 
 @one_thread()
-def inspect_adapter(adapter: adapters.Adapter, *, top_tags: int = TOP_TAGS) -> Inspection:
+def inspect_adapter(adapter: adapters.Adapter, *, top_tags: int = choices.Inspect.tags) -> Inspection:
     """The same for an adapter that is already read."""
     modules = adapter.modules
     norms = {key: _norm(module) for key, module in modules.items()}

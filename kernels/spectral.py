@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .. import choices
 from ..errors import BaseModelError, SettingsError
 from .gram import PARTIAL, Triplets, gram, gram_matrix
 from .lanczos import first_basis, lanczos
@@ -83,7 +84,7 @@ class SubspaceSize:
         if self.k is not None:
             return min(self.k, full)
         if self.energy is None:
-            return min(max(round((0.25 if self.share is None else self.share) * full), 1), full)
+            return min(max(round((choices.Subspace.k_share if self.share is None else self.share) * full), 1), full)
         if spectrum is None:
             raise SettingsError("a size by energy needs the spectrum of the weight")
         power = spectrum.double().square().cumsum(0)
@@ -97,7 +98,7 @@ class SubspaceSize:
             return f"k={self.k}"
         if self.energy is not None:
             return f"energy={self.energy:g}"
-        return f"share={0.25 if self.share is None else self.share:g}"
+        return f"share={choices.Subspace.k_share if self.share is None else self.share:g}"
 
 
 def flatten(weight: Tensor) -> Tensor:

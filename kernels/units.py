@@ -23,8 +23,6 @@ from .lowrank import LowRank
 from .stacked import NEGLIGIBLE, Stack, root, spectrum, stack
 from .turns import in_turn
 
-UNITS = ("canonical", "balanced", "paper")
-
 
 class Units(NamedTuple):
     """M units as combinations of the N stacked raw ones, by falling size.

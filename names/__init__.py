@@ -6,12 +6,11 @@ from .guess import guess_architecture, told_architecture
 from .guess_adapter import adapter_families, guess_adapter_architecture
 from .known import KNOWN, known_names, known_weights
 from .recognise import names_of_adapters, serving
-from .weight_slice import DENOISER, LAYOUTS, Names, StoredPart, WeightSlice, module_of, style_of
+from .weight_slice import DENOISER, Names, StoredPart, WeightSlice, module_of, style_of
 
 __all__ = [
     "DENOISER",
     "KNOWN",
-    "LAYOUTS",
     "Names",
     "StoredPart",
     "WeightSlice",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from .. import choices
 from .keys import DENOISER, parse_key
 
 Shape = tuple[int, ...]
@@ -62,8 +63,6 @@ _SIBLINGS = {
     "bare": ("diffusers", "comfy"),
     "diffusers": ("comfy",),
 }
-
-LAYOUTS = ("kohya", "diffusers", "peft", "comfy")
 
 
 def style_of(key: str, weight_slice: WeightSlice | None = None) -> str:
@@ -147,7 +146,7 @@ class Names:
         return self.key_for(target, style_of(key, source))
 
     def layout_key(self, weight_slice: WeightSlice, layout: str) -> str | None:
-        """The key for ``weight_slice`` in one of LAYOUTS; None when that layout has no name for it (a slice, say)."""
+        """The key for ``weight_slice`` in one of ``choices.File.layouts``; None where that has no name (a slice)."""
         text = not weight_slice.name.startswith(DENOISER)
         if layout == "kohya":
             own = "kohya" if self.kohya == "own" else "kohya-diffusers"
@@ -159,7 +158,7 @@ class Names:
             return key
         if layout == "comfy":
             return self.key_for(weight_slice, "comfy")
-        raise ValueError(f"unknown layout {layout!r}; one of {', '.join(LAYOUTS)}")
+        raise ValueError(f"unknown layout {layout!r}; one of {', '.join(choices.File.layouts)}")
 
 
 def _inside(inner: tuple[int, int], outer: tuple[int, int]) -> bool:

@@ -5,29 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from lora_graft.cli import menus, options
 from lora_graft.cli.output import claim, staged
 from lora_graft.cli.progress import progress
 from lora_graft.errors import GraftError
-
-
-def test_menus_are_those_of_the_registries():
-    from lora_graft.adapters import LAYOUTS
-    from lora_graft.adapters.layouts import DTYPES
-    from lora_graft.kernels.transfer import METHODS
-
-    assert menus.method_names() == tuple(METHODS)
-    assert [choice.value for choice in options.MethodName] == ["auto", *METHODS]
-    assert {choice.value for choice in options.Layout} - {"same"} <= set(LAYOUTS)
-    assert {choice.value for choice in options.Dtype} <= set(DTYPES)
-
-
-def test_a_new_method_file_appears_in_the_menu(tmp_path):
-    (tmp_path / "__init__.py").write_text("from . import b, a\nfrom .registry import METHODS\n")
-    (tmp_path / "a.py").write_text('@method(name="first", display="F", paper="p")\ndef run(): ...\n')
-    (tmp_path / "b.py").write_text('@method(display="S", paper="p", name="second")\ndef run(): ...\n')
-    (tmp_path / "registry.py").write_text("def method(*, name): ...\n")
-    assert menus.method_names(tmp_path) == ("second", "first")
 
 
 def test_help_needs_no_torch():

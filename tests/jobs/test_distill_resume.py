@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -11,11 +12,12 @@ from lora_graft.adapters import container
 from lora_graft.errors import AdapterError, SettingsError
 from lora_graft.family.denoiser import FamilyDenoiser
 from lora_graft.jobs.distill import bank as banks
-from lora_graft.jobs.distill import checkpoint, train
+from lora_graft.jobs.distill import checkpoint, pace, train
 from lora_graft.jobs.distill.checkpoint import FileKeeper, identity
 from lora_graft.jobs.distill.distill import Distillation, distill
-from lora_graft.jobs.distill.pace import Training
 from lora_graft.kernels.distill.students import STUDENTS
+
+Training = partial(pace.Training, accumulation=1)
 
 
 class Broken(Exception):
