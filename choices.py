@@ -24,7 +24,7 @@ class File:
     layouts = ("kohya", "diffusers", "peft", "comfy")
     layout = "same"
     dtypes = ("fp16", "bf16", "fp32")
-    dtype = None
+    dtype: str | None = None
 
 
 class Inspect:
@@ -47,7 +47,7 @@ class Transfer:
     methods = ("copy", "lora-x", "prolora", "rotate")
     method = "auto"
     threshold = 0.0  # ProLoRA: 0.8
-    rank = None
+    rank: int | None = None
     strength = 1.0
     processes = 4  # at most, for many LoRAs
 
@@ -91,7 +91,7 @@ class Resize:
     rules = ("rank", "ratio", "cumulative", "energy", "frobenius")
     rule = "rank"
     amount = 16.0
-    max_rank = None
+    max_rank: int | None = None
 
 
 class Prompts:
@@ -128,12 +128,12 @@ class Distill:
     kinds = ("lora", "lora-x", "lora-x-diagonal", "loha", "lokr", "dora")
     kind = "lora"
     rank = 16
-    alpha = None
+    alpha: float | None = None
     module_sets = ("auto", "attention", "attention + feed-forward", "linear", "linear + convolution")
     modules = "auto"
     effect = 1.0
     match_effect = False
-    lessons = None
+    lessons: int | None = None
     steps = 100
     learning_rate = 0.0  # chosen from the number of weights
     schedules = ("cosine", "linear", "constant")

@@ -102,7 +102,7 @@ def fitting(adapter, base):
     try:
         steps = plan(adapter, base, base)
     except WrongBaseError as error:
-        raise error.advising("") from None
+        raise error.at(hint="") from None
     foreign = {s.module.key: s.source for s in steps if s.source and s.module.key not in base.loadable}
     renames = {key: base.names.key_for(weight_slice, "comfy") or key for key, weight_slice in foreign.items()}
     modules = {renames.get(key, key): m.renamed(renames.get(key, key)) for key, m in adapter.modules.items()}

@@ -118,6 +118,7 @@ def _chosen(name: str, shape: tuple[int, ...], where: str) -> bool:
     block, role = describe(name, shape)
     if block == OUTSIDE or (len(shape) != 2 and where != "linear + convolution"):
         return False
-    if where.startswith("linear"):
+    if where in ("linear", "linear + convolution"):
         return True
-    return bool(_ATTENTION.search(role)) or ("feed" in where and bool(_FEED_FORWARD.search(role)))
+    feed_forward = where == "attention + feed-forward" and _FEED_FORWARD.search(role)
+    return bool(_ATTENTION.search(role) or feed_forward)

@@ -180,7 +180,7 @@ class Merger:
         try:
             merged = METHODS[self.settings.method].run(updates, rank, **options)
         except GraftError as error:
-            raise type(error)(error.what, key=place.key, hint=error.hint) from None
+            raise error.at(key=place.key) from None
         line.decision, line.reason = self.settings.method, reason
         update = merged.update
         if update.rank > min(update.shape):  # more than the matrix can have
@@ -197,7 +197,7 @@ class Merger:
                 module.fail(f"A {module.kind} module cannot be cut into slices")
             kept = module if strength == 1 else module.scaled(strength)
         except AdapterError as error:
-            raise AdapterError(error.what, file=error.file, key=error.key, hint=BASE_HINT) from None
+            raise error.at(hint=BASE_HINT) from None
         line.decision, line.reason = "kept", f"it stays a {module.kind} module"
         line.shape = list(module.shape) if module.shape else None
         line.ranks_in, line.rank_out = [module.rank] if module.rank else [], module.rank

@@ -129,7 +129,7 @@ def _resized(
         if settings.most is not None and found.rank > settings.most:
             found = cut(share.update, "rank", settings.most).update
     except GraftError as error:
-        raise type(error)(error.what, key=place.key, hint=error.hint) from None
+        raise error.at(key=place.key) from None
     line.ranks_in = [share.update.rank]
     for name, value in figures([share.update], found).items():
         setattr(line, name, value)

@@ -229,7 +229,7 @@ def _belongs(adapter: Adapter, base: Base) -> None:
     try:
         plan(adapter, base, base)
     except WrongBaseError as error:
-        raise error.advising("Leave it out.") from None
+        raise error.at(hint="Leave it out.") from None
 
 
 def _same_architecture(adapters: Sequence[Adapter]) -> None:
