@@ -38,6 +38,7 @@ from lora_graft.kernels.merge import METHODS as MERGING
 from lora_graft.kernels.merge.resize import RULES
 from lora_graft.kernels.spectral import SubspaceSize
 from lora_graft.kernels.transfer import METHODS as TRANSFERRING
+from lora_graft.kernels.units import auto_rank
 from lora_graft.names import Names, WeightSlice
 
 
@@ -60,6 +61,7 @@ def test_methods_called_from_python_have_the_same_defaults():
     for method in MERGING.values():
         for option, default in method.options.items():
             assert getattr(Merge, option, default) == default, f"{option} of {method.name}"
+    assert inspect.signature(auto_rank).parameters["energy"].default == Merge.energy
     assert SubspaceSize().resolve((400, 800)) == 400 * Subspace.k_share
 
 
@@ -190,7 +192,7 @@ def test_every_command_is_looked_at():
     assert set(commands()) == set(COMMANDS)
 
 
-# The host's schema classes, as far as declaring goes; prints node → input → (default, options).
+# The host's schema classes, as far as declaring goes; prints what it sees.
 DECLARED = """
 import asyncio, json, sys
 from types import ModuleType, SimpleNamespace
@@ -221,7 +223,8 @@ for node in asyncio.run(nodes.LoraGraftExtension().get_node_list()):
     found[schema["node_id"]] = {
         id: (more["default"], more.get("options")) for id, more in schema["inputs"] if "default" in more
     }
-print(json.dumps(found))
+from lora_graft.nodes.host.denoiser import DTYPES
+print(json.dumps({"nodes": found, "dtypes": list(DTYPES)}))
 """
 NODES = {
     "LoadLoRA": ([], set()),
@@ -242,11 +245,21 @@ NODES = {
 
 
 @pytest.fixture(scope="module")
-def declared() -> dict:
-    """Node → input → [default, options], as a host without a body sees it."""
+def host() -> dict:
+    """What a host without a body sees: ``nodes`` with their declared inputs, ``dtypes`` it can compute in."""
     done = subprocess.run([sys.executable, "-c", DECLARED], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return {name.removeprefix("LoraGraft_"): inputs for name, inputs in json.loads(done.stdout).items()}
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def declared(host) -> dict:
+    """Node → input → [default, options]."""
+    return {name.removeprefix("LoraGraft_"): inputs for name, inputs in host["nodes"].items()}
+
+
+def test_the_host_computes_in_what_can_be_chosen(host):
+    assert set(host["dtypes"]) == set(Distill.dtypes)
 
 
 def test_every_node_is_looked_at(declared):
