@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ..errors import AdapterError, SettingsError
+from ..io import safetensors
 from ..kernels.finite import all_finite
 from ..kernels.threads import one_thread
-from . import container, layouts
+from . import layouts
 from .dialects import translate
 from .embeddings import embeddings
 from .layouts import DTYPES
@@ -47,7 +48,8 @@ def read(path: str | os.PathLike) -> Adapter:
         AdapterError: naming file and key: missing, truncated, not safetensors, a pickle, NaN or Inf inside, half of a
             pair missing, zero or mismatched rank, nothing in it that is an adapter.
     """
-    tensors, metadata, digest = container.load(path)
+    tensors, metadata, digest = safetensors.load(path)
+    tensors = {key: tensors[key] for key in sorted(tensors)}
     config = Path(path).with_name("adapter_config.json")
     if Path(path).name == "adapter_model.safetensors" and config.is_file() and PEFT_CONFIG not in metadata:
         try:
@@ -69,7 +71,7 @@ def from_state_dict(
     metadata = dict(getattr(tensors, "metadata", None) or {}) if metadata is None else dict(metadata)
     file = file or getattr(tensors, "file", None)
     kept = dict(tensors)
-    return _adapter(kept, metadata, file, getattr(tensors, "digest", "") or container.digest(kept))
+    return _adapter(kept, metadata, file, getattr(tensors, "digest", "") or safetensors.digest(kept))
 
 
 def _adapter(tensors: dict[str, Tensor], metadata: dict[str, str], file: str | None, digest: str) -> Adapter:
@@ -210,4 +212,4 @@ def write(
     state = to_state_dict(adapter, dtype, layout, names)
     changed = bool(provenance) or dtype not in (None, "same") or layout != "same"
     metadata = written(state.metadata, provenance, changed=changed)
-    return container.publish(path, container.chunks(dict(state), metadata), overwrite=overwrite)
+    return safetensors.save(path, state, metadata, overwrite=overwrite)

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ..errors import BaseModelError
+from ..io.weights import WeightFile
 from ..kernels.finite import all_finite
 from ..names import Names, StoredPart, names_for
 from ..names.guess import guess_architecture
 from .layout import canonical_parts
-from .tensors import TensorFile
 
 Shape = tuple[int, ...]
 
@@ -25,14 +25,14 @@ Shape = tuple[int, ...]
 class Stored(NamedTuple):
     """A canonical weight: the parts that stack up to it (dimension 0), each in its file, and its shape."""
 
-    parts: tuple[tuple[TensorFile, StoredPart], ...]
+    parts: tuple[tuple[WeightFile, StoredPart], ...]
     shape: Shape
 
 
 class FileBase:
     """A base model read from safetensors files, one weight at a time (see ``Base``)."""
 
-    def __init__(self, path: str | os.PathLike, stored: Mapping[str, Stored], files: list[TensorFile]):
+    def __init__(self, path: str | os.PathLike, stored: Mapping[str, Stored], files: list[WeightFile]):
         self.path = Path(path)
         self.label = self.path.stem if self.path.is_file() else self.path.name
         self._stored = dict(stored)
@@ -46,7 +46,7 @@ class FileBase:
     @classmethod
     def open(cls, path: str | os.PathLike) -> FileBase:
         """One checkpoint file. Raises BaseModelError (see TensorFile)."""
-        file = TensorFile(path)
+        file = WeightFile(path)
         shapes = file.shapes()
         if sum(".lora_" in name or "_lora." in name for name in shapes) * 2 > len(shapes):
             raise BaseModelError("This file is an adapter, not a base model", file=path)
@@ -111,7 +111,7 @@ class FileBase:
         return stored
 
 
-def stack(parts: list[StoredPart], shapes: Mapping[str, Shape], files: Mapping[str, TensorFile]) -> Stored:
+def stack(parts: list[StoredPart], shapes: Mapping[str, Shape], files: Mapping[str, WeightFile]) -> Stored:
     """Where a canonical weight lies and what shape it has.
 
     Raises:
@@ -144,7 +144,7 @@ def _cut(stored: Stored, rows: tuple[int, int] | None):
         at += length
 
 
-def _load(file: TensorFile, part: StoredPart) -> Tensor:
+def _load(file: WeightFile, part: StoredPart) -> Tensor:
     if not part.transpose:
         return file.load(part.key, part.rows)
     whole = file.load(part.key).T.contiguous()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import GraftError
-from ..writing import beside
+from ..io.atomic import beside
 
 
 def claim(*paths: Path | None, force: bool = False, inputs: tuple[Path | None, ...] = ()) -> None:
