@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.lowrank import LowRank
-from .model import ALPHA, AdapterModule
+from .module import ALPHA, AdapterModule
 
 A1, A2, B1, B2, BM = ".a1.weight", ".a2.weight", ".b1.weight", ".b2.weight", ".bm.weight"
 

@@ -142,7 +142,7 @@ def publish(
 ) -> None:
     """Write the adapter, its report and its picture, all or none, and say what was done."""
     from .. import adapters
-    from ..jobs.convert import names_of
+    from ..jobs.names import names_of
 
     names = None
     if layout is not Layout.same:

@@ -32,9 +32,10 @@ class Table(NamedTuple):
 Lengths = Callable[[str, int], "list[int] | None"]
 
 
-def rows_of(*pairs: str, part_names: tuple[str, ...] = ()) -> tuple[Row, ...]:
+def rows_of(*pairs: str) -> tuple[Row, ...]:
     """Rows from "theirs = ours" lines."""
-    return tuple(Row(*(side.strip() for side in pair.split("="))) for pair in pairs)
+    sides = (pair.split("=") for pair in pairs)
+    return tuple(Row(theirs.strip(), ours.strip()) for theirs, ours in sides)
 
 
 def fused(ours: str, *theirs: str) -> tuple[Row, ...]:

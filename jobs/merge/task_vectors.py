@@ -102,7 +102,7 @@ def _weight(part: Contribution, base: Base | None) -> Tensor:
 
 def _tight(update: LowRank) -> LowRank:
     """The same update without rank that cannot be there: factors wider than the matrix are factored again."""
-    return lowrank.recompress(update)[0] if update.rank > min(update.shape) else update
+    return lowrank.truncate(update)[0] if update.rank > min(update.shape) else update
 
 
 # Slices of fused weights

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ...adapters.model import Adapter, AdapterModule
+from ...adapters import Adapter, AdapterModule
 from ...bases.model import Base
 from ...errors import WrongBaseError
 from ...kernels.matching import Item, match
