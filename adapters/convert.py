@@ -81,12 +81,12 @@ def _targets(names: Names, name: str, layout: str, group: Sequence[Sliced]) -> l
         fitting = (layout, "diffusers") if layout == "peft" else (layout,)
         return (key, weight_slice) if key and layout_of([key]) in fitting else None
 
-    cuts = sorted(names.slices(name))
-    slices = [found for cut in cuts if (found := target(cut, False))]
+    ranges = sorted(names.slices(name))
+    slices = [found for rows in ranges if (found := target(rows, False))]
     tiled = (
-        bool(cuts)
-        and len(slices) == len(cuts)
-        and all(sum(a) == b[0] for a, b in zip([(0, 0), *cuts], cuts, strict=False))
+        bool(ranges)
+        and len(slices) == len(ranges)
+        and all(sum(a) == b[0] for a, b in zip([(0, 0), *ranges], ranges, strict=False))
     )
     swaps = (True, False) if layout in _WITHOUT_ALPHA else (False, True)
     whole = [found for swap in swaps if (found := target(None, swap))][:1]

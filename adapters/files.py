@@ -82,7 +82,7 @@ def _adapter(tensors: dict[str, Tensor], metadata: dict[str, str], file: str | N
         raise AdapterError("The file holds no tensors", file=file)
     _finite(tensors, file)
     try:
-        ours, aliases = translate(tensors, metadata)
+        ours, aliases = translate(tensors)
     except AdapterError as problem:
         raise AdapterError(problem.what, file=file, key=problem.key, hint=problem.hint) from problem
     modules, extras = modules_of(ours, file)

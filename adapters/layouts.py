@@ -52,7 +52,7 @@ def lora_module(
 
     Args:
         key: the module key to write under.
-        update: factors (m, r) and (r, n·kh·kw), scale folded in.
+        update: factors (m, r) and (r, n·kh·kw), the scale in ``up``.
         shape: shape of the weight; kernels make ``up`` (m, r, 1, 1) and ``down`` (r, n, kh, kw).
         like: the module it replaces; its spelling, and unless ``dtype`` is given its dtype, are kept.
         dtype: dtype of the factors ("fp16" ... or a torch dtype); float32 when neither says.

@@ -85,7 +85,7 @@ class AdapterModule:
         return 1.0 if self.config_scale is None else self.config_scale
 
     def low_rank(self, weight: Tensor | None = None) -> LowRank:
-        """Exact factors of ΔW flattened to (m, n·kh·kw), scale folded in, float32.
+        """Exact factors of ΔW flattened to (m, n·kh·kw), the scale in ``up``, float32.
 
         Formats without a small factorisation return the singular factors of the dense update, of whatever rank it
         has. ``weight`` is the base weight, needed when ``needs_base``; raises AdapterError without it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -82,7 +82,7 @@ class FileBase:
                 file=self.path,
                 key=name,
             )
-        pieces = [_load(file, part) for file, part in _cut(stored, rows)]
+        pieces = [_load(file, part) for file, part in _pieces(stored, rows)]
         weight = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         if not all_finite(weight):
             raise BaseModelError("The weight contains NaN or Inf", file=self.path, key=name)
@@ -117,12 +117,12 @@ def stack(parts: list[StoredPart], shapes: Mapping[str, Shape], files: Mapping[s
     Raises:
         BaseModelError: its parts do not stack.
     """
-    cuts = [_shape(part, shapes[part.key]) for part in parts]
-    if len({cut[1:] for cut in cuts}) > 1:
+    pieces = [_shape(part, shapes[part.key]) for part in parts]
+    if len({piece[1:] for piece in pieces}) > 1:
         raise BaseModelError(
             "The pieces of a fused weight differ in shape", file=files[parts[0].key].path, key=parts[0].key
         )
-    return Stored(tuple((files[p.key], p) for p in parts), (sum(cut[0] for cut in cuts), *cuts[0][1:]))
+    return Stored(tuple((files[p.key], p) for p in parts), (sum(piece[0] for piece in pieces), *pieces[0][1:]))
 
 
 def _shape(part: StoredPart, shape: Shape) -> Shape:
@@ -130,7 +130,7 @@ def _shape(part: StoredPart, shape: Shape) -> Shape:
     return tuple(reversed(shape)) if part.transpose else shape
 
 
-def _cut(stored: Stored, rows: tuple[int, int] | None):
+def _pieces(stored: Stored, rows: tuple[int, int] | None) -> Iterator[tuple[WeightFile, StoredPart]]:
     """The parts that rows (start, length) of the stack touch, cut to them."""
     if rows is None:
         yield from stored.parts

@@ -15,7 +15,7 @@ from .spectral import subspace
 
 
 class LowRank(NamedTuple):
-    """An update ΔW = up @ down, the scale alpha/rank already folded in.
+    """An update ΔW = up @ down, the scale alpha/rank already in ``up``.
 
     up:   (m, r) float32
     down: (r, n) float32; a convolution's n is in_channels * kh * kw.

@@ -229,7 +229,7 @@ def likeness(found: Sequence[Pair]) -> dict:
 
 def _blank(step: Step) -> ModuleReport:
     weight_slice = step.source
-    block, role = describe(weight_slice.name, step.module.shape or ()) if weight_slice else ("", "")
+    block, role = describe(weight_slice.name) if weight_slice else ("", "")
     return ModuleReport(
         name=weight_slice.name if weight_slice else step.key,
         rows=weight_slice.rows if weight_slice else None,

@@ -197,6 +197,6 @@ def items(base: Base) -> list[Item]:
     weights = base.weights()
     found = []
     for position, name in enumerate(sorted(weights, key=natural)):
-        block, role = describe(name, weights[name])
+        block, role = describe(name)
         found.append(Item(name=name, role=role, block=block, shape=tuple(weights[name]), position=position))
     return found

@@ -100,6 +100,27 @@ def test_rows_and_stacks_are_slices_of_the_dense_matrix():
     assert torch.allclose(lowrank.take_rows(fused, 6, 4).dense(), b.dense(), atol=1e-6)
 
 
+def test_rows_of_a_fused_weight():
+    """Of an update as of its dense matrix, and of kernels and vectors alike."""
+    a = update(8, 5, 3)
+    for change in (
+        lambda x: lowrank.take_rows(x, 2, 4),
+        lambda x: lowrank.place_rows(x, 3, 12),
+        lowrank.swap_halves,
+        lambda x: lowrank.take_rows(lowrank.place_rows(x, 3, 12), 3, 8),
+    ):
+        assert torch.allclose(change(a).dense(), change(a.dense()), atol=1e-6)
+        kernel = a.dense()[:, :, None, None]
+        assert torch.equal(change(kernel).flatten(1), change(a.dense()))
+    vector = torch.arange(4.0)
+    assert lowrank.place_rows(vector, 1, 6).tolist() == [0, 0, 1, 2, 3, 0]
+    assert lowrank.swap_halves(vector).tolist() == [2, 3, 0, 1]
+    assert lowrank.place_rows(vector, 0, 4) is vector
+    fused = lowrank.stack_rows([update(6, 3, 2), update(4, 3, 1)])
+    assert lowrank.used_columns(lowrank.take_rows(fused, 0, 6).up).tolist() == [True, True, False]
+    assert lowrank.used_columns(lowrank.take_rows(fused, 6, 4).up).tolist() == [False, False, True]
+
+
 def test_senseless_limits_are_refused():
     with pytest.raises(SettingsError, match="rank"):
         lowrank.truncate(update(4, 4, 2), rank=0)
