@@ -41,7 +41,7 @@ def is_t5(names: Iterable[str]) -> bool:
 
 
 def clip_kind(names: Mapping[str, Shape]) -> str:
-    """clip_l, clip_h or clip_g, told by the width (768, 1024, 1280)."""
+    """clip_l, clip_h or clip_g, by the width (768, 1024, 1280)."""
     for name, shape in names.items():
         if name.endswith(("final_layer_norm.weight", "ln_final.weight", ".layer_norm1.weight", ".ln_1.weight")):
             return _CLIP_WIDTHS.get(shape[0], "clip_l")
