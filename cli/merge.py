@@ -140,7 +140,7 @@ def rank_of(text: str) -> int | str:
 
 def publish_merged(asked: Outputs, result: MergeResult, layout: Layout, base: Base | None, *, as_json: bool) -> None:
     """Write the adapter in a layout, its report and its picture, and say what was done."""
-    from ..jobs.convert import names_of
+    from ..jobs.names import names_of
     from .screen import show
 
     names = None

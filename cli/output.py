@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GraftError
-from ..writing import beside
+from ..io.atomic import beside
 from .options import suffixed
 
 if TYPE_CHECKING:

@@ -107,7 +107,7 @@ def flatten(weight: Tensor) -> Tensor:
 
 
 def exact(weight: Tensor, k: int) -> Triplets:
-    """Full SVD (float64 up to 512 wide), cut to k."""
+    """Full SVD (float64 up to 512 wide), truncated to k."""
     work = weight if min(weight.shape) > 512 else weight.double()
     u, s, vt = torch.linalg.svd(work, full_matrices=False)
     return Triplets(u[:, :k].float().contiguous(), s[:k].float(), vt[:k].T.float().contiguous())
@@ -124,7 +124,7 @@ def subspace(weight: Tensor, k: int, *, route: str = "auto") -> Subspace:
 
     Args:
         weight: (m, n), any float dtype, on the device where the work shall be done. More dimensions are flattened.
-        k: number of triplets, cut to min(m, n).
+        k: number of triplets, at most min(m, n).
         route: "auto", or one of ROUTES to start from. A result that fails its test is done again by the next route.
 
     Raises:

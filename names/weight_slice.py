@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 
 
 class WeightSlice(NamedTuple):
-    """The place an adapter's module changes.
+    """What an adapter's module changes: a weight, or rows of it.
 
     name: canonical name of the weight.
     rows: (start, length) on dimension 0 when the module is a slice of a fused weight, else None.
@@ -66,7 +66,7 @@ _SIBLINGS = {
 
 
 def style_of(key: str, weight_slice: WeightSlice | None = None) -> str:
-    """The naming style of an adapter's module key, told by its prefix.
+    """The naming style of an adapter's module key, by its prefix.
 
     ``lora_unet_`` alone does not tell the checkpoint's names from diffusers' names; ``weight_slice`` does.
     """

@@ -94,11 +94,10 @@ def fitting(adapter, base):
     Raises:
         WrongBaseError: no module belongs to the base, or a shape does not fit it.
     """
-    from ..adapters import settled
     from ..errors import WrongBaseError
     from ..jobs.transfer.plan import plan
 
-    adapter = settled(adapter)
+    adapter = adapter.with_alphas()
     try:
         steps = plan(adapter, base, base)
     except WrongBaseError as error:

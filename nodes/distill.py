@@ -250,7 +250,7 @@ class DistillAdapter(io.ComfyNode):
         source_vae=None,
         target_vae=None,
     ) -> io.NodeOutput:
-        from ..adapters.metadata import written
+        from ..adapters.metadata import with_provenance
         from ..jobs.distill.bank import Teacher
         from ..jobs.distill.checkpoint import FileKeeper, identity
         from ..jobs.distill.distill import Distillation, distill
@@ -314,7 +314,7 @@ class DistillAdapter(io.ComfyNode):
             if keeper.trouble:
                 result.report.notes.append(keeper.trouble)
             adapter = replace(
-                result.adapter, metadata=written(result.adapter.metadata, result.provenance, changed=True)
+                result.adapter, metadata=with_provenance(result.adapter.metadata, result.provenance, changed=True)
             )
         try:
             model, _ = host.apply(target, None, fitting(adapter, host.HostBase(target)), 1.0, 1.0)

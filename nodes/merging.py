@@ -143,9 +143,9 @@ def run(cls, loras, strengths, lora_stack, model, clip, *, rank: str, fixed_rank
 
 def finish(cls, result) -> io.NodeOutput:
     """The outputs for a MergeResult."""
-    from ..adapters.metadata import written
+    from ..adapters.metadata import with_provenance
 
-    metadata = written(result.adapter.metadata, result.provenance, changed=True)
+    metadata = with_provenance(result.adapter.metadata, result.provenance, changed=True)
     text, image = result.report.to_markdown(), picture(result.report, "clusters")
     return io.NodeOutput(to_state(replace(result.adapter, metadata=metadata)), text, image, ui=shown(text, image, cls))
 

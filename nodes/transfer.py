@@ -140,7 +140,7 @@ class LoRAXTransfer(io.ComfyNode):
         source_clip=None,
         target_clip=None,
     ) -> io.NodeOutput:
-        from ..adapters.metadata import written
+        from ..adapters.metadata import with_provenance
         from ..jobs.cache import SubspaceCache
         from ..jobs.transfer.transfer import TransferSettings, transfer
 
@@ -167,7 +167,7 @@ class LoRAXTransfer(io.ComfyNode):
             found = _matched(to_adapter(lora), adapter, source, source_clip, target, target_clip, match_size)
             adapter = strengthened(adapter, found.value, theirs)
             result.provenance["settings"]["matched_strength"] = found.value
-        adapter = replace(adapter, metadata=written(adapter.metadata, result.provenance, changed=True))
+        adapter = replace(adapter, metadata=with_provenance(adapter.metadata, result.provenance, changed=True))
         model, clip = host.apply(target, target_clip, fitting(adapter, theirs), 1.0, 1.0)
         text, image = result.report.to_markdown(), picture(result.report)
         text += "\n## Matched strength\n\n" + found.to_markdown() if found is not None else ""

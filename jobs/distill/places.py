@@ -87,12 +87,8 @@ def starts(adapter: Adapter | None, student: Denoiser, names: Sequence[str]) -> 
             )
         update = module.low_rank(weight)
         if weight_slice.swap:
-            half = update.up.shape[0] // 2
-            update = LowRank(update.up.roll(half, 0), update.down)
-        if weight_slice.rows is not None:
-            up = update.up.new_zeros(shape[0], update.rank)
-            up[rows[0] : rows[0] + rows[1]] = update.up
-            update = LowRank(up, update.down)
+            update = lowrank.swap_halves(update)
+        update = lowrank.place_rows(update, rows[0], shape[0])
         found[weight_slice.name] = (
             lowrank.concatenate([found[weight_slice.name], update]) if weight_slice.name in found else update
         )
@@ -115,7 +111,7 @@ def _alive(student: Denoiser, names: list[str], what: str) -> tuple[list[str], s
 
 
 def _chosen(name: str, shape: tuple[int, ...], where: str) -> bool:
-    block, role = describe(name, shape)
+    block, role = describe(name)
     if block == OUTSIDE or (len(shape) != 2 and where != "linear + convolution"):
         return False
     if where in ("linear", "linear + convolution"):

@@ -176,7 +176,7 @@ class Merger:
             if update.rank <= rank:
                 return update, None
             line.decision, line.reason = "cut", f"only one LoRA has it; rank {update.rank} is cut to {rank}"
-            return lowrank.recompress(update, rank=rank)[0], None
+            return lowrank.truncate(update, rank=rank)[0], None
         try:
             merged = METHODS[self.settings.method].run(updates, rank, **options)
         except GraftError as error:
@@ -184,7 +184,7 @@ class Merger:
         line.decision, line.reason = self.settings.method, reason
         update = merged.update
         if update.rank > min(update.shape):  # more than the matrix can have
-            update = lowrank.recompress(update)[0]
+            update = lowrank.truncate(update)[0]
         return update, merged.clusters
 
     def _as_it_is(

@@ -84,7 +84,7 @@ def _weight_slices(source: Base, target: Base, adapter: Adapter | None) -> list[
 
 def _line(ours: WeightSlice, theirs: WeightSlice | None, pairs: Pairs) -> ModuleReport:
     shape = shape_of(pairs.source, ours)
-    block, role = describe(ours.name, shape)
+    block, role = describe(ours.name)
     line = ModuleReport(name=ours.name, rows=ours.rows, block=block, role=role, shape=list(shape), decision="compared")
     if theirs is None:
         line.reason = "no counterpart"
