@@ -8,7 +8,7 @@ Settings are keyword arguments, named as in the job's settings. Errors are :clas
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from .adapters import Adapter, read, write
@@ -21,6 +21,7 @@ from .jobs.merge.merge import MergeResult, MergeSettings
 from .jobs.merge.merge import merge as _merge
 from .jobs.merge.resize import ResizeSettings
 from .jobs.merge.resize import resize as _resize
+from .jobs.progress import Progress
 from .jobs.transfer.compare import compare
 from .jobs.transfer.report import Report
 from .jobs.transfer.transfer import TransferResult, TransferSettings
@@ -29,7 +30,6 @@ from .kernels.spectral import SubspaceSize
 
 Path: TypeAlias = "str | os.PathLike[str]"
 Lora: TypeAlias = "Path | Adapter"
-Progress: TypeAlias = Callable[[int, int, str], None]
 
 __all__ = ["convert", "distill", "inspect", "merge", "open_base", "read", "resize", "similarity", "transfer", "write"]
 

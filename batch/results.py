@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..writing import whole
+from ..io.atomic import whole
 from .jobs import Job
 from .server import Server
 

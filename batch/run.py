@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import choices
 from ..errors import GraftError
 from .catalogue import Catalogue
 from .jobs import Job, assignments, combine
@@ -31,10 +32,10 @@ class Order:
     sets: list[str]
     urls: list[str]
     folder: Path
-    ahead: int = 2
+    ahead: int = choices.Batch.ahead
     leave: bool = False
     grace: float = 3.0
-    patience: float = 60.0
+    patience: float = choices.Batch.patience
 
 
 @dataclass

@@ -149,7 +149,9 @@ def main() -> None:
         settings = Distillation(
             rank=options.rank,
             where="attention + feed-forward",
-            training=Training(steps=options.steps, batch=options.batch, checkpointing=not options.no_checkpointing),
+            training=Training(
+                steps=options.steps, batch=options.batch, accumulation=1, checkpointing=not options.no_checkpointing
+            ),
         )
         names, _ = places(denoiser, settings.where, [], [])
         students = students_of(denoiser, names, settings, {}, where)

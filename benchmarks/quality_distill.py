@@ -99,7 +99,9 @@ class Bench:
         """(adapter, evaluations, share of the effect on held-out lessons)."""
         data = dataset or self.dataset(names, target, seed)
         student, teacher = self.denoiser(target), self.teacher(names)
-        chosen = Distillation(rank=rank, training=Training(steps=steps, seed=seed), **settings)
+        chosen = Distillation(
+            rank=rank, training=Training(steps=steps, seed=seed, batch=32, accumulation=1), **settings
+        )
         result = distill(
             data,
             teacher,

@@ -5,10 +5,86 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..errors import GraftError
-from ..writing import beside
+from ..io.atomic import beside
+from .options import suffixed
+
+if TYPE_CHECKING:
+    from ..adapters import Adapter
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files that a command was asked for.
+
+    texts: file → the report's method that makes its text. force: write over files that exist.
+    """
+
+    adapter: Path | None = None
+    texts: dict[Path, str] = field(default_factory=dict)
+    plot: Path | None = None
+    force: bool = False
+
+
+def outputs(
+    adapter: Path | None = None,
+    *,
+    report: Path | None = None,
+    json: Path | None = None,
+    plot: Path | None = None,
+    force: bool,
+    inputs: tuple[Path | None, ...],
+) -> Outputs:
+    """Check names and places of everything to write, before any work is done.
+
+    Args:
+        report: Markdown or JSON, as the name ends; json: JSON, whatever the name.
+
+    Raises:
+        BadParameter: a name that ends otherwise than it must.
+        GraftError: see :func:`claim`.
+    """
+    suffixed(adapter, "--output", (".safetensors",))
+    suffixed(report, "--report", (".json", ".md"))
+    suffixed(plot, "--plot", (".png",))
+    claim(adapter, report, json, plot, force=force, inputs=inputs)
+    texts = {}
+    if report:
+        texts[report] = "to_markdown" if report.suffix.lower() == ".md" else "to_json"
+    if json:
+        texts[json] = "to_json"
+    return Outputs(adapter, texts, plot, force)
+
+
+def publish(
+    asked: Outputs, report: Any = None, adapter: Adapter | None = None, *, drawing: str = "heatmap", **how: Any
+) -> list[Path]:
+    """Write the adapter, its report and its picture, all or none; the files, in this order.
+
+    Args:
+        report: a report of one of the jobs, where a text or a picture is asked for.
+        adapter: where a file for it is asked for.
+        drawing: the function of ``plots`` that draws the report.
+        how: keyword arguments of :func:`..adapters.write`.
+
+    Raises:
+        GraftError: a file cannot be written.
+    """
+    files = {path: getattr(report, text)().encode() for path, text in asked.texts.items()}
+    if asked.plot:
+        from .. import plots
+
+        files[asked.plot] = plots.encode(getattr(plots, drawing)(report))
+    with staged(files):
+        if asked.adapter and adapter is not None:
+            from .. import adapters
+
+            adapters.write(adapter, asked.adapter, overwrite=asked.force, **how)
+    return [asked.adapter, *files] if asked.adapter else [*files]
 
 
 def claim(*paths: Path | None, force: bool = False, inputs: tuple[Path | None, ...] = ()) -> None:

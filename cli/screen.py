@@ -20,6 +20,16 @@ def console() -> Console:
     return Console(markup=False, highlight=False, soft_wrap=True)
 
 
+def show(report: Report | MergeReport, written: list[Path], *, as_json: bool = False) -> None:
+    """A job's report, and the files written; as JSON the report alone."""
+    if as_json:
+        print(report.to_json())
+    elif report.job in ("merge", "resize"):
+        show_merge(report, written)
+    else:
+        show_report(report, written)
+
+
 def show_report(report: Report, written: list[Path]) -> None:
     """Sentences, a table by block, the files written."""
     out = console()

@@ -26,7 +26,6 @@ from .progress import progress
 if TYPE_CHECKING:
     from ..jobs.transfer.transfer import TransferSettings
 
-MOST = 4  # processes, unless told
 Line = tuple[str, "float | None", "float | None", int, str]  # method, similarity, kept energy, empty blocks, advice
 
 

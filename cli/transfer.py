@@ -9,33 +9,29 @@ from typing import Annotated
 
 import typer
 
+from ..choices import File, Transfer, Work
 from ..errors import GraftError
 from .guard import FAILED, INTERRUPTED, cleanly
-from .menus import menu
+from .menus import Device, Layout, Reports, TransferMethod
 from .options import (
     BASE_HELP,
+    AsJson,
     Debug,
-    Device,
     DeviceOption,
     DtypeOption,
     Energy,
     Force,
     K,
-    Layout,
-    MethodName,
     NoCache,
     Plot,
+    Report,
     Share,
     cache_of,
     device_of,
-    png,
     size_of,
-    suffixed,
 )
-from .output import claim, staged
+from .output import outputs, publish
 from .progress import progress
-
-Reports = menu("Reports", ("md", "json"))
 
 
 @cleanly
@@ -57,30 +53,32 @@ def transfer(
         ),
     ] = None,
     method: Annotated[
-        MethodName, typer.Option("--method", help="How to transfer; auto chooses and says why.")
-    ] = MethodName.auto,
+        TransferMethod, typer.Option("--method", help="How to transfer; auto chooses and says why.")
+    ] = TransferMethod[Transfer.method],
     k_share: Share = None,
     k: K = None,
     energy: Energy = None,
     threshold: Annotated[
         float,
         typer.Option("--threshold", min=0, max=1, help="Mean Φ under which a weight is copied (ProLoRA: 0.8)."),
-    ] = 0.0,
-    rank: Annotated[int | None, typer.Option("--rank", min=1, help="Cut the result to this rank.")] = None,
-    strength: Annotated[float, typer.Option("--strength", help="Multiply the update by this.")] = 1.0,
+    ] = Transfer.threshold,
+    rank: Annotated[int | None, typer.Option("--rank", min=1, help="Cut the result to this rank.")] = Transfer.rank,
+    strength: Annotated[float, typer.Option("--strength", help="Multiply the update by this.")] = Transfer.strength,
     dtype: DtypeOption = None,
-    layout: Annotated[Layout, typer.Option("--layout", help="Key names to write.")] = Layout.same,
-    report: Annotated[
-        Path | None, typer.Option("--report", metavar="OUT.json|OUT.md", help="Write the report as JSON or Markdown.")
-    ] = None,
+    layout: Annotated[Layout, typer.Option("--layout", help="Key names to write.")] = Layout[File.layout],
+    report: Report = None,
     plot: Plot = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: AsJson = False,
     reports: Annotated[Reports | None, typer.Option("--reports", help="With --all: a report beside each file.")] = None,
     jobs: Annotated[
         int | None,
-        typer.Option("--jobs", min=1, help="With --all: processes at a time. Default: one per core up to 4; GPU: 1."),
+        typer.Option(
+            "--jobs",
+            min=1,
+            help=f"With --all: processes at a time. Default: one per core up to {Transfer.processes}; GPU: 1.",
+        ),
     ] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = Device[Work.device],
     no_cache: NoCache = False,
     force: Force = False,
     debug: Debug = False,
@@ -107,9 +105,7 @@ def transfer(
         )
     if reports or jobs:
         raise typer.BadParameter("is for --all", param_hint="--reports" if reports else "--jobs")
-    suffixed(output, "--output", (".safetensors",))
-    report, plot = suffixed(report, "--report", (".json", ".md")), png(plot)
-    claim(output, report, plot, force=force, inputs=(lora, source, target))
+    asked = outputs(output, report=report, plot=plot, force=force, inputs=(lora, source, target))
 
     from .. import adapters
     from ..bases import open_base
@@ -120,35 +116,17 @@ def transfer(
     settings = TransferSettings(method=method.value, size=size, threshold=threshold, rank=rank, strength=strength)
     with progress("Transferring") as tell:
         result = run(adapter, here, there, settings, progress=tell, cache=cache_of(no_cache), device=device_of(device))
-    files = {}
-    if report:
-        markdown = report.suffix.lower() == ".md"
-        files[report] = (result.report.to_markdown() if markdown else result.report.to_json()).encode()
-    if plot:
-        from .. import plots
+    from .screen import show
 
-        files[plot] = plots.encode(plots.heatmap(result.report))
-    with staged(files):
-        adapters.write(
-            result.adapter,
-            output,
-            dtype=dtype.value if dtype else None,
-            layout=layout.value,
-            names=there.names,
-            overwrite=force,
-            provenance=result.provenance,
-        )
-    if as_json:
-        typer.echo(result.report.to_json())
-    else:
-        from .screen import show_report
-
-        show_report(result.report, [output, *files])
+    how = dict(
+        dtype=dtype.value if dtype else None, layout=layout.value, names=there.names, provenance=result.provenance
+    )
+    show(result.report, publish(asked, result.report, result.adapter, **how), as_json=as_json)
 
 
 def _shelf(patterns, source, target, folder, reports, jobs, no_cache, device, settings: dict, writing: dict) -> None:
     """Transfer many files; the exit status tells whether all of them are there."""
-    from .shelf import MOST, Order, find, transfer_all
+    from .shelf import Order, find, transfer_all
 
     if folder.is_file():
         raise GraftError("with --all the output is a folder, and this is a file", file=folder)
@@ -160,7 +138,7 @@ def _shelf(patterns, source, target, folder, reports, jobs, no_cache, device, se
     for base in (source, target):
         open_base(base)  # what is wrong with it is told before any process starts
     where, cores = device_of(device), os.cpu_count() or 1
-    jobs = jobs or (1 if where == "cuda" else min(MOST, cores))
+    jobs = jobs or (1 if where == "cuda" else min(Transfer.processes, cores))
     order = Order(
         source,
         target,

@@ -198,7 +198,7 @@ def data(effect: str, target: str, strength: float = 1.0) -> Dataset:
 
 @lru_cache(maxsize=8)
 def taught(effect: str, target: str, steps: int) -> Distilled:
-    settings = Distillation(training=Training(steps))
+    settings = Distillation(training=Training(steps, batch=32, accumulation=1))
     return distill(data(effect, target), teacher(effect), denoiser(target), [lora(f"{effect}_a")], settings)
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .turns import in_turn
+from .lock import locked
 
 ITERATIONS = 100
 TINY = 1e-300
@@ -35,7 +35,7 @@ class Clusters(NamedTuple):
 KINDS = ("points", "signed", "lines")
 
 
-@in_turn
+@locked
 def kmeans(gram: Tensor, k: int, *, seed: int = 0, restarts: int = 10, kind: str = "points") -> Clusters:
     """Partition N points into k clusters of small inertia; the best of several starts.
 

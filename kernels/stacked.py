@@ -106,11 +106,11 @@ def cut(stacked: Stack, rank: int | None = None) -> tuple[LowRank, float]:
 
     With A = L Q (L lower triangular, the rows of Q orthonormal) and C = B · L the squared singular values of ΔW are
     the eigenvalues of CᵀC = Lᵀ (BᵀB) L. When the rows of A are too nearly dependent for that, QR of both factors does
-    it (:func:`.lowrank.recompress`). A rank of None keeps every singular value above rounding.
+    it (:func:`.lowrank.truncate`). A rank of None keeps every singular value above rounding.
     """
     found = root(stacked.right)
     if found is None:
-        small, error = lowrank.recompress(stacked.doubled(), rank)
+        small, error = lowrank.truncate(stacked.doubled(), rank)
         return LowRank(small.up.float(), small.down.float()), error
     lower, inverse = found
     square = lower.T @ stacked.left @ lower

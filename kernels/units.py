@@ -19,11 +19,9 @@ import torch
 from torch import Tensor
 
 from . import checks, lowrank
+from .lock import locked
 from .lowrank import LowRank
 from .stacked import NEGLIGIBLE, Stack, root, spectrum, stack
-from .turns import in_turn
-
-UNITS = ("canonical", "balanced", "paper")
 
 
 class Units(NamedTuple):
@@ -119,7 +117,7 @@ def _independent(update: LowRank) -> LowRank:
     rows = update.down.double()
     if root(rows @ rows.T) is not None:
         return update
-    small, _ = lowrank.recompress(update)
+    small, _ = lowrank.truncate(update)
     return small if lowrank.norm(small) > 0 else LowRank(small.up * 0, small.down * 0)
 
 
@@ -134,7 +132,7 @@ def _balanced(pooled: Stack) -> tuple[Tensor, Tensor]:
     return torch.diag(1 / ratio), torch.diag(ratio)
 
 
-@in_turn
+@locked
 def _canonical(pooled: Stack) -> tuple[Tensor, Tensor] | None:
     """Per LoRA the SVD of B·A: with A = L Q it is that of B·L, from the eigenvectors of Lᵀ BᵀB L.
 

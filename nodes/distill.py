@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from comfy_api.latest import io
 
+from ..choices import Distill
 from . import host
 from .common import CATEGORY, fitting, menu, picture, shown, to_adapter, to_state
 from .distilling import (
@@ -45,19 +46,22 @@ class DistillAdapter(io.ComfyNode):
                 io.Clip.Input("target_clip", tooltip="The target's text encoder."),
                 io.Combo.Input(
                     "objective",
-                    options=["auto", "difference", "output", "samples"],
-                    default="auto",
+                    options=list(Distill.objectives),
+                    default=Distill.objective,
                     tooltip="difference: learn what the LoRAs add, and keep the target's own look; output: learn the "
                     "source's answers as they are; samples: learn from pictures, for another latent space. auto: "
                     "difference where both bases share a latent space, else samples.",
                 ),
                 io.Combo.Input(
-                    "kind", options=list(STUDENTS), default="lora", tooltip="Kind of the new adapter. " + menu(STUDENTS)
+                    "kind",
+                    options=list(Distill.kinds),
+                    default=Distill.kind,
+                    tooltip="Kind of the new adapter. " + menu(STUDENTS),
                 ),
-                io.Int.Input("rank", default=16, min=1, max=1024, tooltip="Rank of the new adapter."),
+                io.Int.Input("rank", default=Distill.rank, min=1, max=1024, tooltip="Rank of the new adapter."),
                 io.Float.Input(
                     "alpha",
-                    default=0.0,
+                    default=Distill.alpha or 0.0,
                     min=0.0,
                     max=4096.0,
                     step=0.5,
@@ -66,22 +70,22 @@ class DistillAdapter(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "modules",
-                    options=["auto", "attention", "attention + feed-forward", "linear", "linear + convolution"],
-                    default="auto",
+                    options=list(Distill.module_sets),
+                    default=Distill.modules,
                     advanced=True,
                     tooltip="Which weights learn. auto: those the LoRAs change, where the target has them; else "
                     "attention and feed-forward.",
                 ),
                 io.Int.Input(
                     "steps",
-                    default=100,
+                    default=Distill.steps,
                     min=1,
                     max=100000,
                     tooltip="Steps. From a transferred LoRA 25 to 50 do, from nothing 50 to 200.",
                 ),
                 io.Float.Input(
                     "learning_rate",
-                    default=0.0,
+                    default=Distill.learning_rate,
                     min=0.0,
                     max=1.0,
                     step=0.00001,
@@ -90,14 +94,14 @@ class DistillAdapter(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "schedule",
-                    options=["cosine", "linear", "constant"],
-                    default="cosine",
+                    options=list(Distill.schedules),
+                    default=Distill.schedule,
                     advanced=True,
                     tooltip="How the learning rate falls, after a warm-up over a tenth of the steps.",
                 ),
                 io.Int.Input(
                     "batch",
-                    default=8,
+                    default=Distill.batch,
                     min=1,
                     max=1024,
                     advanced=True,
@@ -105,7 +109,7 @@ class DistillAdapter(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "accumulation",
-                    default=4,
+                    default=Distill.accumulation,
                     min=1,
                     max=1024,
                     advanced=True,
@@ -120,15 +124,15 @@ class DistillAdapter(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "dtype",
-                    options=["auto", "bf16", "fp16", "fp32"],
-                    default="auto",
+                    options=list(Distill.dtypes),
+                    default=Distill.dtype,
                     advanced=True,
                     tooltip="Number format of the computation; auto: the host's, and bf16 or fp32 where that is fp16. "
                     "What is learnt is always kept in fp32.",
                 ),
                 io.Float.Input(
                     "effect",
-                    default=1.0,
+                    default=Distill.effect,
                     min=-10.0,
                     max=10.0,
                     step=0.05,
@@ -137,14 +141,14 @@ class DistillAdapter(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "match_effect",
-                    default=False,
+                    default=Distill.match_effect,
                     advanced=True,
                     tooltip="At the end, draw with the new adapter and scale it until it moves the target's pictures "
                     "as far as the LoRAs moved the source's. For targets far from the source.",
                 ),
                 io.Int.Input(
                     "lessons",
-                    default=0,
+                    default=Distill.lessons or 0,
                     min=0,
                     max=1000000,
                     advanced=True,
@@ -169,7 +173,7 @@ class DistillAdapter(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "seed",
-                    default=0,
+                    default=Distill.seed,
                     min=0,
                     max=2**31 - 1,
                     advanced=True,
@@ -246,7 +250,7 @@ class DistillAdapter(io.ComfyNode):
         source_vae=None,
         target_vae=None,
     ) -> io.NodeOutput:
-        from ..adapters.metadata import written
+        from ..adapters.metadata import with_provenance
         from ..jobs.distill.bank import Teacher
         from ..jobs.distill.checkpoint import FileKeeper, identity
         from ..jobs.distill.distill import Distillation, distill
@@ -310,7 +314,7 @@ class DistillAdapter(io.ComfyNode):
             if keeper.trouble:
                 result.report.notes.append(keeper.trouble)
             adapter = replace(
-                result.adapter, metadata=written(result.adapter.metadata, result.provenance, changed=True)
+                result.adapter, metadata=with_provenance(result.adapter.metadata, result.provenance, changed=True)
             )
         try:
             model, _ = host.apply(target, None, fitting(adapter, host.HostBase(target)), 1.0, 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..choices import Dataset
 from . import host
 from .common import CATEGORY, fitting, strengthened, to_adapter, to_state
 from .distilling import DATASET, drawing_inputs, dressed, learning
@@ -36,7 +37,7 @@ class MatchStrength(io.ComfyNode):
                 *drawing_inputs(folded=True),
                 io.Int.Input(
                     "seed",
-                    default=0,
+                    default=Dataset.seed,
                     min=0,
                     max=2**31 - 1,
                     advanced=True,

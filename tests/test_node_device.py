@@ -23,7 +23,7 @@ from lora_graft.nodes import merging
 seen = []
 job.merge = lambda given, settings, **more: seen.append(more["device"])
 merging.gather, merging.finish = (lambda *a: []), (lambda *a: None)
-merging.run(None, {}, "1", None, None, None, rank="max", k=8)
+merging.run(None, {}, "1", None, None, None, rank="max", fixed_rank=8)
 assert seen == [torch.device("cuda:3")], seen
 """
 

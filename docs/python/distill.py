@@ -17,7 +17,7 @@ frame = lora_graft.read(FRAME)
 teacher, student = Teacher(model("a"), [model("a", frame)]), model("b")
 prompts = ["red digit two", "a green three", "white digit zero", "number four in blue ink"]
 dataset = generate(teacher, student, prompts, Generation(count=16, drawing=Drawing(64, 64, steps=4, cfg=1.0)))
-settings = Distillation(rank=4, training=Training(steps=4, batch=8))
+settings = Distillation(rank=4, training=Training(steps=4, batch=8, accumulation=1))
 result = lora_graft.distill(dataset, teacher, student, [frame], settings)
 print(result.report.to_markdown())
 lora_graft.write(result.adapter, OUT / "frame_distilled.safetensors", provenance=result.provenance, overwrite=True)

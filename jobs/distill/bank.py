@@ -16,8 +16,9 @@ from torch import Tensor
 from ...errors import SettingsError
 from ...kernels.distill.levels import spread
 from ...kernels.finite import all_finite
+from ..progress import Progress
 from .dataset import Dataset, require_samples
-from .denoiser import Denoiser, Progress
+from .denoiser import Denoiser
 
 EMPTY = 0.1  # share of lessons without a prompt, for the side of guidance that has none
 HELD_OUT = 32  # lessons never learnt from, to measure with

@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...adapters import container
 from ...errors import AdapterError
+from ...io import safetensors
 from .train import State
 
 KIND = "lora_graft.checkpoint"
@@ -36,7 +36,7 @@ class FileKeeper:
         if not self.path.exists():
             return None
         try:
-            tensors, metadata, _ = container.load(self.path)
+            tensors, metadata, _ = safetensors.load(self.path)
             said = json.loads(metadata[KIND])
             if said["identity"] != self.identity:
                 return None
@@ -72,7 +72,7 @@ class FileKeeper:
         }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            container.publish(self.path, container.chunks(tensors, {KIND: json.dumps(said)}), overwrite=True)
+            safetensors.save(self.path, tensors, {KIND: json.dumps(said)}, overwrite=True)
         except (AdapterError, OSError) as problem:
             self.trouble = f"A checkpoint could not be written: {problem}"
 

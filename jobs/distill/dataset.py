@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...adapters import container
 from ...errors import AdapterError, SettingsError
+from ...io import safetensors
 
 KIND = "lora_graft.dataset"
 
@@ -44,7 +44,7 @@ class Dataset:
     @property
     def digest(self) -> str:
         """Hash of everything inside."""
-        return container.digest(self._tensors() | {"said": _as_bytes(self._said())})
+        return safetensors.digest(self._tensors() | {"said": _as_bytes(self._said())})
 
     def kept_indices(self) -> list[int]:
         return self.kept.nonzero().flatten().tolist()
@@ -70,8 +70,7 @@ def save(dataset: Dataset, path: str | os.PathLike, *, overwrite: bool = False) 
     Raises:
         AdapterError: the file exists, its folder does not, or the disk is full.
     """
-    blocks = container.chunks(dataset._tensors(), {KIND: dataset._said()})
-    return container.publish(path, blocks, overwrite=overwrite)
+    return safetensors.save(path, dataset._tensors(), {KIND: dataset._said()}, overwrite=overwrite)
 
 
 def load(path: str | os.PathLike) -> Dataset:
@@ -80,7 +79,7 @@ def load(path: str | os.PathLike) -> Dataset:
     Raises:
         AdapterError: no such file, or not a dataset.
     """
-    tensors, metadata, _ = container.load(path)
+    tensors, metadata, _ = safetensors.load(path)
     try:
         said = json.loads(metadata[KIND])
         return Dataset(

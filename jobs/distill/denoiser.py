@@ -5,31 +5,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from ... import choices
 from ...bases.model import Base
 from ...kernels.distill.students import Student
-
-Progress = Callable[[int, int, str], None]
+from ..progress import Progress
 
 
 @dataclass(frozen=True)
 class Drawing:
     """How pictures are drawn: what a sampler node says. Width and height in pixels; batch: pictures at a time."""
 
-    width: int = 512
-    height: int = 512
-    steps: int = 20
-    cfg: float = 7.0
-    sampler: str = "euler"
-    scheduler: str = "normal"
-    negative: str = ""
-    batch: int = 8
+    width: int = choices.Drawing.width
+    height: int = choices.Drawing.height
+    steps: int = choices.Drawing.steps
+    cfg: float = choices.Drawing.cfg
+    sampler: str = choices.Drawing.sampler
+    scheduler: str = choices.Drawing.scheduler
+    negative: str = choices.Drawing.negative
+    batch: int = choices.Drawing.batch
 
     @property
     def passes(self) -> int:

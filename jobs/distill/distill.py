@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 import torch
 from torch import Tensor
 
+from ... import choices
 from ...adapters import Adapter, from_state_dict
 from ...adapters.metadata import history
 from ...errors import SettingsError
@@ -16,16 +17,16 @@ from ...kernels.distill.students import STUDENTS, Student
 from ...names import WeightSlice
 from ...names.keys import is_text_encoder
 from ...version import __version__
+from ..progress import Progress, silent
 from .bank import Teacher, fill, lessons
 from .dataset import Dataset
-from .denoiser import Denoiser, Progress
+from .denoiser import Denoiser
 from .effect import matched_effect, require_target
 from .pace import Training
 from .places import places, starts
 from .report import DistillReport
 from .train import Keeper, train
 
-OBJECTIVES = ("auto", "difference", "output", "samples")
 KEPT_WORDS = (
     "ss_tag_frequency",
     "ss_dataset_dirs",
@@ -40,7 +41,7 @@ KEPT_WORDS = (
 class Distillation:
     """What to teach, and into what.
 
-    objective: one of OBJECTIVES; see bank.py.
+    objective: one of ``choices.Distill.objectives``; see bank.py.
     kind: of the student, a name in ``kernels.distill.students.STUDENTS``.
     alpha: None for alpha = rank.
     where: which weights, see places.py.
@@ -52,19 +53,21 @@ class Distillation:
         SettingsError: unknown objective or kind, or a value out of range.
     """
 
-    objective: str = "auto"
-    kind: str = "lora"
-    rank: int = 16
-    alpha: float | None = None
-    where: str = "auto"
-    effect: float = 1.0
-    match_effect: bool = False
-    lessons: int | None = None
+    objective: str = choices.Distill.objective
+    kind: str = choices.Distill.kind
+    rank: int = choices.Distill.rank
+    alpha: float | None = choices.Distill.alpha
+    where: str = choices.Distill.modules
+    effect: float = choices.Distill.effect
+    match_effect: bool = choices.Distill.match_effect
+    lessons: int | None = choices.Distill.lessons
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise SettingsError(f"unknown objective {self.objective!r}", hint=f"Choose {', '.join(OBJECTIVES)}.")
+        if self.objective not in choices.Distill.objectives:
+            raise SettingsError(
+                f"unknown objective {self.objective!r}", hint=f"Choose {', '.join(choices.Distill.objectives)}."
+            )
         if self.kind not in STUDENTS:
             raise SettingsError(f"unknown kind of adapter {self.kind!r}", hint=f"Choose {', '.join(STUDENTS)}.")
         if self.rank < 1:
@@ -117,7 +120,7 @@ def distill(
         SettingsError: settings that do not fit the models; no sample was kept; a model answers NaN.
         AdapterError: `start` does not fit the target.
     """
-    started, tell = time.perf_counter(), progress or (lambda done, total, label: None)
+    started, tell = time.perf_counter(), progress or silent
     objective, reason = choose(settings.objective, teacher.base, target)
     if objective == "samples" and teacher.base.space != target.space:
         dataset = translated(dataset, translate)

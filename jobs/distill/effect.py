@@ -13,8 +13,9 @@ import torch
 from ...errors import SettingsError
 from ...kernels.distill.filter import action
 from ...kernels.distill.students import Change, Student
+from ..progress import Progress
 from .dataset import Dataset
-from .denoiser import Denoiser, Drawing, Progress
+from .denoiser import Denoiser, Drawing
 from .generate import TARGET_SEEDS
 
 ROUNDS, LEAST, MOST = 2, 0.25, 4.0

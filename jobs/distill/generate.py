@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass, field
 
 from torch import Tensor
 
+from ... import choices
 from ...errors import SettingsError
 from ...kernels.distill.filter import action, likeness
 from ...kernels.finite import all_finite
+from ..progress import Progress, silent
 from .bank import Teacher
 from .dataset import Dataset
-from .denoiser import Denoiser, Drawing, Progress
+from .denoiser import Denoiser, Drawing
 
 TARGET_SEEDS = 1_000_000  # the target draws from other seeds than the teacher
 
@@ -30,11 +32,11 @@ class Generation:
         SettingsError: a value out of range.
     """
 
-    count: int = 64
-    seed: int = 0
+    count: int = choices.Dataset.count
+    seed: int = choices.Dataset.seed
     drawing: Drawing = field(default_factory=Drawing)
-    least_action: float = 0.05
-    least_likeness: float = 0.5
+    least_action: float = choices.Dataset.least_action
+    least_likeness: float = choices.Dataset.least_likeness
 
     def __post_init__(self) -> None:
         if self.count < 2:
@@ -75,7 +77,7 @@ def generate(
         raise SettingsError(
             "There are no prompts to draw from", hint="Write some, one a line, or connect Synthetic Prompts."
         )
-    tell = progress or (lambda done, total, label: None)
+    tell = progress or silent
     shared = target is not None and target.space == teacher.base.space
     most = settings.count - settings.count // 2 if shared else settings.count
     asked = [lines[i % len(lines)] for i in range(most)]

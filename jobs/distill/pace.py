@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ... import choices
 from ...errors import SettingsError
 from ...kernels.distill.students import Student
 
-SCHEDULES = ("cosine", "linear", "constant")
 FINAL = 0.02  # the last rate, as a share of the highest
 PEAK, MOST = 0.04, 0.01  # see learning_rate
 SMALL = 14.0  # entries under 1/14 take smaller steps
@@ -30,17 +30,19 @@ class Training:
         SettingsError: a value out of range.
     """
 
-    steps: int = 100
-    learning_rate: float = 0.0
-    schedule: str = "cosine"
-    batch: int = 32
-    accumulation: int = 1
+    steps: int = choices.Distill.steps
+    learning_rate: float = choices.Distill.learning_rate
+    schedule: str = choices.Distill.schedule
+    batch: int = choices.Distill.batch
+    accumulation: int = choices.Distill.accumulation
     checkpointing: bool = False
-    seed: int = 0
+    seed: int = choices.Distill.seed
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise SettingsError(f"unknown schedule {self.schedule!r}", hint=f"Choose {', '.join(SCHEDULES)}.")
+        if self.schedule not in choices.Distill.schedules:
+            raise SettingsError(
+                f"unknown schedule {self.schedule!r}", hint=f"Choose {', '.join(choices.Distill.schedules)}."
+            )
         for name in ("steps", "batch", "accumulation"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from math import ceil
 from random import Random
 
+from ... import choices
 from ...adapters import Adapter
 from ...errors import SettingsError
 from .template import parse
 
-TEMPLATE = "{trigger}, {3::{tags}|{seed}}"
 LONGEST = 20  # tags in one prompt; a CLIP text encoder reads about as many
 _ALWAYS = 0.9  # a tag in this share of the captions belongs to the trigger words
 _PATIENCE = 1000  # drawings without a new prompt after which there is taken to be none
@@ -41,9 +41,9 @@ class PromptSettings:
 
     seeds: Sequence[str] = ()
     adapter: Adapter | None = None
-    template: str = TEMPLATE
-    count: int = 32
-    seed: int = 0
+    template: str = choices.Prompts.template
+    count: int = choices.Prompts.count
+    seed: int = choices.Prompts.seed
 
     def __post_init__(self) -> None:
         if self.count < 1:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..text import Written, cell, joined, percent, table
+from ..text import ReportText, cell, joined, percent, table
 
 GOOD, FAIR = 0.95, 0.75  # shares of the effect on held-out lessons; see benchmarks/RESULTS.md
 
 
 @dataclass
-class DistillReport(Written):
+class DistillReport(ReportText):
     """effect: RMS of what was taught, relative to the target's own answers. measured: whether `checks` are shares of
     the effect (with ``samples`` they are shares of the loss without an adapter). seconds, evaluations: by phase.
     """

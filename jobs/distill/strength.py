@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ...errors import SettingsError
 from ...kernels.distill.levels import velocity_weight
+from ..progress import Progress, silent
 from ..text import joined, table
 from .bank import HELD_OUT, Teacher, answers, lessons
 from .dataset import Dataset
-from .denoiser import Denoiser, Progress
+from .denoiser import Denoiser
 
 MOST = 3.0  # largest strength tried
 TRIES = 10
@@ -94,7 +95,7 @@ def match_strength(
             "answers cannot be compared",
             hint="Distil the adapter with the objective 'samples' instead.",
         )
-    tell = progress or (lambda done, total, label: None)
+    tell = progress or silent
     bank = lessons(dataset, target, "difference", max(1, lessons_used - HELD_OUT), seed, [teacher.base])
     total, spent = (4 + TRIES) * len(bank), 0
     scale = velocity_weight(bank.ratio).sqrt()

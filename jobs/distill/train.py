@@ -18,8 +18,9 @@ from torch import Tensor
 from ...errors import SettingsError
 from ...kernels.distill.levels import squared_error
 from ...kernels.distill.students import Change, Student
+from ..progress import Progress, silent
 from .bank import HELD_OUT, Bank
-from .denoiser import Denoiser, Progress
+from .denoiser import Denoiser
 from .pace import Training, drawn, groups, learning_rate, share_of_peak
 
 BETAS, CLIP = (0.9, 0.98), 1.0
@@ -107,7 +108,7 @@ def train(
         SettingsError: the loss is NaN or Inf before anything was learnt.
     """
     run = _Run(denoiser, students, bank, settings, controls or {}, show)
-    tell = progress or (lambda done, total, label: None)
+    tell = progress or silent
     with run.ready():
         resumed = run.resume(keeper.load() if keeper else None)
         trouble = ""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from ... import choices
 from ...adapters import Adapter
 from ...adapters.metadata import history, without_history
 from ...bases.model import Base
@@ -18,16 +19,15 @@ from ...kernels.merge import METHODS
 from ...kernels.threads import one_thread
 from ...version import __version__
 from ..check import check_fits
+from ..progress import Progress, silent
 from ..workers import in_order
 from .files import DTYPES, joined_extras, merged_metadata, widest
-from .module import RANKS, Merger, MergeSettings, Weighted
+from .module import Merger, MergeSettings, Weighted
 from .report import Lora, MergeReport
 from .targets import MergeTarget, find_places, known_names_of
 from .task_vectors import bound
 
-__all__ = ["RANKS", "MergeResult", "MergeSettings", "merge"]
-
-Progress = Callable[[int, int, str], None]
+__all__ = ["MergeResult", "MergeSettings", "merge"]
 
 
 @dataclass
@@ -62,7 +62,7 @@ def merge(
         SettingsError: nothing to merge, every strength 0 or not finite, a rank above the possible.
         AdapterError: the LoRAs are for different architectures or not for the base, or a module needs the base.
     """
-    settings, tell = settings or MergeSettings(), progress or (lambda done, total, label: None)
+    settings, tell = settings or MergeSettings(), progress or silent
     started = time.perf_counter()
     loras = _loras(adapters)
     used = [entry for entry, lora in zip(adapters, loras, strict=True) if not lora.left_out]
@@ -142,7 +142,7 @@ def _check_rank(settings: MergeSettings, places: list[MergeTarget]) -> None:
     if 0 < max(sums, default=0) < settings.rank:
         raise SettingsError(
             f"rank {settings.rank} is above the possible: the ranks of these LoRAs add up to {max(sums)} at most",
-            hint=f"Choose a rank up to {max(sums)}, or {', '.join(RANKS)}.",
+            hint=f"Choose a rank up to {max(sums)}, or {', '.join(choices.Merge.ranks)}.",
         )
 
 

@@ -10,6 +10,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ... import choices
 from ...adapters import Adapter, AdapterModule, lora_module
 from ...adapters.full import Bias, Diff, Norm
 from ...adapters.lora import RESHAPE
@@ -27,7 +28,6 @@ from .targets import Contribution, MergeTarget, check_shapes
 from .task_vectors import BASE_HINT, TaskVector, task_vector_of
 
 Weighted = tuple[Adapter, float, float]
-RANKS = ("auto", "max", "sum")
 # Methods that lose nothing by themselves: only a number cuts them.
 UNCUT = ("concat", "linear")
 # Numbers in the dense changes of a place, all LoRAs together: 256 MB in float32. More is merged one place at a time.
@@ -51,25 +51,27 @@ class MergeSettings:
         SettingsError: unknown method, or a value out of range.
     """
 
-    method: str = "lego"
-    rank: int | str = "max"
-    units: str = "canonical"
-    seed: int = 0
-    density: float = 0.5
-    energy: float = 0.95
-    parameter_reweighting: bool = True
-    output_reweighting: bool = True
-    dtype: str | None = None
+    method: str = choices.Merge.method
+    rank: int | str = choices.Merge.rank
+    units: str = choices.Merge.units
+    seed: int = choices.Merge.seed
+    density: float = choices.Merge.density
+    energy: float = choices.Merge.energy
+    parameter_reweighting: bool = choices.Merge.parameter_reweighting
+    output_reweighting: bool = choices.Merge.output_reweighting
+    dtype: str | None = choices.File.dtype
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise SettingsError(f"unknown method {self.method!r}", hint=f"Choose {', '.join(METHODS)}.")
-        if isinstance(self.rank, str) and self.rank not in RANKS:
-            raise SettingsError(f"unknown rank {self.rank!r}", hint=f"Choose a number, {', '.join(RANKS)}.")
+        if isinstance(self.rank, str) and self.rank not in choices.Merge.ranks:
+            raise SettingsError(
+                f"unknown rank {self.rank!r}", hint=f"Choose a number, {', '.join(choices.Merge.ranks)}."
+            )
         if not isinstance(self.rank, str) and self.rank < 1:
             raise SettingsError(f"the rank must be at least 1, got {self.rank}")
-        if self.dtype not in (None, "fp16", "bf16", "fp32"):
-            raise SettingsError(f"unknown dtype {self.dtype!r}", hint="Choose fp16, bf16 or fp32.")
+        if self.dtype not in (None, *choices.File.dtypes):
+            raise SettingsError(f"unknown dtype {self.dtype!r}", hint=f"Choose {', '.join(choices.File.dtypes)}.")
         checks.share("energy", self.energy)
         for name in CHECKS.keys() & asdict(self).keys():
             CHECKS[name](getattr(self, name))
@@ -174,15 +176,15 @@ class Merger:
             if update.rank <= rank:
                 return update, None
             line.decision, line.reason = "cut", f"only one LoRA has it; rank {update.rank} is cut to {rank}"
-            return lowrank.recompress(update, rank=rank)[0], None
+            return lowrank.truncate(update, rank=rank)[0], None
         try:
             merged = METHODS[self.settings.method].run(updates, rank, **options)
         except GraftError as error:
-            raise type(error)(error.what, key=place.key, hint=error.hint) from None
+            raise error.at(key=place.key) from None
         line.decision, line.reason = self.settings.method, reason
         update = merged.update
         if update.rank > min(update.shape):  # more than the matrix can have
-            update = lowrank.recompress(update)[0]
+            update = lowrank.truncate(update)[0]
         return update, merged.clusters
 
     def _as_it_is(
@@ -195,7 +197,7 @@ class Merger:
                 module.fail(f"A {module.kind} module cannot be cut into slices")
             kept = module if strength == 1 else module.scaled(strength)
         except AdapterError as error:
-            raise AdapterError(error.what, file=error.file, key=error.key, hint=BASE_HINT) from None
+            raise error.at(hint=BASE_HINT) from None
         line.decision, line.reason = "kept", f"it stays a {module.kind} module"
         line.shape = list(module.shape) if module.shape else None
         line.ranks_in, line.rank_out = [module.rank] if module.rank else [], module.rank

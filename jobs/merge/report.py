@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
-from ..text import Written, cell, grouped, joined, percent, rebuilt, table
+from ..text import ReportText, cell, grouped, joined, percent, rebuilt, table
 
 WEAK, STRONG = 0.6, 1.3  # norm against the exact sum beyond which a note says so
 
@@ -65,7 +65,7 @@ class MergedModule:
 
 
 @dataclass
-class MergeReport(Written):
+class MergeReport(ReportText):
     """Everything one merge or resize has to say."""
 
     job: str = "merge"  # or "resize"

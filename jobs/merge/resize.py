@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from ... import choices
 from ...adapters import Adapter, AdapterModule, lora_module
 from ...bases.model import Base
 from ...errors import GraftError, SettingsError
-from ...kernels.merge.resize import RULES, choose_rank
+from ...kernels.merge.resize import choose_rank
 from ...kernels.merge.resize import resize as cut
 from ...kernels.threads import one_thread
 from ...version import __version__
 from ..check import check_fits
+from ..progress import Progress, silent
 from .files import DTYPES, merged_metadata, widest
 from .merge import MergeResult
 from .module import dressed, figures, finite
@@ -23,14 +24,12 @@ from .report import Lora, MergedModule, MergeReport
 from .targets import MergeTarget, find_places, known_names_of
 from .task_vectors import task_vector_of
 
-Progress = Callable[[int, int, str], None]
-
 
 @dataclass(frozen=True)
 class ResizeSettings:
     """How to choose the ranks.
 
-    rule, amount: a name in ``kernels.merge.resize.RULES`` with its number: ("rank", 8), ("ratio", 10), ("energy", .9),
+    rule, amount: one of ``choices.Resize.rules`` with its number: ("rank", 8), ("ratio", 10), ("energy", .9),
         ("frobenius", .9), ("cumulative", .9).
     most: largest rank whatever the rule says; None for no limit.
     dtype: of the factors, "fp16", "bf16" or "fp32"; None for the LoRA's own.
@@ -39,10 +38,10 @@ class ResizeSettings:
         SettingsError: unknown rule, or a number out of its range.
     """
 
-    rule: str = "rank"
-    amount: float = 16
-    most: int | None = None
-    dtype: str | None = None
+    rule: str = choices.Resize.rule
+    amount: float = choices.Resize.amount
+    most: int | None = choices.Resize.max_rank
+    dtype: str | None = choices.File.dtype
 
     def __post_init__(self) -> None:
         choose_rank(torch.ones(1), self.rule, self.amount)
@@ -51,7 +50,7 @@ class ResizeSettings:
         if self.most is not None and self.most < 1:
             raise SettingsError(f"the largest rank must be at least 1, got {self.most}")
         if self.dtype not in DTYPES:
-            raise SettingsError(f"unknown dtype {self.dtype!r}", hint="Choose fp16, bf16 or fp32.")
+            raise SettingsError(f"unknown dtype {self.dtype!r}", hint=f"Choose {', '.join(choices.File.dtypes)}.")
 
 
 @one_thread()
@@ -70,7 +69,7 @@ def resize(
     Raises:
         AdapterError: the adapter does not belong to the base; values do not fit the dtype.
     """
-    settings, tell = settings or ResizeSettings(), progress or (lambda done, total, label: None)
+    settings, tell = settings or ResizeSettings(), progress or silent
     started = time.perf_counter()
     dtype = DTYPES[settings.dtype] or widest([adapter])
     places = find_places([adapter], base)
@@ -130,7 +129,7 @@ def _resized(
         if settings.most is not None and found.rank > settings.most:
             found = cut(share.update, "rank", settings.most).update
     except GraftError as error:
-        raise type(error)(error.what, key=place.key, hint=error.hint) from None
+        raise error.at(key=place.key) from None
     line.ranks_in = [share.update.rank]
     for name, value in figures([share.update], found).items():
         setattr(line, name, value)
@@ -149,6 +148,3 @@ def _cast(module: AdapterModule, settings: ResizeSettings) -> AdapterModule:
         return module
     tensors = {s: t.to(dtype) if t.dtype.is_floating_point and t.ndim else t for s, t in module.tensors.items()}
     return finite(replace(module, tensors=tensors))
-
-
-__all__ = ["RULES", "ResizeSettings", "resize"]

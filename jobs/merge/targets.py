@@ -17,9 +17,10 @@ from math import prod
 from ...adapters import Adapter, AdapterModule
 from ...bases.model import Base
 from ...errors import AdapterError, WrongBaseError
-from ...names import DENOISER, Names, WeightSlice, adapter_families, describe, names_of_adapters, style_of
+from ...names import DENOISER, Names, WeightSlice, adapter_families, describe, style_of
 from ...names.guess_adapter import OR
 from ...names.keys import BODY, is_text_encoder, parse_key
+from ..names import known_names_of
 from ..text import times
 from ..transfer.plan import plan
 
@@ -110,14 +111,6 @@ def find_places(adapters: Sequence[Adapter], base: Base | None = None) -> list[M
     if base is None:
         _names_match(adapters, places)
     return places
-
-
-def known_names_of(adapters: Sequence[Adapter]) -> Names | None:
-    """Names of the known model that all adapters are recognised to be for, some odd module of theirs aside."""
-    union = {key: m.shape for adapter in adapters for key, m in adapter.modules.items()}
-    told = {key: value for adapter in adapters for key, value in adapter.metadata.items()}
-    found = names_of_adapters(union, told) or names_of_adapters(union, told, every=False)
-    return found[0] if found else None
 
 
 def flat(key: str) -> str:
@@ -229,7 +222,7 @@ def _belongs(adapter: Adapter, base: Base) -> None:
     try:
         plan(adapter, base, base)
     except WrongBaseError as error:
-        raise error.advising("Leave it out.") from None
+        raise error.at(hint="Leave it out.") from None
 
 
 def _same_architecture(adapters: Sequence[Adapter]) -> None:

@@ -102,7 +102,7 @@ def _weight(part: Contribution, base: Base | None) -> Tensor:
 
 def _tight(update: LowRank) -> LowRank:
     """The same update without rank that cannot be there: factors wider than the matrix are factored again."""
-    return lowrank.recompress(update)[0] if update.rank > min(update.shape) else update
+    return lowrank.truncate(update)[0] if update.rank > min(update.shape) else update
 
 
 # Slices of fused weights
@@ -130,17 +130,13 @@ def _placed(piece: TaskVector, part: Contribution, place: MergeTarget, height: i
         if tensor is None:
             return None
         if part.weight_slice.swap != place.weight_slice.swap:
-            tensor = tensor.roll(tensor.shape[0] // 2, 0)
-        if (low, high) == (start, start + length):
-            return tensor[low - mine : high - mine]
-        out = tensor.new_zeros(length, *tensor.shape[1:])
-        out[low - start : high - start] = tensor[low - mine : high - mine]
-        return out
+            tensor = lowrank.swap_halves(tensor)
+        return lowrank.place_rows(lowrank.take_rows(tensor, low - mine, high - low), low - start, length)
 
     update = piece.update
     if update is not None:
         up = move(update.up)
-        used = up.abs().amax(0) > 0  # a slice of q, k, v put together leaves the others' columns empty
+        used = lowrank.used_columns(up)  # a slice of q, k, v put together leaves the others' columns empty
         used[0] |= not bool(used.any())
         update = LowRank(up[:, used], update.down[used])
     return replace(piece, shape=shape, update=update, dense=move(piece.dense), bias=move(piece.bias))

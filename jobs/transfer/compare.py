@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,13 +14,12 @@ from ...kernels.spectral import SubspaceSize
 from ...kernels.threads import one_thread
 from ...names import WeightSlice, describe
 from ..cache import SubspaceCache
+from ..progress import Progress, silent
 from .advice import relation, strangers
 from .move import likeness
 from .pairs import Pairs
 from .plan import counterparts, parts, plan, shape_of
 from .report import ModuleReport, Report
-
-Progress = Callable[[int, int, str], None]
 
 
 @one_thread()
@@ -41,7 +39,7 @@ def compare(
         BaseModelError: the two bases have no weight matrix in common.
         AdapterError: the adapter does not belong to the source.
     """
-    size, tell = size or SubspaceSize(), progress or (lambda done, total, label: None)
+    size, tell = size or SubspaceSize(), progress or silent
     started = time.perf_counter()
     pairs = Pairs(source, target, size, cache, device or "cpu")
     wanted = _weight_slices(source, target, adapter)
@@ -86,7 +84,7 @@ def _weight_slices(source: Base, target: Base, adapter: Adapter | None) -> list[
 
 def _line(ours: WeightSlice, theirs: WeightSlice | None, pairs: Pairs) -> ModuleReport:
     shape = shape_of(pairs.source, ours)
-    block, role = describe(ours.name, shape)
+    block, role = describe(ours.name)
     line = ModuleReport(name=ours.name, rows=ours.rows, block=block, role=role, shape=list(shape), decision="compared")
     if theirs is None:
         line.reason = "no counterpart"

@@ -121,7 +121,7 @@ def _slices(update: LowRank, step: Step, pairs: Pairs) -> tuple[list[Pair], list
         found = [pairs.pair(step.source, step.target)]
         return found, [update], in_subspace_share(update, found[0].source)
     found = [pairs.pair(s, t) for s, t in zip(ours, theirs, strict=True)]
-    updates = [lowrank.rows(update, *weight_slice.rows) for weight_slice in ours]
+    updates = [lowrank.take_rows(update, *weight_slice.rows) for weight_slice in ours]
     total = lowrank.norm(update) ** 2
     inside = sum(
         in_subspace_share(u, pair.source) * lowrank.norm(u) ** 2 for u, pair in zip(updates, found, strict=True)
@@ -151,9 +151,9 @@ def _built(
 ) -> tuple[AdapterModule, ModuleReport]:
     run = METHODS[method].run
     made = [run(u, pair.source, pair.target) for u, pair in zip(updates, found, strict=True)]
-    result, error = (made[0], 0.0) if len(made) == 1 else lowrank.recompress(lowrank.stack_rows(made), tol=SPARE)
+    result, error = (made[0], 0.0) if len(made) == 1 else lowrank.truncate(lowrank.stack_rows(made), tol=SPARE)
     if rank is not None and result.rank > rank:
-        result, error = lowrank.recompress(result, rank=rank)
+        result, error = lowrank.truncate(result, rank=rank)
     before, after = lowrank.norm(whole), lowrank.norm(result)
     ratio = after / before if before > 0 else 1.0
     line = replace(
@@ -200,7 +200,7 @@ def _cut(
     if module is None or line.decision != "copy" or module.needs_base or (module.rank or 0) <= rank:
         return module, line
     whole = module.low_rank()
-    result, error = lowrank.recompress(whole, rank=rank)
+    result, error = lowrank.truncate(whole, rank=rank)
     cosine = lowrank.cosine(whole, result)
     line = replace(
         line,
@@ -229,7 +229,7 @@ def likeness(found: Sequence[Pair]) -> dict:
 
 def _blank(step: Step) -> ModuleReport:
     weight_slice = step.source
-    block, role = describe(weight_slice.name, step.module.shape or ()) if weight_slice else ("", "")
+    block, role = describe(weight_slice.name) if weight_slice else ("", "")
     return ModuleReport(
         name=weight_slice.name if weight_slice else step.key,
         rows=weight_slice.rows if weight_slice else None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ...adapters.model import Adapter, AdapterModule
+from ...adapters import Adapter, AdapterModule
 from ...bases.model import Base
 from ...errors import WrongBaseError
 from ...kernels.matching import Item, match
@@ -197,6 +197,6 @@ def items(base: Base) -> list[Item]:
     weights = base.weights()
     found = []
     for position, name in enumerate(sorted(weights, key=natural)):
-        block, role = describe(name, weights[name])
+        block, role = describe(name)
         found.append(Item(name=name, role=role, block=block, shape=tuple(weights[name]), position=position))
     return found

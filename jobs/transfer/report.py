@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
-from ..text import Written, cell, grouped, in_ranges, joined, mean_of, percent, rebuilt, table, words
+from ..text import ReportText, cell, grouped, in_ranges, joined, mean_of, percent, rebuilt, table, words
 
 ADVICE = ("copy", "transfer", "distil", "none")
 DECISION_DROPPED = "dropped"
@@ -62,7 +62,7 @@ class ModuleReport:
 
 
 @dataclass
-class Report(Written):
+class Report(ReportText):
     """Everything one transfer or comparison has to say."""
 
     job: str  # "transfer" or "compare"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from ... import choices
 from ...adapters import Adapter, AdapterModule, lora_module
 from ...bases.model import Base, load_weight_slice
 from ...errors import AdapterError, SettingsError
@@ -23,6 +24,7 @@ from ...names import WeightSlice
 from ...version import __version__
 from ..cache import SubspaceCache
 from ..check import check_fits
+from ..progress import Progress, silent
 from ..text import percent
 from .advice import advise, strangers
 from .move import INSIDE, Moved, move
@@ -31,7 +33,6 @@ from .plan import Step, lay_out
 from .report import Report
 from .uncovered import empty_blocks
 
-Progress = Callable[[int, int, str], None]
 PROBE_K = 32
 
 
@@ -50,11 +51,11 @@ class TransferSettings:
         SettingsError: unknown method, or a value out of range.
     """
 
-    method: str = "auto"
+    method: str = choices.Transfer.method
     size: SubspaceSize = field(default_factory=SubspaceSize)
-    threshold: float = 0.0
-    rank: int | None = None
-    strength: float = 1.0
+    threshold: float = choices.Transfer.threshold
+    rank: int | None = choices.Transfer.rank
+    strength: float = choices.Transfer.strength
 
     def __post_init__(self) -> None:
         if self.method != "auto" and self.method not in METHODS:
@@ -96,7 +97,7 @@ def transfer(
         AdapterError: the adapter does not belong to the source base, or nothing of it fits the target.
         BaseModelError: a base weight cannot be read.
     """
-    settings, tell = settings or TransferSettings(), progress or (lambda done, total, label: None)
+    settings, tell = settings or TransferSettings(), progress or silent
     started = time.perf_counter()
     pairs = Pairs(source, target, settings.size, cache, device or "cpu")
     steps, unfed = lay_out(adapter, source, target, probe(pairs))

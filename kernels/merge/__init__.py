@@ -9,7 +9,6 @@ keyword arguments of the method that reads them; ``METHODS[name].options`` lists
 """
 
 # Importing registers them, in the order of the menus.  # ruff: noqa: I001
-from ..units import UNITS
 from .lego import lego
 from .sums import concat, linear, svd
 from .sparsified import ties, dare, della, magnitude
@@ -21,7 +20,6 @@ from .registry import METHODS, Merged, Method, check, method
 
 __all__ = [
     "METHODS",
-    "UNITS",
     "Merged",
     "Method",
     "check",

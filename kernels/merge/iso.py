@@ -17,7 +17,7 @@ def iso(updates: list[LowRank], rank: int | None = None) -> Merged:
     rank have no directions of their own. A rank keeps the directions of the largest of them.
     """
     total = lowrank.concatenate([LowRank(u.up.double(), u.down.double()) for u in updates])
-    whole, _ = lowrank.recompress(total)
+    whole, _ = lowrank.truncate(total)
     half = torch.linalg.vector_norm(whole.up, dim=0)
     size = half.square().mean().sqrt()
     kept = whole.rank if rank is None else min(rank, whole.rank)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from .. import lowrank
 from ..kmeans import Clusters, kmeans
+from ..lock import locked
 from ..lowrank import LowRank
 from ..stacked import NEGLIGIBLE, zero
-from ..turns import in_turn
 from ..units import Units, units_of
 from .registry import Merged, method
 
@@ -91,7 +91,7 @@ def _means(units: Units, found: Clusters, reweight: bool) -> tuple[Tensor, Tenso
     return mean, mean.T
 
 
-@in_turn
+@locked
 def _top_pairs(units: Units, found: Clusters) -> tuple[Tensor, Tensor]:
     """Coefficients (M, k), (k, M) of each cluster's top singular pair √σ u, √σ vᵀ of Σ b aᵀ.
 

@@ -21,7 +21,7 @@ def from_factors(up: Tensor, down: Tensor, rank: int | None) -> Merged:
     """float64 factors (m, r), (r, n) as a balanced float32 update of at most `rank`."""
     if up.shape[1] == 0:
         up, down = up.new_zeros(len(up), 1), down.new_zeros(1, down.shape[1])
-    small, error = lowrank.recompress(LowRank(up, down), rank)
+    small, error = lowrank.truncate(LowRank(up, down), rank)
     return Merged(LowRank(small.up.float(), small.down.float()), error)
 
 

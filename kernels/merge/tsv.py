@@ -20,7 +20,7 @@ def tsv(updates: list[LowRank], rank: int | None = None) -> Merged:
     """
     share = None if sum(u.rank for u in updates) <= min(updates[0].shape) else min(updates[0].shape) // len(updates)
     cut = [
-        lowrank.recompress(LowRank(u.up.double(), u.down.double()), max(share, 1) if share is not None else None)[0]
+        lowrank.truncate(LowRank(u.up.double(), u.down.double()), max(share, 1) if share is not None else None)[0]
         for u in updates
     ]
     up, down = torch.cat([u.up for u in cut], 1), torch.cat([u.down for u in cut], 0)

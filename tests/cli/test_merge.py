@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
-from lora_graft.cli.menus import readers
-from lora_graft.cli.merge import MergeMethod, Units, rank_of, weighted
+from lora_graft.choices import Merge
+from lora_graft.cli.menus import MergeMethod
+from lora_graft.cli.merge import rank_of, weighted
 from lora_graft.jobs.merge.report import MergeReport
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -72,7 +73,7 @@ def test_every_method_at_a_rank(merge, pair, method):
     assert result.exit_code == 0, result.output
     report = MergeReport.from_json(result.stdout)
     assert report.method == method and report.settings["rank"] == 5
-    assert report.settings.get("seed") == (3 if method in readers("seed").split(", ") else None)
+    assert report.settings.get("seed") == (3 if method in Merge.readers["seed"] else None)
     downs = {t.shape[0] for k, t in load_file(out).items() if k.endswith("lora_down.weight")}
     assert max(downs) == 5
 
@@ -154,15 +155,6 @@ def test_ranks():
     for text in ("0", "-1", "2.5", "all"):
         with pytest.raises(BadParameter):
             rank_of(text)
-
-
-def test_menus_are_those_of_the_registry():
-    from lora_graft.kernels.merge import METHODS, UNITS
-
-    assert [m.value for m in MergeMethod] == list(METHODS)
-    assert [u.value for u in Units] == list(UNITS)
-    for option in ("density", "units", "seed", "output_reweighting"):
-        assert readers(option) == ", ".join(m.name for m in METHODS.values() if option in m.options)
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,9 @@ def test_the_effect_arrives_on_an_unrelated_base(lab, tmp_path):
 
 def test_same_seed_same_file_and_other_seed_another(lab, tmp_path):
     files = [
-        file_of(run(lab, chosen=settings(Training(2, batch=8, seed=seed))), tmp_path / f"{i}.safetensors")
+        file_of(
+            run(lab, chosen=settings(Training(2, batch=8, accumulation=1, seed=seed))), tmp_path / f"{i}.safetensors"
+        )
         for i, seed in enumerate((3, 3, 4))
     ]
     assert files[0] == files[1] != files[2]
@@ -272,6 +274,10 @@ def test_a_text_encoder_is_named_in_the_report(lab):
     worn = frame.with_modules({**frame.modules, key: next(iter(frame.modules.values())).renamed(key)})
     for adapter, said in ((worn, True), (frame, False)):
         learnt = distill(
-            lab.dataset(), lab.teacher("frame_a"), lab.model("s"), [adapter], settings(Training(1, batch=8))
+            lab.dataset(),
+            lab.teacher("frame_a"),
+            lab.model("s"),
+            [adapter],
+            settings(Training(1, batch=8, accumulation=1)),
         )
         assert ("text encoder" in learnt.report.to_markdown()) == said

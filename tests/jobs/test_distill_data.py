@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lora_graft.adapters import container
 from lora_graft.errors import AdapterError, SettingsError
+from lora_graft.io import safetensors
 from lora_graft.jobs.distill import dataset as files
 from lora_graft.jobs.distill.bank import EMPTY, HELD_OUT, Teacher, lessons
 from lora_graft.jobs.distill.dataset import Dataset, require_samples
@@ -209,9 +209,7 @@ def test_a_folder_that_is_not_there(lab, tmp_path):
 
 @pytest.mark.parametrize("metadata", [{}, {files.KIND: "[]"}, {files.KIND: "{"}, {files.KIND: '{"prompts": []}'}])
 def test_foreign_files(tmp_path, metadata):
-    path = container.publish(
-        tmp_path / "x.safetensors", container.chunks({"taught": torch.zeros(1)}, metadata), overwrite=False
-    )
+    path = safetensors.save(tmp_path / "x.safetensors", {"taught": torch.zeros(1)}, metadata)
     with pytest.raises(AdapterError, match="not a dataset of the Synthetic Dataset node"):
         files.load(path)
     with pytest.raises(AdapterError, match="No such file"):

@@ -151,7 +151,7 @@ def test_a_warm_start_is_where_learning_begins(lab):
             lab.teacher("frame_a"),
             lab.model("s"),
             [lab.family.adapter("frame_a")],
-            Distillation(rank=rank, lessons=8, training=Training(1, batch=4)),
+            Distillation(rank=rank, lessons=8, training=Training(1, batch=4, accumulation=1)),
             start=start,
         )
         return learnt.report

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
 from lora_graft import adapters
-from lora_graft.adapters import container
 from lora_graft.errors import AdapterError, SettingsError
 from lora_graft.family.denoiser import FamilyDenoiser
+from lora_graft.io import safetensors
 from lora_graft.jobs.distill import bank as banks
-from lora_graft.jobs.distill import checkpoint, train
+from lora_graft.jobs.distill import checkpoint, pace, train
 from lora_graft.jobs.distill.checkpoint import FileKeeper, identity
 from lora_graft.jobs.distill.distill import Distillation, distill
-from lora_graft.jobs.distill.pace import Training
 from lora_graft.kernels.distill.students import STUDENTS
+
+Training = partial(pace.Training, accumulation=1)
 
 
 class Broken(Exception):
@@ -194,11 +196,11 @@ def test_a_damaged_checkpoint_is_told_and_ignored(go, tmp_path, damage):
 
 
 def _publish(path, tensors, metadata):
-    container.publish(path, container.chunks(tensors, metadata), overwrite=True)
+    safetensors.save(path, tensors, metadata, overwrite=True)
 
 
 def _without(path, group):
-    tensors, metadata, _ = container.load(path)
+    tensors, metadata, _ = safetensors.load(path)
     _publish(path, {key: tensor for key, tensor in tensors.items() if not key.startswith(group)}, metadata)
 
 
@@ -224,10 +226,10 @@ def test_a_full_disk_does_not_end_the_run(go, tmp_path, monkeypatch):
     training, keeper = Training(steps=3, batch=4), keeper_of(tmp_path, every=1)
     whole, _ = go(training)
 
-    def full(path, blocks, *, overwrite):
+    def full(path, tensors, metadata, *, overwrite):
         raise AdapterError("The file cannot be written: No space left on device", file=path)
 
-    monkeypatch.setattr(container, "publish", full)
+    monkeypatch.setattr(safetensors, "save", full)
     result, _ = go(training, keeper=keeper)
     same(whole, result)
     assert "could not be written" in keeper.trouble and "No space left" in keeper.trouble

@@ -5,8 +5,9 @@ from collections import Counter
 
 import pytest
 from lora_graft.adapters import Adapter
+from lora_graft.choices import Prompts
 from lora_graft.errors import SettingsError
-from lora_graft.jobs.distill.prompts import TEMPLATE, PromptSettings, synthesize, tidy
+from lora_graft.jobs.distill.prompts import PromptSettings, synthesize, tidy
 
 TAGS = {"sks": 40, "red": 30, "blue": 10, "hat": 8, "dog": 2}
 SEEDS = ["a box on a table", "two boxes in the snow"]
@@ -131,7 +132,7 @@ def test_trigger_words_in_every_caption_stay_together_and_named_ones_alternate()
 
 def test_captions_that_all_differ_have_no_trigger_words():
     sentences = adapter({f"a sentence about thing {i}": 1 for i in range(12)})
-    made = synthesize(PromptSettings(adapter=sentences, template=TEMPLATE, count=12))
+    made = synthesize(PromptSettings(adapter=sentences, template=Prompts.template, count=12))
     assert "Trigger words" not in made.note
     assert set(made.lines) == set(sentences.tags)
 
@@ -146,7 +147,7 @@ def test_captions_that_all_differ_have_no_trigger_words():
     ],
 )
 def test_what_is_missing_is_left_out(sources, expected):
-    made = synthesize(PromptSettings(template=TEMPLATE, count=20, **sources))
+    made = synthesize(PromptSettings(template=Prompts.template, count=20, **sources))
     assert set(made.lines) == expected
 
 
@@ -173,7 +174,7 @@ def test_seed_lists_of_text_generators_lose_their_marks():
     ) == {"a cat", "a dog", "a cow", "a hen", "3 cats", "1.5 m of rope"}
 
 
-@pytest.mark.parametrize("template", [TEMPLATE, "a photo of {trigger}", "{tags} in the {snow|rain}"])
+@pytest.mark.parametrize("template", [Prompts.template, "a photo of {trigger}", "{tags} in the {snow|rain}"])
 def test_nothing_to_draw_from(template):
     with pytest.raises(SettingsError, match="nothing to make prompts from") as caught:
         lines(template, adapter=adapter(None))

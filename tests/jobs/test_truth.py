@@ -149,6 +149,6 @@ def test_a_file_from_before_the_history_begins_it_with_its_last_step():
 def test_the_base_an_adapter_is_not_for_is_a_field_of_the_error(family):
     with pytest.raises(WrongBaseError) as caught:
         transfer(family.adapter("frame_a"), family.base("w"), family.base("a"))
-    other = caught.value.advising("Leave it out.")
+    other = caught.value.at(hint="Leave it out.")
     assert isinstance(other, AdapterError) and (other.what, other.key) == (caught.value.what, caught.value.key)
     assert "Choose the base" in str(caught.value) and "Choose" not in str(other) and other.looks_like in str(other)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...kron import khatri_rao
 from ...lowrank import LowRank
-from ...products import hadamard
 from .model import Change, Student, pair, scale_of, stored, usable_rank
 from .registry import student
 
@@ -48,7 +48,7 @@ class Loha(Student):
 
     def change(self) -> Change:
         a1, b1, a2, b2 = (self.params[name] for name in NAMES)
-        return Change(*hadamard(LowRank(a1 * self.scale, b1), LowRank(a2, b2)))
+        return Change(*khatri_rao(LowRank(a1 * self.scale, b1), LowRank(a2, b2)))
 
     def tensors(self) -> dict[str, Tensor]:
         rank = self.params[NAMES[0]].shape[1]

@@ -11,8 +11,8 @@ from math import isqrt
 import torch
 from torch import Tensor
 
+from ...kron import kron, trivial
 from ...lowrank import LowRank, from_dense
-from ...products import kronecker, trivial
 from .model import Change, Student, kernel, pair, scale_of, start_error, stored, uniform
 from .registry import student
 
@@ -52,8 +52,8 @@ class Lokr(Student):
     def change(self) -> Change:
         first = trivial(self.params["lokr_w1"] * self.scale)
         if "lokr_w2" in self.params:
-            return Change(*kronecker(first, trivial(self.params["lokr_w2"])))
-        return Change(*kronecker(first, LowRank(self.params["lokr_w2_a"], self.params["lokr_w2_b"])))
+            return Change(*kron(first, trivial(self.params["lokr_w2"])))
+        return Change(*kron(first, LowRank(self.params["lokr_w2_a"], self.params["lokr_w2_b"])))
 
     def tensors(self) -> dict[str, Tensor]:
         out = {"." + name: stored(tensor) for name, tensor in self.params.items()}

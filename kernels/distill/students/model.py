@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from ....errors import SettingsError
-from ...lowrank import LowRank, concatenate, norm, recompress, scale
+from ...lowrank import LowRank, concatenate, norm, scale, truncate
 
 
 class Change(NamedTuple):
@@ -156,7 +156,7 @@ def pair(
     up, down = torch.zeros(m, rank), uniform(generator, rank, n)
     if start is None:
         return up, down, 0.0
-    cut, error = recompress(LowRank(start.up.float(), start.down.float()), rank)
+    cut, error = truncate(LowRank(start.up.float(), start.down.float()), rank)
     root = alpha_scale**0.5
     if norm(cut) > 0:
         up[:, : cut.rank] = cut.up.cpu() / root
