@@ -14,7 +14,7 @@ from .common import CATEGORY, to_adapter
 
 DTYPES = {"same": None, "fp16": "fp16", "bf16": "bf16", "fp32": "fp32"}
 LAYOUTS = ["same", "kohya", "diffusers", "peft", "comfy"]
-PLACES = {"output/loras": "output", "models/loras": "models"}
+FOLDERS = {"output/loras": "output", "models/loras": "models"}
 
 
 class SaveLoRA(io.ComfyNode):
@@ -37,7 +37,7 @@ class SaveLoRA(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "folder",
-                    options=list(PLACES),
+                    options=list(FOLDERS),
                     default="output/loras",
                     tooltip="Both folders are searched by ComfyUI's LoRA loaders.",
                 ),
@@ -85,7 +85,7 @@ class SaveLoRA(io.ComfyNode):
         if layout != "same":
             adapter = convert(adapter, layout, None if model is None else host.HostBase(model, clip))
         path = saved(
-            host.save_folder(PLACES[folder]),
+            host.save_folder(FOLDERS[folder]),
             filename_prefix,
             lambda path: adapters.write(adapter, path, dtype=DTYPES[dtype]),
         )

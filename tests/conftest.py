@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
@@ -73,6 +75,17 @@ def pytest_collection_modifyitems(config, items):
         config.stash[SKIPPED] = f"{len(asked)} host tests skipped: {found}"
         for item in asked:
             item.add_marker(pytest.mark.skip(reason=found))
+
+
+@pytest.fixture
+def in_new_thread() -> Callable:
+    """Calls a function in a thread of its own and returns its result."""
+
+    def run(function: Callable):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(function).result()
+
+    return run
 
 
 @pytest.hookimpl(trylast=True)
