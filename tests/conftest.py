@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
@@ -82,6 +84,17 @@ def family_models(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("family") / "models"
     materialize(folder, text_encoder=False)
     return folder
+
+
+@pytest.fixture
+def in_new_thread() -> Callable:
+    """Calls a function in a thread of its own and returns its result."""
+
+    def run(function: Callable):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(function).result()
+
+    return run
 
 
 @pytest.hookimpl(trylast=True)
