@@ -14,7 +14,7 @@ from ...adapters.full import Diff, SetWeight
 from ...bases.model import Base, load_weight_slice
 from ...kernels import lowrank
 from ...kernels.lowrank import LowRank
-from ...kernels.units import fold
+from ...kernels.units import scale_factors
 from .targets import Contribution, MergeTarget
 
 # A module that acts through its base weight (DoRA, OFT …) has an update of full rank; this much of it is kept.
@@ -54,7 +54,7 @@ def task_vector_of(place: MergeTarget, parts: Sequence[Contribution], strength: 
     return TaskVector(
         share.index,
         share.shape,
-        None if share.update is None else _tight(fold(share.update, strength)),
+        None if share.update is None else _tight(scale_factors(share.update, strength)),
         None if share.dense is None else share.dense * strength,
         None if share.bias is None else share.bias * strength,
         share.error,
