@@ -12,13 +12,13 @@ from lora_graft import adapters, plots
 from lora_graft.errors import AdapterError, SettingsError
 from lora_graft.jobs import workers
 from lora_graft.jobs.merge import module as merge_module
+from lora_graft.jobs.merge.figures import figures
 from lora_graft.jobs.merge.merge import MergeSettings, merge
-from lora_graft.jobs.merge.module import figures
 from lora_graft.jobs.merge.report import MergeReport
-from lora_graft.jobs.merge.targets import flat
 from lora_graft.kernels.lowrank import LowRank
 from lora_graft.kernels.merge import METHODS
 from lora_graft.names import WeightSlice, known_names, names_for
+from lora_graft.names.alike import flat
 
 SUM = MergeSettings(method="concat", dtype="fp32")
 Q = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
@@ -353,7 +353,7 @@ def test_the_base_is_read_by_the_calling_thread(dora):
     assert readers == {threading.current_thread()}
 
 
-def test_large_places_are_merged_one_at_a_time(three, monkeypatch):
+def test_large_targets_are_merged_one_at_a_time(three, monkeypatch):
     want = merge([both(a) for a in three]).adapter
     monkeypatch.setattr(merge_module, "HEAVY", 0)
     monkeypatch.setattr(workers, "_as_caller", None)  # no worker could do anything
@@ -494,7 +494,7 @@ def test_unknown_keys_of_all_files_are_kept(three):
     assert "strange.thing" in result.adapter.extras and result.report.extras == ["strange.thing"]
 
 
-def test_slots_of_the_names_used_here_exist():
+def test_the_names_used_here_exist():
     assert known_names("SDXL").resolve(Q) == known_names("SDXL").resolve(Q_DIFFUSERS)
     assert isinstance(names_for({"diffusion_model.x.weight": (2, 2)}).resolve("lora_unet_x"), WeightSlice)
 
