@@ -132,7 +132,7 @@ def rank_of(text: str) -> int | str:
 
 
 def outputs(output: Path, report: Path | None, plot: Path | None, *, force: bool, inputs) -> None:
-    """Check names and places of everything to write before any work is done."""
+    """Check names and folders of everything to write before any work is done."""
     suffixed(output, "--output", (".safetensors",))
     claim(output, suffixed(report, "--report", (".json", ".md")), png(plot), force=force, inputs=inputs)
 

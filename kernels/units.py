@@ -58,7 +58,11 @@ def units_of(updates: list[LowRank], form: str = "canonical") -> Units:
     Args:
         updates: of one shape (m, n), any ranks.
         form: one of UNITS.
+
+    Raises:
+        SettingsError: an unknown form.
     """
+    checks.one_of("form of units", form, choices=UNITS)
     sources = [_by_content(update) for update in updates]
     loras = sorted(range(len(updates)), key=lambda i: sources[i][1].down[0].cpu().numpy().tobytes())
     pooled = stack([sources[i][1] for i in loras])

@@ -21,7 +21,7 @@ class SourceLora:
 class MergedModule:
     """One module of the result. Figures are None where they mean nothing or were not measured.
 
-    norms: ‖S‖, ‖M‖ and the root mean square of the sources' ‖ΔW_i‖ (strengths folded in), with M the result and
+    norms: ‖S‖, ‖M‖ and the root mean square of the sources' ‖ΔW_i‖ (with their strengths), with M the result and
     S = Σ ΔW_i the exact weighted sum.
     """
 

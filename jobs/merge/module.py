@@ -113,7 +113,7 @@ class Merger:
     def _combine(
         self, target: MergeTarget, updates: list[LowRank], line: MergedModule, alone: bool
     ) -> tuple[LowRank, list[list[int]] | None]:
-        """The updates merged by the method, and its clusters. What only one LoRA has is kept, cut where it must be."""
+        """The updates merged by the method, and its clusters. What only one LoRA has is kept, at most truncated."""
         options = self.settings.options()
         if "seed" in options:
             options["seed"] = zlib.crc32(f"{self.settings.seed} {target.label}".encode())

@@ -26,7 +26,7 @@ BASE_HINT = "Give the base model the LoRA is for: --base on the command line, th
 
 @dataclass
 class TaskVector:
-    """One adapter's change of a target, its strength folded in (a negative sign included).
+    """One adapter's change of a target, its strength in it (a negative sign included).
 
     update: factors (m, r), (r, n·kh·kw); None when the change is dense or of the bias alone.
     dense: ΔW in the weight's own shape, for whole differences, norms and vectors.

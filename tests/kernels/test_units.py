@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lora_graft.errors import SettingsError
 from lora_graft.kernels.kmeans import kmeans
 from lora_graft.kernels.lowrank import LowRank, norm, scale
 from lora_graft.kernels.units import auto_rank, scale_factors, units_of
@@ -113,6 +114,17 @@ def test_equal_points_share_clusters_or_fill_them():
     assert kmeans(points @ points.T, 3).inertia == pytest.approx(0, abs=1e-9)
     assert set(kmeans(points @ points.T, 7).labels.tolist()) == set(range(7))
     assert set(kmeans(torch.zeros(6, 6, dtype=torch.float64), 4).labels.tolist()) == set(range(4))
+
+
+@pytest.mark.parametrize("wrong", [{"k": 0}, {"restarts": 0}, {"kind": "circles"}])
+def test_kmeans_refuses_what_it_cannot_do(wrong):
+    with pytest.raises(SettingsError, match=next(iter(wrong))):
+        kmeans(torch.eye(4, dtype=torch.float64), **({"k": 2} | wrong))
+
+
+def test_an_unknown_form_of_units_is_refused():
+    with pytest.raises(SettingsError, match="canonical, balanced, paper"):
+        units_of(mixed(), "round")
 
 
 def test_auto_rank_is_the_smallest_that_keeps_the_energy():
