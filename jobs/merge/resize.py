@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -21,14 +20,12 @@ from .build import finite, with_rest
 from .figures import figures
 from .files import DTYPES, merged_metadata, widest
 from .lines import MergedModule, SourceLora
-from .merge import MergeResult
+from .merge import MergeResult, Progress
 from .report import MergeReport
 from .targets import MergeTarget, find_targets
 from .task_vectors import task_vector_of
 
 __all__ = ["RULES", "ResizeSettings", "resize"]
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,11 @@ EPSILON = 0.15
 
 @method(name="ties", display="TIES", paper="TIES-Merging (arXiv 2306.01708, NeurIPS 2023)")
 def ties(updates: list[LowRank], rank: int | None = None, *, density: float = 0.5) -> Merged:
-    """Trim every ΔW to `density` of its entries, elect a sign per entry, average the entries that have it.
+    """:func:`trim` every ΔW to `density` of its entries, :func:`elect_sign` per entry, :func:`disjoint_merge`.
 
-    The strengths take part in the election and in the mean. The mean divides by the number of LoRAs that agree, so
-    that a LoRA alone comes out at its own strength (mergekit's ``normalize`` divides by their weights).
+    Steps 1 to 3 of the paper's algorithm 1, with λ = 1. The strengths take part in the election and in the mean, which
+    divides by the number of LoRAs that agree: a LoRA alone comes out at its own strength (mergekit's ``normalize``
+    divides by their weights).
     """
     trimmed = (trim(update.dense(), density) for update in updates)
     return from_entries(disjoint_merge(trimmed), updates, rank)
@@ -34,7 +35,10 @@ def ties(updates: list[LowRank], rank: int | None = None, *, density: float = 0.
 
 @method(name="dare", display="DARE", paper="DARE (arXiv 2311.03099, ICML 2024), linear")
 def dare(updates: list[LowRank], rank: int | None = None, *, density: float = 0.5, seed: int = 0) -> Merged:
-    """Σ mask_i ∘ ΔW_i / density with independent masks that keep an entry with probability `density`."""
+    """Σ mask_i ∘ ΔW_i / density with independent masks that keep an entry with probability `density`, 1 − p there.
+
+    The masks are drawn on the CPU, LoRA by LoRA, from `seed`: the same on every device.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def dropped(entries: Tensor) -> Tensor:
@@ -93,7 +97,7 @@ def keep(entries: Tensor, density: float) -> Tensor:
 
 
 def add(dense_updates: Iterator[Tensor]) -> Tensor:
-    """The sum of at least one (m, n) update, held in the first; only one other is in memory beside it."""
+    """The sum of at least one update (m, n), held in the first; only one other is in memory beside it."""
     result = next(dense_updates)
     for update in dense_updates:
         result.add_(update)
@@ -101,14 +105,16 @@ def add(dense_updates: Iterator[Tensor]) -> Tensor:
 
 
 def elect_sign(summed: Tensor) -> Tensor:
-    """True where the elected sign is +: that of the sum, + where it is 0 (TIES-Merging, arXiv 2306.01708, step 2)."""
+    """Where Σ ΔW_i, (m, n), elects +: true where it is at least 0 (TIES-Merging, arXiv 2306.01708, step 2)."""
     return summed >= 0
 
 
 def disjoint_merge(dense_updates: Iterable[Tensor]) -> Tensor:
-    """The mean, entry by entry, of those of at least one (m, n) update that have the elected sign (TIES, step 3).
+    """The mean, entry by entry, of those updates that have the elected sign there; 0 where none has it (TIES, step 3).
 
-    It runs over the non-zero entries of that sign; 0 where there are none. One update is in memory at a time.
+    Args:
+        dense_updates: at least one, all of shape (m, n), already trimmed; taken one at a time, so that besides four
+            matrices for sums and counts only one is in memory.
     """
     tally: list[Tensor] = []
     for update in dense_updates:
