@@ -111,9 +111,9 @@ def test_layouts_are_matched_without_a_base():
 
 
 def test_the_model_is_recognised_once(monkeypatch):
-    recognise, seen = architecture._known_names, []
+    recognise, seen = architecture.known_names_of, []
     monkeypatch.setattr(
-        architecture, "_known_names", lambda adapters: seen.append(len(adapters)) or recognise(adapters)
+        architecture, "known_names_of", lambda adapters: seen.append(len(adapters)) or recognise(adapters)
     )
     merge([both(read(lora(Q, 640, 640, 4, seed))) for seed in (1, 2)], SUM)
     resize(read(lora(Q, 640, 640, 4, 1)))
