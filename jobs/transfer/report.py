@@ -126,7 +126,7 @@ class Report(ReportText):
         data = json.loads(text)
         modules = [rebuilt(ModuleReport, m) for m in data.get("modules", [])]
         for module in modules:
-            module.rows = tuple(module.rows) if module.rows is not None else None
+            module.rows = None if module.rows is None else (module.rows[0], module.rows[1])
         return rebuilt(cls, {**data, "modules": modules})
 
     def to_markdown(self) -> str:

@@ -65,6 +65,16 @@ class TransferSettings:
         if not 0 <= self.threshold <= 1:
             raise SettingsError(f"the threshold must lie between 0 and 1, got {self.threshold}")
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Those to compute: the copy beside any other, and for "auto" what it chooses from."""
+        return ("copy", "lora-x") if self.method == "auto" else tuple(dict.fromkeys(("copy", self.method)))
+
+    @property
+    def needs_subspaces(self) -> bool:
+        """Whether one of these looks at the subspaces of the bases' weights."""
+        return any(METHODS[method].needs_subspaces for method in self.methods)
+
 
 @dataclass
 class TransferResult:
@@ -101,11 +111,10 @@ def transfer(
     started = time.perf_counter()
     pairs = Pairs(source, target, settings.size, cache, device or "cpu")
     steps, unfed = lay_out(adapter, source, target, probe(pairs))
-    methods = ("copy", "lora-x") if settings.method == "auto" else tuple(dict.fromkeys(("copy", settings.method)))
     moved = []
     for done, step in enumerate(steps):
         tell(done, len(steps), step.key)
-        moved.append(move(step, methods, pairs, threshold=settings.threshold, rank=settings.rank))
+        moved.append(move(step, settings.methods, pairs, threshold=settings.threshold, rank=settings.rank))
     tell(len(steps), len(steps), "")
 
     inside = _inside(moved)
@@ -150,8 +159,8 @@ def _choose(asked: str, moved: list[Moved], inside: float | None) -> str:
     if inside is not None and inside >= INSIDE:
         return "lora-x"
     copied = [m.results["copy"][0] for m in moved if m.results["copy"][1].matched]
-    resized = [m.results["lora-x"][0] for m in moved if m.results["lora-x"][1].matched]
-    return "lora-x" if not any(copied) and any(resized) else "copy"
+    projected = [m.results["lora-x"][0] for m in moved if m.results["lora-x"][1].matched]
+    return "lora-x" if not any(copied) and any(projected) else "copy"
 
 
 def _inside(moved: list[Moved]) -> float | None:
