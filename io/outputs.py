@@ -35,7 +35,7 @@ def claim(*paths: Path | None, force: bool = False, inputs: tuple[Path | None, .
 
 @contextmanager
 def staged(files: dict[Path, bytes]) -> Iterator[None]:
-    """Write files beside their places, run the body (which writes the main file), then move them in.
+    """Write files under hidden names beside their own, run the body (which writes the main file), then move them in.
 
     When a write or the body fails, none of them appears.
     """

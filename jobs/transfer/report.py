@@ -46,7 +46,7 @@ class ModuleReport:
     cosine_with_copy: float | None = None
     rank_in: int | None = None
     rank_out: int | None = None
-    truncation_error: float | None = None  # relative Frobenius error of the rank cut; 0 when exact
+    truncation_error: float | None = None  # relative Frobenius error of the truncation; 0 when exact
     decision: str = ""  # "copy", "lora-x", "prolora", "rotate", "kept", "dropped", "compared", …
     reason: str = ""  # one sentence
 

@@ -44,7 +44,7 @@ class TransferSettings:
     size: of the subspaces that are compared and projected on.
     threshold: mean of Φ_l and Φ_r under which a subspace method leaves a module to plain copying; 0 never does.
         LoRA-X names no such level; ProLoRA (arXiv 2506.04244) uses 0.8.
-    rank: largest rank of rebuilt modules; None for no limit. What a cut loses is reported.
+    rank: largest rank of a module to write; None for no limit. What truncation loses is reported.
     strength: factor on the whole update.
 
     Raises:
