@@ -133,7 +133,7 @@ class Distill:
     modules = "auto"
     effect = 1.0
     match_effect = False
-    lessons: int | None = None
+    noisy_latents: int | None = None
     steps = 100
     learning_rate = 0.0  # chosen from the number of weights
     schedules = ("cosine", "linear", "constant")

@@ -60,7 +60,7 @@ def _blocks(report: Report) -> Table:
 
 def show_merge(report: MergeReport, written: list[Path]) -> None:
     """Sentences, a table by block, the files written."""
-    from ..jobs.merge.report import BLOCK_COLUMNS, block_row
+    from ..jobs.merge.tables import BLOCK_COLUMNS, block_row
     from ..plots.grid import rows
 
     out = console()

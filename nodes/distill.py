@@ -15,12 +15,12 @@ from .distilling import (
     DATASET,
     comparable,
     decoded,
-    dressed,
     given,
     learning,
     nothing_to_show,
     previewer,
     teacher_inputs,
+    with_loras,
 )
 
 LARGE = 200e6  # numbers in a network from which its blocks are computed twice to save memory
@@ -148,7 +148,7 @@ class DistillAdapter(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "lessons",
-                    default=Distill.lessons or 0,
+                    default=Distill.noisy_latents or 0,
                     min=0,
                     max=1000000,
                     advanced=True,
@@ -251,22 +251,22 @@ class DistillAdapter(io.ComfyNode):
         target_vae=None,
     ) -> io.NodeOutput:
         from ..adapters.metadata import with_provenance
-        from ..jobs.distill.bank import Teacher
         from ..jobs.distill.checkpoint import FileKeeper, identity
+        from ..jobs.distill.denoiser import Teacher
         from ..jobs.distill.distill import Distillation, distill
-        from ..jobs.distill.pace import Training
+        from ..jobs.distill.schedule import Training
         from .host.denoiser import HostDenoiser, training_dtype
 
         loras, progress = given(loras, strengths), host.Progress(spoken=True)
         marks = comparable(source_vae, target_vae)
         dtype = training_dtype(target) if dtype == "auto" else dtype
         with learning():
-            said: dict = {}
+            conditionings: dict = {}
             teacher = Teacher(
-                HostDenoiser(source, source_clip, marks[0], said=said),
-                [dressed(source, source_clip, marks[0], [lora], said) for lora in loras],
+                HostDenoiser(source, source_clip, marks[0], conditionings=conditionings),
+                [with_loras(source, source_clip, marks[0], [lora], conditionings) for lora in loras],
             )
-            student = HostDenoiser(target, target_clip, marks[1], dtype=dtype, said=said)
+            student = HostDenoiser(target, target_clip, marks[1], dtype=dtype, conditionings=conditionings)
             size = sum(torch.Size(shape).numel() for shape in student.base.weights().values())
             settings = Distillation(
                 objective,
@@ -287,23 +287,23 @@ class DistillAdapter(io.ComfyNode):
                     seed,
                 ),
             )
-            start = None if start_from is None else to_adapter(start_from)
+            warm_start = None if start_from is None else to_adapter(start_from)
             who = [
                 *_marks(teacher.base),
                 *_marks(student),
                 dataset.digest,
                 dtype,
                 *([a.digest, m, c] for a, m, c in loras),
-                start and start.digest,
+                warm_start and warm_start.digest,
             ]
-            keeper = FileKeeper(host.checkpoint_folder(), identity(repr(settings), *who), checkpoint_every)
+            keeper = FileKeeper(host.checkpoint_folder(), identity(settings.stored(), *who), checkpoint_every)
             result = distill(
                 dataset,
                 teacher,
                 student,
                 [adapter for adapter, _, _ in loras],
                 settings,
-                start=start,
+                warm_start=warm_start,
                 translate=_translation(source_vae, target_vae),
                 keeper=keeper,
                 progress=progress,
@@ -338,7 +338,7 @@ class DistillAdapter(io.ComfyNode):
 def _marks(denoiser) -> list:
     """What of a model decides a run's result: weights, text encoder, latent space, noise levels."""
     both = host.HostBase(denoiser.patcher, denoiser.clip)
-    return [both.fingerprint, denoiser.space, denoiser.ratios(torch.tensor([0.1, 0.5, 0.9])).tolist()]
+    return [both.fingerprint, denoiser.space, denoiser.sigmas(torch.tensor([0.1, 0.5, 0.9])).tolist()]
 
 
 def _translation(source_vae, target_vae):
@@ -379,10 +379,9 @@ def _before_and_after(dataset, before, model, clip, source_vae, target_vae, coun
     count = min(count, len(dataset.prompts))
     if vae is None or not count:
         return nothing_to_show()
-    shared = dataset.target is not None
-    mine = dataset.target[:count] if shared else draw_again(before, dataset, count, progress)
-    taught = HostDenoiser(model, clip, label="target with the new adapter", said=before.said)
+    own = dataset.target[:count] if dataset.target is not None else draw_again(before, dataset, count, progress)
+    taught = HostDenoiser(model, clip, label="target with the new adapter", conditionings=before.conditionings)
     after = draw_again(taught, dataset, count, progress)
     rows = [("source\nwith its LoRAs", decoded(source_vae, dataset.taught[:count]))] if source_vae is not None else []
-    rows += [("target", decoded(vae, mine)), ("target with the\nnew adapter", decoded(vae, after))]
+    rows += [("target", decoded(vae, own)), ("target with the\nnew adapter", decoded(vae, after))]
     return picture([(label, images.numpy()) for label, images in rows], "contact_sheet")

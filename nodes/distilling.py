@@ -21,7 +21,7 @@ def teacher_inputs() -> list[io.Input]:
     return [
         io.Model.Input("source", tooltip="The base model the LoRAs were trained on: the teacher. It is not changed."),
         io.Clip.Input("source_clip", tooltip="The teacher's text encoder."),
-        *merging.lora_inputs("The LoRAs the teacher wears. One LoRA is moved; of several the effects are merged."),
+        *merging.lora_inputs("The LoRAs on the teacher. One LoRA is moved; of several the effects are merged."),
     ]
 
 
@@ -92,15 +92,15 @@ def given(loras, strengths) -> list[tuple]:
     return found
 
 
-def dressed(model, clip, vae, loras: list[tuple], said: dict | None = None):
-    """The source with LoRAs on it, as the host's loader puts them there. said: see HostDenoiser."""
+def with_loras(model, clip, vae, loras: list[tuple], conditionings: dict | None = None):
+    """The source with LoRAs on it, as the host's loader puts them there. conditionings: see HostDenoiser."""
     from .host.denoiser import HostDenoiser
 
     base = host.HostBase(model, clip)
     label = f"{base.label} with " + " and ".join(name_of(adapter) for adapter, _, _ in loras)
     for adapter, strength, strength_clip in loras:
         model, clip = host.apply(model, clip, fitting(adapter, base), strength, strength_clip)
-    return HostDenoiser(model, clip, vae, label=label, said=said)
+    return HostDenoiser(model, clip, vae, label=label, conditionings=conditionings)
 
 
 def comparable(source_vae, target_vae) -> tuple:

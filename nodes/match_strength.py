@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..choices import Dataset
 from . import host
 from .common import CATEGORY, fitting, strengthened, to_adapter, to_state
-from .distilling import DATASET, drawing_inputs, dressed, learning
+from .distilling import DATASET, drawing_inputs, learning, with_loras
 
 
 class MatchStrength(io.ComfyNode):
@@ -100,17 +100,17 @@ class MatchStrength(io.ComfyNode):
 
 def matched(lora, target, target_clip, original, source, source_clip, prompts, drawing, seed, dataset=None):
     """The Strength of an adapter on the target; a few pictures are drawn where no dataset is given."""
-    from ..jobs.distill.bank import Teacher
+    from ..jobs.distill.denoiser import Teacher
     from ..jobs.distill.generate import Generation, generate
     from ..jobs.distill.strength import match_strength
     from .host.denoiser import HostDenoiser
 
     progress = host.Progress(spoken=True)
     with learning():
-        said: dict = {}
-        worn = dressed(source, source_clip, None, [(original, 1.0, 1.0)], said)
-        teacher = Teacher(HostDenoiser(source, source_clip, said=said), [worn])
-        theirs = HostDenoiser(target, target_clip, said=said)
+        conditionings: dict = {}
+        adapted = with_loras(source, source_clip, None, [(original, 1.0, 1.0)], conditionings)
+        teacher = Teacher(HostDenoiser(source, source_clip, conditionings=conditionings), [adapted])
+        theirs = HostDenoiser(target, target_clip, conditionings=conditionings)
         if dataset is None:
             few = Generation(count=16, seed=seed, drawing=drawing, least_action=0.0)
             lines = [line for line in prompts if line.strip()] or own_prompts(original)
@@ -119,7 +119,7 @@ def matched(lora, target, target_clip, original, source, source_clip, prompts, d
 
         def at(strength: float) -> HostDenoiser:
             model, clip = host.apply(target, target_clip, state, strength, strength)
-            return HostDenoiser(model, clip, label=f"{theirs.label} at {strength:.2f}", said=said)
+            return HostDenoiser(model, clip, label=f"{theirs.label} at {strength:.2f}", conditionings=conditionings)
 
         return match_strength(teacher, theirs, at, dataset, batch=drawing.batch, seed=seed, progress=progress)
 

@@ -177,15 +177,15 @@ def parse_strengths(text: str) -> list[tuple[float, float]]:
     from ..errors import SettingsError
 
     found = []
-    for part in (p.strip() for p in text.replace(";", ",").replace("\n", ",").split(",")):
-        if not part:
+    for entry in (e.strip() for e in text.replace(";", ",").replace("\n", ",").split(",")):
+        if not entry:
             continue
         try:
-            numbers = [float(number) for number in part.split(":")]
+            numbers = [float(number) for number in entry.split(":")]
         except ValueError:
             numbers = []
         if not 1 <= len(numbers) <= 2:
-            raise SettingsError(f"{part!r} is not a strength", hint="Write numbers like 0.8 or 0.8:0.5, with commas.")
+            raise SettingsError(f"{entry!r} is not a strength", hint="Write numbers like 0.8 or 0.8:0.5, with commas.")
         found.append((numbers[0], numbers[-1]))
     return found or [(1.0, 1.0)]
 

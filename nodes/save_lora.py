@@ -13,7 +13,7 @@ from ..choices import File
 from . import host
 from .common import CATEGORY, to_adapter
 
-PLACES = {"output/loras": "output", "models/loras": "models"}
+FOLDERS = {"output/loras": "output", "models/loras": "models"}
 
 
 class SaveLoRA(io.ComfyNode):
@@ -36,7 +36,7 @@ class SaveLoRA(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "folder",
-                    options=list(PLACES),
+                    options=list(FOLDERS),
                     default="output/loras",
                     tooltip="Both folders are searched by ComfyUI's LoRA loaders.",
                 ),
@@ -84,7 +84,7 @@ class SaveLoRA(io.ComfyNode):
         if layout != "same":
             adapter = convert(adapter, layout, None if model is None else host.HostBase(model, clip))
         path = saved(
-            host.save_folder(PLACES[folder]),
+            host.save_folder(FOLDERS[folder]),
             filename_prefix,
             lambda path: adapters.write(adapter, path, dtype=dtype),
         )

@@ -14,11 +14,11 @@ from .distilling import (
     comparable,
     decoded,
     drawing_inputs,
-    dressed,
     given,
     learning,
     nothing_to_show,
     teacher_inputs,
+    with_loras,
 )
 
 
@@ -133,8 +133,7 @@ class SyntheticDataset(io.ComfyNode):
         clip_vision=None,
     ) -> io.NodeOutput:
         from ..errors import SettingsError
-        from ..jobs.distill.bank import Teacher
-        from ..jobs.distill.denoiser import Drawing
+        from ..jobs.distill.denoiser import Drawing, Teacher
         from ..jobs.distill.generate import Generation, account, generate
         from .host.denoiser import HostDenoiser
 
@@ -147,12 +146,14 @@ class SyntheticDataset(io.ComfyNode):
             )
         marks = comparable(source_vae, target_vae)
         with learning():
-            said: dict = {}
+            conditionings: dict = {}
             teacher = Teacher(
-                HostDenoiser(source, source_clip, marks[0], said=said),
-                [dressed(source, source_clip, marks[0], given(loras, strengths), said)],
+                HostDenoiser(source, source_clip, marks[0], conditionings=conditionings),
+                [with_loras(source, source_clip, marks[0], given(loras, strengths), conditionings)],
             )
-            student = None if target is None else HostDenoiser(target, target_clip, marks[1], said=said)
+            student = (
+                None if target is None else HostDenoiser(target, target_clip, marks[1], conditionings=conditionings)
+            )
 
             def embed(latents: torch.Tensor) -> torch.Tensor:
                 return _seen(clip_vision, decoded(source_vae, latents))

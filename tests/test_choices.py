@@ -29,7 +29,7 @@ from lora_graft.choices import (
     Work,
 )
 from lora_graft.cli.app import app
-from lora_graft.jobs.distill import denoiser, distill, generate, pace, prompts
+from lora_graft.jobs.distill import denoiser, distill, generate, prompts, schedule
 from lora_graft.jobs.merge import merge, resize
 from lora_graft.jobs.merge.files import DTYPES as MERGED_DTYPES
 from lora_graft.jobs.transfer.transfer import TransferSettings
@@ -93,7 +93,7 @@ def test_a_default_is_on_its_list():
 
 
 # Where an option's name differs from the one in choices.py.
-OTHER_NAMES = {"sampler_name": "sampler", "most": "max_rank", "where": "modules"}
+OTHER_NAMES = {"lessons": "noisy_latents", "sampler_name": "sampler", "most": "max_rank", "where": "modules"}
 LISTS = {
     "method": "methods",
     "subspace": "subspaces",
@@ -135,7 +135,7 @@ SETTINGS = [
     (merge.MergeSettings, [Merge, File], set()),
     (resize.ResizeSettings, [Resize, File], set()),
     (distill.Distillation, [Distill], set()),
-    (pace.Training, [Distill], {"checkpointing"}),
+    (schedule.Training, [Distill], {"checkpointing"}),
     (denoiser.Drawing, [Drawing], set()),
     (generate.Generation, [Dataset], set()),
     (prompts.PromptSettings, [Prompts], {"seeds", "adapter"}),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 PACK = Path(__file__).resolve().parent.parent
-FLOORS = ("kernels", "adapters", "bases", "jobs", "plots", "cli")
+FLOORS = [file.parent.name for file in PACK.glob("*/__init__.py") if file.parent.name != "family"]
 BLOCKS = re.findall(r"```(python|diff)\n(.*?)```", (PACK / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.S)
 CHECK = """
 import torch

@@ -7,11 +7,10 @@ The numbers are those of a quick look; use some hundred steps for a real adapter
 
 import lora_graft
 from example_files import FRAME, OUT, model
-from lora_graft.jobs.distill.bank import Teacher
-from lora_graft.jobs.distill.denoiser import Drawing
+from lora_graft.jobs.distill.denoiser import Drawing, Teacher
 from lora_graft.jobs.distill.distill import Distillation
 from lora_graft.jobs.distill.generate import Generation, generate
-from lora_graft.jobs.distill.pace import Training
+from lora_graft.jobs.distill.schedule import Training
 
 frame = lora_graft.read(FRAME)
 teacher, student = Teacher(model("a"), [model("a", frame)]), model("b")

@@ -157,21 +157,21 @@ def _note(lines: list[str], distinct: int, used: dict[str, set[str]], asked: set
         "tags": f"{counts['tags']} with training tags (the LoRA's file knows {sources.known_tags})",
         "seed": f"{counts['seed']} from {len(sources.seeds)} seed prompts",
     }
-    told = [text for name, text in from_what.items() if counts[name]]
-    said = [f"{len(lines)} prompts" + (f": {', '.join(told)}." if told else " from the template.")]
+    origins = [text for name, text in from_what.items() if counts[name]]
+    sentences = [f"{len(lines)} prompts" + (f": {', '.join(origins)}." if origins else " from the template.")]
     words = [*sources.named, *sources.always]
     if counts["trigger"]:
-        said.append(f"Trigger words: {', '.join(words)}.")
+        sentences.append(f"Trigger words: {', '.join(words)}.")
     elif words:
-        said.append(f"The template does not use the LoRA's trigger words ({', '.join(words)}).")
+        sentences.append(f"The template does not use the LoRA's trigger words ({', '.join(words)}).")
     if missing := asked - sources.present:
-        said.append(f"The template also asks for {_listed(missing)}, of which there is none.")
+        sentences.append(f"The template also asks for {_listed(missing)}, of which there is none.")
     if distinct < len(lines):
-        said.append(
+        sentences.append(
             f"The sources give only {distinct} different prompt{'s' if distinct > 1 else ''}, which are "
             "repeated; more seed prompts or alternatives in the template give more."
         )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def _listed(names: set[str]) -> str:

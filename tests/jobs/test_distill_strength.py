@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from lora_graft.adapters.metadata import history, with_provenance
 from lora_graft.errors import SettingsError
-from lora_graft.jobs.distill.bank import HELD_OUT
+from lora_graft.jobs.distill.noisy_latents import HELD_OUT
 from lora_graft.jobs.distill.strength import MOST, Strength, match_strength
 
 
@@ -46,15 +46,15 @@ def test_on_a_stranger_it_warns(lab):
 
 
 def test_account_of_what_was_tried(lab):
-    told = []
-    found = matched(lab, "b", progress=lambda done, total, label: told.append((done, total)))
+    calls = []
+    found = matched(lab, "b", progress=lambda done, total, label: calls.append((done, total)))
     strengths = [strength for strength, _ in found.tried]
     assert (0.0, 1.0) in found.tried and 1.0 in strengths and len(set(strengths)) == len(strengths)
     assert found.residual == min(residual for _, residual in found.tried)
     assert dict(found.tried)[found.value] == found.residual and found.value <= MOST
     tries = len(strengths) - 1  # strength 0 is known
     assert found.evaluations == (3 + tries) * (1 + HELD_OUT)
-    assert all(done <= total for done, total in told) and told[-1] == (told[-1][1],) * 2
+    assert all(done <= total for done, total in calls) and calls[-1] == (calls[-1][1],) * 2
     text = found.to_markdown()
     assert f"Strength {found.value:.2f} makes the LoRA act on family_b" in text and "as on family_a" in text
 

@@ -14,8 +14,10 @@ SEEDS = ["a box on a table", "two boxes in the snow"]
 
 
 def adapter(tags=TAGS, **metadata):
-    told = {"ss_tag_frequency": json.dumps({"4_sks": tags})} if tags else {}
-    return Adapter({}, metadata=told | {key: v if isinstance(v, str) else json.dumps(v) for key, v in metadata.items()})
+    tag_metadata = {"ss_tag_frequency": json.dumps({"4_sks": tags})} if tags else {}
+    return Adapter(
+        {}, metadata=tag_metadata | {key: v if isinstance(v, str) else json.dumps(v) for key, v in metadata.items()}
+    )
 
 
 def lines(template, count=200, **more):
@@ -156,7 +158,7 @@ def test_alternatives_without_their_source_are_passed_over():
     assert distinct("a{| {tags}| cat}") == {"a", "a cat"}
 
 
-def test_too_few_different_ones_are_repeated_in_turn_and_told():
+def test_too_few_different_ones_are_repeated_in_turn_and_reported():
     made = synthesize(PromptSettings(SEEDS, count=5))
     assert len(made.lines) == 5 and set(made.lines) == set(SEEDS)
     assert Counter(made.lines).most_common(1)[0][1] == 3
@@ -190,7 +192,7 @@ def test_template_alone_is_enough():
     assert "8 prompts from the template" in synthesize(PromptSettings(template="{a|b}{c|d}{e|f}", count=8)).note
 
 
-def test_missing_and_unused_sources_are_told():
+def test_missing_and_unused_sources_are_reported():
     note = synthesize(PromptSettings(SEEDS, adapter(), template="{seed}", count=2)).note
     assert "does not use the LoRA's trigger words (sks)" in note
     note = synthesize(PromptSettings(SEEDS, count=2)).note

@@ -17,7 +17,7 @@ NAMES = "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"
 
 
 @student(name="loha", display="LoHa", paper="FedPara, arXiv 2108.06098")
-class Loha(Student):
+class LohaStudent(Student):
     """Parameters ``hada_w1_a``, ``hada_w2_a`` (m, r) and ``hada_w1_b``, ``hada_w2_b`` (r, n·kh·kw).
 
     A start of rank up to r is met exactly: the second matrix is its best rank-r cut, the first is all ones in its
@@ -26,13 +26,13 @@ class Loha(Student):
 
     @classmethod
     def create(
-        cls, weight_shape, rank, alpha, generator, *, weight=None, start=None, device="cpu", dtype=torch.float32
-    ) -> Loha:
+        cls, weight_shape, rank, alpha, generator, *, weight=None, warm_start=None, device="cpu", dtype=torch.float32
+    ) -> LohaStudent:
         scale, usable = scale_of(alpha, rank), usable_rank(rank, weight_shape)
-        a2, b2, error = pair(weight_shape, usable, scale, generator, start)
+        a2, b2, error = pair(weight_shape, usable, scale, generator, warm_start)
         a1 = torch.randn(a2.shape, generator=generator) * 0.1
         b1 = torch.randn(b2.shape, generator=generator)
-        if start is None:
+        if warm_start is None:
             b2 = torch.randn(b2.shape, generator=generator)
         else:
             a1, b1[0] = torch.zeros_like(a1), 1.0
@@ -41,7 +41,7 @@ class Loha(Student):
             weight_shape,
             scale,
             dict(zip(NAMES, (a1, b1, a2, b2), strict=True)),
-            start_error=error,
+            warm_start_error=error,
             device=device,
             dtype=dtype,
         )

@@ -1,4 +1,4 @@
-"""Which weights of the target get a student, and what each starts from."""
+"""The target modules: which weights of the target get a student, and what each starts from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ _FEED_FORWARD = re.compile(r"\bff\b|ff_|mlp|feed_forward|ffn|\bw[123]\b|proj_(in
 MOST_LIKE = 0.5  # share of the adapters' weights that the target must have for `auto` to follow them
 
 
-def places(student: Denoiser, where: str, adapters: Sequence[Adapter], bases: Sequence[Base]) -> tuple[list[str], str]:
+def target_modules(
+    student: Denoiser, where: str, adapters: Sequence[Adapter], bases: Sequence[Base]
+) -> tuple[list[str], str]:
     """(names of the weights to learn on, a sentence on the choice).
 
     where: one of ``choices.Distill.module_sets``. ``auto`` takes the weights that the adapters change, where the
@@ -61,7 +63,7 @@ def touched(adapter: Adapter, base: Base) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def starts(adapter: Adapter | None, student: Denoiser, names: Sequence[str]) -> dict[str, LowRank]:
+def warm_starts(adapter: Adapter | None, student: Denoiser, names: Sequence[str]) -> dict[str, LowRank]:
     """The update of each weight in an adapter to start from; slices of fused weights put together.
 
     Raises:
