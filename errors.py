@@ -54,3 +54,10 @@ class BaseModelError(GraftError):
 
 class SettingsError(GraftError):
     """The settings contradict each other or the data."""
+
+
+def in_words(error: BaseException) -> str:
+    """An error as a user reads it: what was wrong, of the system's errors the file too."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f" (file {error.filename})" if error.filename else "")
+    return "out of memory" if isinstance(error, MemoryError) else str(error)

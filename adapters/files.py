@@ -150,7 +150,8 @@ def to_state_dict(
 ) -> LoraState:
     """The adapter's tensors under the keys of a layout.
 
-    With layout "same" and no dtype these are the very tensors that were read, under the same keys.
+    With layout "same" and no dtype these are the very tensors that were read, under the same keys; only such have the
+    adapter's digest.
 
     Args:
         dtype: None or "same" (as read), "fp16", "bf16" or "fp32"; integer tensors keep theirs, alphas are never
@@ -164,16 +165,19 @@ def to_state_dict(
     """
     if dtype not in DTYPES:
         raise SettingsError(f"Unknown dtype {dtype!r}; choose one of {', '.join(choices.File.dtypes)}")
-    adapter = adapter.consistent() if layout == "same" else convert(adapter, layout, names)
+    written = adapter.consistent() if layout == "same" else convert(adapter, layout, names)
     out: dict[str, Tensor] = {}
-    for module in adapter.modules.values():
+    same = written is adapter
+    for module in written.modules.values():
         for suffix, tensor in module.tensors.items():
             key = module.key + suffix
-            if adapter.aliases.get(key, key) is not None:
-                out[adapter.aliases.get(key) or key] = cast(tensor, DTYPES[dtype], key, keep=suffix == ALPHA)
-    for key, tensor in adapter.extras.items():
-        out[adapter.aliases.get(key) or key] = cast(tensor, DTYPES[dtype], key)
-    return LoraState(out, metadata=adapter.metadata, file=adapter.file, digest=adapter.digest)
+            if written.aliases.get(key, key) is not None:
+                value = cast(tensor, DTYPES[dtype], key, keep=suffix == ALPHA)
+                out[written.aliases.get(key) or key], same = value, same and value is tensor
+    for key, tensor in written.extras.items():
+        value = cast(tensor, DTYPES[dtype], key)
+        out[written.aliases.get(key) or key], same = value, same and value is tensor
+    return LoraState(out, metadata=written.metadata, file=adapter.file, digest=adapter.digest if same else "")
 
 
 def cast(tensor: Tensor, dtype: torch.dtype | None, key: str, *, keep: bool = False) -> Tensor:

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from ..choices import File, Resize
+from ..choices import File, Resize, Work
 from .guard import cleanly
-from .menus import Layout
+from .menus import Device, Layout
 from .merge import BaseOption, LayoutOption, publish_merged
-from .options import AsJson, Debug, DtypeOption, Force, Lora, Output, Report
+from .options import AsJson, Debug, DtypeOption, Force, Lora, Output, Report, device_of
 from .output import outputs
 from .progress import progress
 
@@ -43,6 +43,9 @@ def resize(
     base: BaseOption = None,
     report: Report = None,
     as_json: AsJson = False,
+    device: Annotated[
+        Device, typer.Option("--device", help="With --lego: where to compute; auto takes a GPU when there is one.")
+    ] = Device[Work.device],
     force: Force = False,
     debug: Debug = False,
 ) -> None:
@@ -53,6 +56,8 @@ def resize(
         raise typer.BadParameter(f"choose one of {', '.join('--' + rule for rule in Resize.rules)}")
     if lego and rank is None:
         raise typer.BadParameter("--lego needs --rank")
+    if device is not Device[Work.device] and not lego:
+        raise typer.BadParameter("is for --lego", param_hint="--device")
     asked = outputs(output, report=report, force=force, inputs=(lora, base))
 
     from .. import adapters
@@ -71,7 +76,7 @@ def resize(
     opened, adapter = open_base(base) if base else None, adapters.read(lora)
     with progress("Resizing") as tell:
         if lego:
-            result = merge([(adapter, 1.0, 1.0)], settings, base=opened, progress=tell)
+            result = merge([(adapter, 1.0, 1.0)], settings, base=opened, progress=tell, device=device_of(device))
         else:
             result = run(adapter, settings, base=opened, progress=tell)
     publish_merged(asked, result, layout, opened, as_json=as_json)

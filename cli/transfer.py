@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..choices import File, Transfer, Work
-from ..errors import GraftError
-from .guard import FAILED, INTERRUPTED, cleanly
+from .guard import cleanly
 from .menus import Device, Layout, Reports, TransferMethod
 from .options import (
     BASE_HELP,
@@ -91,17 +88,24 @@ def transfer(
         single = [name for name, given in (("--report", report), ("--plot", plot), ("--json", as_json)) if given]
         if single:
             raise typer.BadParameter(f"{single[0]} is for a single LORA; see --reports", param_hint="--all")
-        return _shelf(
+        from ..jobs.transfer.transfer import TransferSettings
+        from .shelf import transfer_shelf
+
+        return transfer_shelf(
             every,
-            source,
-            target,
             output,
-            reports,
-            jobs,
-            no_cache,
-            device,
-            dict(method=method.value, size=size, threshold=threshold, rank=rank, strength=strength),
-            dict(dtype=dtype.value if dtype else None, layout=layout.value, force=force),
+            processes=jobs,
+            keep_cache=not no_cache,
+            source=source,
+            target=target,
+            settings=TransferSettings(
+                method=method.value, size=size, threshold=threshold, rank=rank, strength=strength
+            ),
+            dtype=dtype.value if dtype else None,
+            layout=layout.value,
+            report=f".{reports.value}" if reports else None,
+            overwrite=force,
+            device=device_of(device),
         )
     if reports or jobs:
         raise typer.BadParameter("is for --all", param_hint="--reports" if reports else "--jobs")
@@ -122,41 +126,3 @@ def transfer(
         dtype=dtype.value if dtype else None, layout=layout.value, names=there.names, provenance=result.provenance
     )
     show(result.report, publish(asked, result.report, result.adapter, **how), as_json=as_json)
-
-
-def _shelf(patterns, source, target, folder, reports, jobs, no_cache, device, settings: dict, writing: dict) -> None:
-    """Transfer many files; the exit status tells whether all of them are there."""
-    from .shelf import Order, find, transfer_all
-
-    if folder.is_file():
-        raise GraftError("with --all the output is a folder, and this is a file", file=folder)
-    pairs = find(patterns, folder)
-
-    from ..bases import open_base
-    from ..jobs.transfer.transfer import TransferSettings
-
-    for base in (source, target):
-        open_base(base)  # what is wrong with it is told before any process starts
-    where, cores = device_of(device), os.cpu_count() or 1
-    jobs = jobs or (1 if where == "cuda" else min(Transfer.processes, cores))
-    order = Order(
-        source,
-        target,
-        TransferSettings(**settings),
-        where,
-        report=f".{reports.value}" if reports else None,
-        threads=max(1, cores // jobs),
-        **writing,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        shelf = transfer_all(pairs, order, jobs, keep=not no_cache)
-    except KeyboardInterrupt:
-        print(f"Interrupted. What is in {folder} is whole; the same call goes on from here.", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
-
-    from .screen import show_shelf
-
-    show_shelf(shelf, folder)
-    if shelf.failed:
-        raise typer.Exit(FAILED)

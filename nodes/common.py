@@ -81,9 +81,7 @@ def to_state(adapter):
     """A LORA_MODEL that core nodes take for a plain state dict and that still knows its metadata."""
     from .. import adapters
 
-    return adapters.LoraState(
-        adapters.to_state_dict(adapter), metadata=adapter.metadata, file=adapter.file, digest=adapter.digest
-    )
+    return adapters.to_state_dict(adapter)
 
 
 def fitting(adapter, base):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
 from ..choices import Dataset
@@ -81,28 +83,18 @@ class MatchStrength(io.ComfyNode):
         seed,
         dataset=None,
     ) -> io.NodeOutput:
+        from ..adapters.metadata import with_provenance
         from ..jobs.distill.denoiser import Drawing
 
         drawing = Drawing(width, height, steps, cfg, sampler_name, scheduler, negative, batch)
+        moved, first = to_adapter(lora), to_adapter(original)
         found = matched(
-            to_adapter(lora),
-            target,
-            target_clip,
-            to_adapter(original),
-            source,
-            source_clip,
-            prompts.splitlines(),
-            drawing,
-            seed,
-            dataset,
+            moved, target, target_clip, first, source, source_clip, prompts.splitlines(), drawing, seed, dataset
         )
-        text = found.to_markdown()
+        adapter, text = strengthened(moved, found.value, host.HostBase(target, target_clip)), found.to_markdown()
+        metadata = with_provenance(adapter.metadata, found.provenance(moved, first), changed=True)
         return io.NodeOutput(
-            to_state(strengthened(to_adapter(lora), found.value, host.HostBase(target, target_clip))),
-            found.value,
-            found.residual,
-            text,
-            ui={"text": (text,)},
+            to_state(replace(adapter, metadata=metadata)), found.value, found.residual, text, ui={"text": (text,)}
         )
 
 

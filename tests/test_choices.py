@@ -155,7 +155,7 @@ COMMANDS = {
     "similarity": [Work],
     "transfer": [Transfer, File, Work],
     "merge": [Merge, File, Work],
-    "resize": [Resize, File],
+    "resize": [Resize, File, Work],
     "convert": [File],
     "batch": [Batch],
     "demo": [],

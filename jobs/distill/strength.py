@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ...adapters import Adapter
 from ...errors import SettingsError
 from ...kernels.distill.levels import velocity_weight
+from ...version import __version__
 from ..progress import Progress, silent
 from ..text import joined, table
 from .dataset import Dataset
@@ -63,6 +65,19 @@ class Strength:
         return joined(
             [first, self.advice(), f"Network evaluations: {self.evaluations}.", table(("strength", "not met"), rows)]
         )
+
+    def provenance(self, moved: Adapter, original: Adapter) -> dict[str, object]:
+        """For the metadata of the moved adapter at this strength: the step, and what was compared."""
+        return {
+            "version": __version__,
+            "job": "match_strength",
+            "strength": self.value,
+            "residual": self.residual,
+            "adapter_sha256": moved.digest,
+            "original_sha256": original.digest,
+            "source": self.source,
+            "target": self.target,
+        }
 
 
 def match_strength(

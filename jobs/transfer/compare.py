@@ -18,8 +18,9 @@ from ..progress import Progress, silent
 from .advice import relation, strangers
 from .move import likeness
 from .pairs import Pairs
-from .plan import counterparts, parts, plan, shape_of
+from .plan import counterparts, plan
 from .report import ModuleReport, Report
+from .slices import shape_of
 
 
 @one_thread()
@@ -72,14 +73,13 @@ def compare(
 
 def _weight_slices(source: Base, target: Base, adapter: Adapter | None) -> list[tuple[WeightSlice, WeightSlice | None]]:
     if adapter is not None:
-        steps = [s for s in plan(adapter, source, target) if s.source is not None]
-        found = dict.fromkeys((s.source, s.target) for s in steps if len(shape_of(source, s.source)) > 1)
-        return list(found)
+        changed = [(step.source, step.target) for step in plan(adapter, source, target)]
+        return list({(s, t): None for s, t in changed if s is not None and len(shape_of(source, s)) > 1})
     matrices = [n for n, shape in source.weights().items() if len(shape) > 1 and min(shape[0], shape[1]) > 1]
     groups = {n.split(".", 1)[0] for n in target.weights()}
     matrices = [n for n in matrices if n.split(".", 1)[0] in groups]
-    partner = counterparts(source, target, matrices)
-    return [(WeightSlice(n), None if partner[n] is None else WeightSlice(partner[n])) for n in matrices]
+    partners = counterparts(source, target, matrices).items()
+    return [(WeightSlice(name), None if partner is None else WeightSlice(partner)) for name, partner in partners]
 
 
 def _line(ours: WeightSlice, theirs: WeightSlice | None, pairs: Pairs) -> ModuleReport:
@@ -90,9 +90,10 @@ def _line(ours: WeightSlice, theirs: WeightSlice | None, pairs: Pairs) -> Module
         line.reason = "no counterpart"
         return line
     line.matched = theirs.name
-    mine, yours = parts(pairs.source, ours), parts(pairs.target, theirs)
-    if len(mine) != len(yours):
-        mine, yours = [ours], [theirs]
-    for name, value in likeness([pairs.pair(s, t) for s, t in zip(mine, yours, strict=True)]).items():
+    pairs_of_slices = [pair for _, pair in pairs.by_slice(ours, theirs)]
+    if not pairs_of_slices:
+        line.reason = "vectors have no subspace"
+        return line
+    for name, value in likeness(pairs_of_slices).items():
         setattr(line, name, value)
     return line

@@ -46,7 +46,7 @@ class ModuleReport:
     cosine_with_copy: float | None = None
     rank_in: int | None = None
     rank_out: int | None = None
-    truncation_error: float | None = None  # relative Frobenius error of the rank cut; 0 when exact
+    truncation_error: float | None = None  # relative Frobenius error of the truncation; 0 when exact
     decision: str = ""  # "copy", "lora-x", "prolora", "rotate", "kept", "dropped", "compared", …
     reason: str = ""  # one sentence
 
@@ -126,7 +126,7 @@ class Report(ReportText):
         data = json.loads(text)
         modules = [rebuilt(ModuleReport, m) for m in data.get("modules", [])]
         for module in modules:
-            module.rows = tuple(module.rows) if module.rows is not None else None
+            module.rows = None if module.rows is None else (module.rows[0], module.rows[1])
         return rebuilt(cls, {**data, "modules": modules})
 
     def to_markdown(self) -> str:

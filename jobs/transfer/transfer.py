@@ -44,7 +44,7 @@ class TransferSettings:
     size: of the subspaces that are compared and projected on.
     threshold: mean of Φ_l and Φ_r under which a subspace method leaves a module to plain copying; 0 never does.
         LoRA-X names no such level; ProLoRA (arXiv 2506.04244) uses 0.8.
-    rank: largest rank of rebuilt modules; None for no limit. What a cut loses is reported.
+    rank: largest rank of a module to write; None for no limit. What truncation loses is reported.
     strength: factor on the whole update.
 
     Raises:
@@ -64,6 +64,16 @@ class TransferSettings:
             raise SettingsError(f"the rank must be at least 1, got {self.rank}")
         if not 0 <= self.threshold <= 1:
             raise SettingsError(f"the threshold must lie between 0 and 1, got {self.threshold}")
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Those to compute: the copy beside any other, and for "auto" what it chooses from."""
+        return ("copy", "lora-x") if self.method == "auto" else tuple(dict.fromkeys(("copy", self.method)))
+
+    @property
+    def needs_subspaces(self) -> bool:
+        """Whether one of these looks at the subspaces of the bases' weights."""
+        return any(METHODS[method].needs_subspaces for method in self.methods)
 
 
 @dataclass
@@ -101,11 +111,10 @@ def transfer(
     started = time.perf_counter()
     pairs = Pairs(source, target, settings.size, cache, device or "cpu")
     steps, unfed = lay_out(adapter, source, target, probe(pairs))
-    methods = ("copy", "lora-x") if settings.method == "auto" else tuple(dict.fromkeys(("copy", settings.method)))
     moved = []
     for done, step in enumerate(steps):
         tell(done, len(steps), step.key)
-        moved.append(move(step, methods, pairs, threshold=settings.threshold, rank=settings.rank))
+        moved.append(move(step, settings.methods, pairs, threshold=settings.threshold, rank=settings.rank))
     tell(len(steps), len(steps), "")
 
     inside = _inside(moved)
@@ -150,8 +159,8 @@ def _choose(asked: str, moved: list[Moved], inside: float | None) -> str:
     if inside is not None and inside >= INSIDE:
         return "lora-x"
     copied = [m.results["copy"][0] for m in moved if m.results["copy"][1].matched]
-    resized = [m.results["lora-x"][0] for m in moved if m.results["lora-x"][1].matched]
-    return "lora-x" if not any(copied) and any(resized) else "copy"
+    projected = [m.results["lora-x"][0] for m in moved if m.results["lora-x"][1].matched]
+    return "lora-x" if not any(copied) and any(projected) else "copy"
 
 
 def _inside(moved: list[Moved]) -> float | None:

@@ -232,3 +232,17 @@ def test_the_device_arrives(merge, pair, monkeypatch, device):
     monkeypatch.setattr(job, "merge", lambda *a, device, **k: seen.append(device) or run(*a, **k))
     result, _ = merge(*pair, "--method", "concat", "--device", device)
     assert result.exit_code == 0 and seen == [device], result.output
+
+
+def test_the_device_arrives_at_lego_in_resize(cli, pair, tmp_path, monkeypatch):
+    from lora_graft.jobs.merge import merge as job
+
+    seen, run = [], job.merge
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(job, "merge", lambda *a, device, **k: seen.append(device) or run(*a, **k))
+    for number, more in enumerate(([], ["--device", "cpu"])):
+        arguments = ("resize", pair[0], "--rank", 2, "--lego", "-o", tmp_path / f"{number}.safetensors", *more)
+        assert cli(*arguments).exit_code == 0
+    assert seen == ["cuda", "cpu"]
+    result = cli("resize", pair[0], "--rank", 2, "-o", tmp_path / "x.safetensors", "--device", "cpu")
+    assert result.exit_code == 2 and "--lego" in result.output

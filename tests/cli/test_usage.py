@@ -6,9 +6,10 @@ import sys
 
 import pytest
 import torch
-from lora_graft.cli.output import claim, outputs, publish, staged
+from lora_graft.cli.output import outputs, publish
 from lora_graft.cli.progress import progress
 from lora_graft.errors import GraftError
+from lora_graft.io.outputs import claim, staged
 from safetensors.torch import load_file
 from typer import BadParameter
 

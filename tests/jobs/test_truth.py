@@ -70,8 +70,8 @@ def test_same_weights_do_not_hide_what_is_left_out(family, shallow):
 def test_a_comparison_names_what_only_one_base_has():
     both = [ModuleReport("v", matched="v", drift=0.0)]
     assert relation(Report("compare", modules=both)) == "The two bases have the same weights."
-    told = relation(Report("compare", modules=[*both, ModuleReport("w")], unmatched=["w"]))
-    assert "1 have no counterpart" in told and "two bases have the same" not in told
+    text = relation(Report("compare", modules=[*both, ModuleReport("w")], unmatched=["w"]))
+    assert "1 have no counterpart" in text and "two bases have the same" not in text
 
 
 def test_same_weights_with_another_strength_or_rank_are_not_unchanged(family):
