@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
@@ -52,8 +53,9 @@ def convert(adapter: Adapter, layout: str, names: Any) -> Adapter:
         places.setdefault(weight_slice.name, []).append((module, weight_slice))
     modules: dict[str, AdapterModule] = {}
     for name, group in places.items():
-        for module in _placed(group, _targets(names, name, layout, group), names.shapes.get(name)):
-            said = _said(module, layout)
+        shape = names.shapes.get(name)
+        for module in _placed(group, _targets(names, name, layout, group), shape):
+            said = _said(module, layout, shape)
             if said.key in modules:
                 said.fail("Two modules of the adapter change the same weight")
             modules[said.key] = said
@@ -150,8 +152,8 @@ def _swapped(module: AdapterModule) -> AdapterModule:
     return module if out is None else out
 
 
-def _said(module: AdapterModule, layout: str) -> AdapterModule:
-    """The module in the layout's suffixes, or AdapterError."""
+def _said(module: AdapterModule, layout: str, shape: tuple[int, ...] | None) -> AdapterModule:
+    """The module in the layout's suffixes, or AdapterError; ``shape``: of the whole weight, where it is known."""
     if isinstance(module, Dora):
         if (module.suffix == SCALE) == (layout in _FOLDED):
             module.fail(
@@ -159,10 +161,10 @@ def _said(module: AdapterModule, layout: str) -> AdapterModule:
                 suffix=module.suffix,
                 hint="Turn the module into a plain update with its base weight first.",
             )
-        inner = _said(module.inner, layout)
+        inner = _said(module.inner, layout, shape)
         return replace(module, tensors={**inner.tensors, module.suffix: module.tensors[module.suffix]}, inner=inner)
     if layout in _FOLDED:
-        return _folded(module, layout)
+        return _folded(module, layout, shape)
     if isinstance(module, Ia3) and PEFT_L in module.tensors:
         module.fail(f"PEFT's IA3 has no form in the {layout} layout", suffix=PEFT_L)
     if isinstance(module, Lora):
@@ -184,8 +186,11 @@ def _with_alpha(module: Lora) -> Lora:
     return Lora(module.key, tensors, file=module.file)
 
 
-def _folded(module: AdapterModule, layout: str) -> AdapterModule:
-    """A module for the layouts without alpha."""
+def _folded(module: AdapterModule, layout: str, whole: tuple[int, ...] | None) -> AdapterModule:
+    """A module for the layouts without alpha.
+
+    Products for a convolution may be stored flat; PEFT gives a convolution's factors its kernel, so ``whole`` tells.
+    """
     if isinstance(module, Ia3) and PEFT_L in module.tensors and layout == "peft":
         return module
     if isinstance(module, (Loha, Lokr)) and layout == "peft" and not module.key.startswith("text_encoder"):
@@ -200,6 +205,7 @@ def _folded(module: AdapterModule, layout: str) -> AdapterModule:
         )
     source = module.factors()[0] if isinstance(module, Lora) else next(t for t in module.tensors.values() if t.ndim > 1)
     dtype = source.dtype if source.element_size() > 1 else torch.float32
-    out = lora_module(module.key, module.low_rank(), shape=module.shape, dtype=dtype)
+    shape = (module.shape[0], *whole[1:]) if whole and prod(whole[1:]) == prod(module.shape[1:]) else module.shape
+    out = lora_module(module.key, module.low_rank(), shape=shape, dtype=dtype)
     bias = module.bias()
     return out if bias is None else replace(out, tensors={**out.tensors, ".lora_B.bias": bias.to(dtype)})

@@ -16,11 +16,22 @@ from zlib import crc32
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/bases"))
 
-import host_maps as host
+import host_maps as host  # isort: split
+
+import comfy.ldm.aura.mmdit  # (host_maps makes ComfyUI importable)
+import comfy.ldm.chroma.model
+import comfy.ldm.cogvideo.model
+import comfy.ldm.genmo.joint_model.asymm_models_joint
+import comfy.ldm.hidream.model
+import comfy.ldm.hunyuan_video.model
+import comfy.ldm.lightricks.model
+import comfy.ldm.pixart.pixartms
+import comfy.ldm.wan.model
+import comfy.lora_convert
 import torch
 from safetensors.torch import load_file, save_file
 
-ldm, bases = host.comfy.ldm, host.comfy.model_base
+ldm, bases = comfy.ldm, comfy.model_base
 DIT = {"axes_dim": [16, 56, 56], "mlp_ratio": 4.0, "num_heads": 24, "hidden_size": 3072, "qkv_bias": True}
 HUNYUAN = DIT | {
     "image_model": "hunyuan_video",
@@ -128,8 +139,8 @@ FAMILIES = {
     "PixArt": (ldm.pixart.pixartms.PixArtMS, PIXART, bases.PixArt, None),
 }
 TEXT = {
-    "SD 1.5": lambda: host.comfy.sd1_clip.SD1ClipModel(device="meta", dtype=torch.float16),
-    "SDXL": lambda: host.comfy.sdxl_clip.SDXLClipModel(device="meta", dtype=torch.float16),
+    "SD 1.5": lambda: comfy.sd1_clip.SD1ClipModel(device="meta", dtype=torch.float16),
+    "SDXL": lambda: comfy.sdxl_clip.SDXLClipModel(device="meta", dtype=torch.float16),
 }
 
 
@@ -140,17 +151,17 @@ def model(family):
         return None
     network, config, kind, _ = FAMILIES[family]
     built = network(
-        **config, device=torch.device("meta"), dtype=torch.float16, operations=host.comfy.ops.disable_weight_init
+        **config, device=torch.device("meta"), dtype=torch.float16, operations=comfy.ops.disable_weight_init
     )
     sd = {"diffusion_model." + name: tensor for name, tensor in built.state_dict().items()}
     settings = type("Config", (), {"unet_config": config})
     fake = type(
         "Fake", (kind,), {"__init__": lambda self: None, "state_dict": lambda self: sd, "model_config": settings}
     )
-    keys = host.comfy.lora.model_lora_keys_unet(fake(), {})
+    keys = comfy.lora.model_lora_keys_unet(fake(), {})
     if family in TEXT:
         encoder = TEXT[family]()
-        keys, sd = host.comfy.lora.model_lora_keys_clip(encoder, keys), sd | encoder.state_dict()
+        keys, sd = comfy.lora.model_lora_keys_clip(encoder, keys), sd | encoder.state_dict()
     return {name: tuple(tensor.shape) for name, tensor in sd.items()}, keys
 
 
@@ -185,12 +196,10 @@ def judge(family, file, out, base=False):
     logging.getLogger().addHandler(log)
     effects = {}
     try:
-        for key, patch in host.comfy.lora.load_lora(
-            host.comfy.lora_convert.convert_lora(load_file(file)), keys
-        ).items():
+        for key, patch in comfy.lora.load_lora(comfy.lora_convert.convert_lora(load_file(file)), keys).items():
             name, offset, function = (key, None, None) if isinstance(key, str) else (*key, None)[:3]
             before = weight(name, shapes[name], base)
-            after = host.comfy.lora.calculate_weight([(1.0, patch, 1.0, offset, function)], before.clone(), name)
+            after = comfy.lora.calculate_weight([(1.0, patch, 1.0, offset, function)], before.clone(), name)
             effects[name] = effects.get(name, 0) + seen(after - before)
     finally:
         logging.getLogger().removeHandler(log)
@@ -210,5 +219,6 @@ def main():
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     with torch.inference_mode():
         main()

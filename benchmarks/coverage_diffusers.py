@@ -1,20 +1,21 @@
 """diffusers' own loaders, and PEFT alone, as judges: what each weight's update is after they have read a file.
 
-Models are built on the "meta" device from their published configurations; the LoRA layers get the file's values, and
-what their ``get_delta_weight`` gives is applied to a random vector.
+Models are built without values from their published configurations; the update that each adapter layer holds after
+loading is applied to a random vector.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import warnings
-from functools import cache
 from typing import Any
 
 import diffusers
 import torch
 from accelerate import init_empty_weights
 from diffusers.loaders import lora_pipeline as loaders
+from lora_graft.jobs.merge.targets import flat
 from lora_graft.names import Names
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -95,23 +96,33 @@ _TEXT = {
 }
 
 
-@cache
 def model(family: str) -> torch.nn.Module:
     """The family's denoiser without values."""
     _, name, config = FAMILIES[family]
     with init_empty_weights():
-        return getattr(diffusers, name)(**config)
+        network = getattr(diffusers, name)(**config)
+    return _without_memory(network)
 
 
-@cache
+def _without_memory(network: torch.nn.Module) -> torch.nn.Module:
+    """The model on the CPU with every weight one shared zero: PEFT puts its layers where the weights are."""
+    for module in network.modules():
+        for name, value in module.named_parameters(recurse=False):
+            shared = torch.zeros((), dtype=torch.float32).expand(value.shape)
+            setattr(module, name, torch.nn.Parameter(shared, requires_grad=False))
+    return network
+
+
 def encoders(family: str) -> dict[str, torch.nn.Module]:
+    """The family's text encoders without values."""
     found = {}
     for prefix, kind, width, layers, heads in _TEXT.get(family, ()):
         config = CLIPTextConfig(
             hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=heads
         )
         with init_empty_weights():
-            found[prefix] = kind(config)
+            encoder = kind(config)
+        found[prefix] = _without_memory(encoder)
     return found
 
 
@@ -119,66 +130,75 @@ def of_diffusers(family: str, tensors: Tensors, names: Names | None) -> tuple[di
     """Effects per weight after the pipeline's loader has read a file, and what it warned of."""
     loader = getattr(loaders, FAMILIES[family][0] + "LoraLoaderMixin")
     network, prefix = model(family), "unet" if "UNet" in FAMILIES[family][1] else "transformer"
-    extra = {"unet_config": network.config} if prefix == "unet" else {}
-    alphas = {} if loader in _WITHOUT_ALPHAS else {"return_alphas": True}
+    extra = {"unet_config": network.config} if prefix == "unet" else {"return_alphas": True}
+    effects: dict[str, Tensor] = {}
     with _Warnings() as log:
-        found = loader.lora_state_dict(dict(tensors), **alphas, **extra)
-        state, alpha = found if isinstance(found, tuple) else (found, None)
-        effects: dict[str, Tensor] = {}
-        own = {key: tensor for key, tensor in state.items() if not key.startswith("text_encoder")}
-        if own:
-            network.load_lora_adapter(own, prefix=prefix, network_alphas=alpha or None, low_cpu_mem_usage=True)
-            effects |= _effects(network, prefix + ".", names)
-            network.unload_lora()
+        found = loader.lora_state_dict(dict(tensors), **extra)
+        state, alphas = found if isinstance(found, tuple) else (found, None)
+        if any(key.startswith(prefix + ".") for key in state):
+            network.load_lora_adapter(state, prefix=prefix, network_alphas=alphas or None, low_cpu_mem_usage=True)
+            _add(effects, network, prefix + ".", names)
         for name, encoder in encoders(family).items():
-            loader.load_lora_into_text_encoder(
-                state, alpha, encoder, prefix=name, lora_scale=1.0, low_cpu_mem_usage=True, adapter_name="default"
-            )
-            if hasattr(encoder, "peft_config"):
-                effects |= _effects(encoder, name + ".", names)
-                encoders.cache_clear()
+            if any(key.startswith(name + ".") for key in state):
+                loader.load_lora_into_text_encoder(
+                    state, alphas, encoder, prefix=name, lora_scale=1.0, low_cpu_mem_usage=True
+                )
+                _add(effects, encoder, name + ".", names)
     return effects, log.lines
-
-
-_WITHOUT_ALPHAS = (loaders.StableDiffusionLoraLoaderMixin, loaders.StableDiffusionXLLoraLoaderMixin)
 
 
 def of_peft(family: str, tensors: Tensors, names: Names | None) -> tuple[dict[str, Tensor], list[str]]:
     """Effects per weight after PEFT itself has read a file in its own layout (``base_model.model.``)."""
-    with init_empty_weights():
-        network = getattr(diffusers, FAMILIES[family][1])(**FAMILIES[family][2])
     state = {key.removeprefix("base_model.model."): tensor for key, tensor in tensors.items()}
     ranks = {k.removesuffix(".lora_A.weight"): t.shape[0] for k, t in state.items() if k.endswith(".lora_A.weight")}
-    config = LoraConfig(
-        r=1,
-        lora_alpha=1,
-        target_modules=list(ranks),
-        rank_pattern={f"^{k}$": r for k, r in ranks.items()},
-        alpha_pattern={f"^{k}$": r for k, r in ranks.items()},
-    )
-    inject_adapter_in_model(config, network, low_cpu_mem_usage=True)
-    result = set_peft_model_state_dict(network, state, low_cpu_mem_usage=True)
-    prefix = "unet." if "UNet" in FAMILIES[family][1] else "transformer."
-    return _effects(network, prefix, names), list(result.unexpected_keys)
+    effects: dict[str, Tensor] = {}
+    unet = "UNet" in FAMILIES[family][1]
+    for prefix, network in {"": model(family), **encoders(family)}.items():
+        dot = prefix + "." if prefix else ""
+        mine = {k[len(dot) :]: r for k, r in ranks.items() if k.startswith(dot or tuple(ranks))}
+        mine = {k: r for k, r in mine.items() if prefix or not k.startswith("text_")}
+        if not mine:
+            continue
+        config = LoraConfig(
+            r=1,
+            lora_alpha=1,
+            target_modules=list(mine),
+            rank_pattern={f"^{re.escape(k)}$": r for k, r in mine.items()},
+            alpha_pattern={f"^{re.escape(k)}$": r for k, r in mine.items()},
+        )
+        inject_adapter_in_model(config, network, low_cpu_mem_usage=True)
+        set_peft_model_state_dict(
+            network, {k[len(dot) :]: t for k, t in state.items() if k.startswith(dot)}, low_cpu_mem_usage=True
+        )
+        _add(effects, network, dot or ("unet." if unet else "transformer."), names)
+    return effects, []
 
 
-def _effects(network: torch.nn.Module, prefix: str, names: Names | None) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+def _add(found: dict[str, Tensor], network: torch.nn.Module, prefix: str, names: Names | None) -> None:
+    """The effects of every module that has got an adapter: its loaded values, times the scale that it will use."""
     for path, layer in network.named_modules():
         if not isinstance(layer, BaseTunerLayer):
             continue
-        change: Any = sum(layer.get_delta_weight(name) for name in layer.active_adapters)
-        flat = change.detach().flatten(1).double()
-        vector = torch.randn(flat.shape[1], generator=torch.Generator().manual_seed(flat.shape[1])).double()
-        place(found, prefix + path, flat @ vector, names)
-    return found
+        (adapter,) = layer.active_adapters
+        if hasattr(layer, "lora_A"):
+            down, up = (getattr(layer, f"lora_{side}")[adapter].weight.detach().flatten(1).double() for side in "AB")
+            effect = layer.scaling[adapter] * (up @ (down @ vector(down.shape[1])))
+        else:
+            change = layer.get_delta_weight(adapter).detach().flatten(1).double()
+            effect = change @ vector(change.shape[1])
+        place(found, prefix + path, effect, names)
+
+
+def vector(length: int) -> Tensor:
+    """The random vector of this length."""
+    return torch.randn(length, generator=torch.Generator().manual_seed(length)).double()
 
 
 def place(found: dict[str, Tensor], key: str, effect: Tensor, names: Names | None) -> None:
     """Adds a module's effect to its weight's, in its rows; under the module's own name where it has no other."""
     weight_slice = names.resolve(key) if names else None
     if weight_slice is None:
-        name, start, height = key.partition(".")[2].replace(".", "_"), 0, len(effect)
+        name, start, height = flat(key), 0, len(effect)
     else:
         name, height = weight_slice.name, names.shapes[weight_slice.name][0]
         start = weight_slice.rows[0] if weight_slice.rows else 0

@@ -63,24 +63,27 @@ def loha(shape: Shape, number: int, generator: Generator, alpha: float | None = 
     return found | _alpha(alpha)
 
 
-def lokr(shape: Shape, number: int, generator: Generator, alpha: float | None = 1.0) -> Tensors:
-    """LoKr of factor 4: in turn with a factored second half, with two full halves and with two factored ones."""
+def lokr(shape: Shape, number: int, generator: Generator, alpha: float | None = 1.0, whole: bool = False) -> Tensors:
+    """LoKr of factor 4: in turn with a factored second half and with two; ``whole``: both halves as they are."""
     rank, kernel, factor = _rank(number), shape[2:], 4
     inputs = 1 if shape[1] % factor else factor
     first, second = (factor, inputs), (shape[0] // factor, shape[1] // inputs)
-    whole = {".lokr_w1": torch.randn(first, generator=generator)}
-    halves = {
+    if whole:
+        return {
+            ".lokr_w1": torch.randn(first, generator=generator),
+            ".lokr_w2": torch.randn(*second, *kernel, generator=generator),
+            **_alpha(alpha),
+        }
+    found = {
         ".lokr_w2_a": torch.randn(second[0], rank, generator=generator),
         ".lokr_w2_b": torch.randn(rank, second[1] * prod(kernel), generator=generator),
     }
-    if prod(kernel) > 1 or number % 3 == 1:
-        return {**whole, ".lokr_w2": torch.randn(*second, *kernel, generator=generator), **_alpha(alpha)}
-    if number % 3 == 2:
-        whole = {
-            ".lokr_w1_a": torch.randn(first[0], rank, generator=generator),
-            ".lokr_w1_b": torch.randn(rank, first[1], generator=generator),
-        }
-    return {**whole, **halves, **_alpha(alpha)}
+    if number % 2:
+        found[".lokr_w1_a"] = torch.randn(first[0], 2, generator=generator)
+        found[".lokr_w1_b"] = torch.randn(2, first[1], generator=generator)
+    else:
+        found[".lokr_w1"] = torch.randn(first, generator=generator)
+    return found | _alpha(alpha)
 
 
 def dora(shape: Shape, number: int, generator: Generator, *, columns: bool = False) -> Tensors:
@@ -96,12 +99,10 @@ def peft_dora(shape: Shape, number: int, generator: Generator) -> Tensors:
     return lora(shape, number, generator, PEFT) | {".lora_magnitude_vector": magnitudes}
 
 
-def full(shape: Shape, number: int, generator: Generator) -> Tensors:
-    """The whole difference, with the bias's beside it."""
-    return {
-        ".diff": torch.randn(shape, generator=generator),
-        ".diff_b": torch.randn(shape[0], generator=generator),
-    }
+def full(shape: Shape, number: int, generator: Generator, bias: bool = False) -> Tensors:
+    """The whole difference; ``bias``: with the bias's beside it."""
+    found = {".diff": torch.randn(shape, generator=generator)}
+    return found | ({".diff_b": torch.randn(shape[0], generator=generator)} if bias else {})
 
 
 def norm(shape: Shape, number: int, generator: Generator) -> Tensors:

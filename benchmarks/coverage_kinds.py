@@ -62,7 +62,7 @@ def _unet(form: str, blocks, context: int, depth=lambda width: 1) -> Shapes:
     return {
         form.format(name, d, n, part): (width, context if n == 2 and part in QKV[1:] else width)
         for name, width in blocks
-        for d in range(depth(width))
+        for d in sorted({0, depth(width) - 1})
         for n in (1, 2)
         for part in QKVO
     }
@@ -177,10 +177,11 @@ _FLUX_PROCESSORS = {
     "double_blocks.18.processor.proj_lora2": (3072, 3072),
 }
 _FLUX_FEW = {
-    "double_blocks.18.img_attn.qkv": (9216, 3072),
-    "double_blocks.18.txt_attn.proj": (3072, 3072),
-    "single_blocks.37.linear2": (3072, 15360),
+    "double_blocks.18.txt_attn.qkv": (9216, 3072),
+    "double_blocks.18.img_attn.proj": (3072, 3072),
+    "single_blocks.37.modulation.lin": (9216, 3072),
 }
+_FLUX_ONE = {"double_blocks.18.img_attn.proj": (3072, 3072)}
 _KLEIN = {
     **_blocks("transformer.transformer_blocks.{}.attn.{}", (0, 4), (*QKVO, *ADDED), 3072),
     "transformer.transformer_blocks.4.ff.linear_in": (18432, 3072),
@@ -252,6 +253,7 @@ KINDS: dict[str, Kind] = {
     "SD 1.5, LyCORIS LoCon with cores": Kind(_flat(_SD_CONV), locon, "SD 1.5"),
     "SD 1.5, LyCORIS LoHa": Kind(_flat(_SD_CONV), loha, "SD 1.5"),
     "SD 1.5, LyCORIS LoKr": Kind(_flat(_SD_CONV), lokr, "SD 1.5"),
+    "SD 1.5, LyCORIS LoKr, halves whole": Kind(_flat(_few(_SD_CONV)), partial(lokr, whole=True), "SD 1.5"),
     "SD 1.5, LyCORIS DoRA": Kind(_flat(_SD_CONV), dora, "SD 1.5"),
     "SD 1.5, LyCORIS DoRA, by columns": Kind(_flat(_SD_CONV), partial(dora, columns=True), "SD 1.5"),
     "SD 1.5, LyCORIS full": Kind(_flat(_SD_CONV), full, "SD 1.5"),
@@ -311,11 +313,11 @@ KINDS: dict[str, Kind] = {
     "Flux, diffusers, modulations and ends": Kind(_FLUX_ENDS, P, "Flux"),
     "Flux, PEFT on the checkpoint's names": Kind(_prefixed(_FLUX_OWN, "base_model.model."), P, "Flux"),
     "Flux, XLabs": Kind(_FLUX_PROCESSORS, spelled((".up.weight", ".down.weight")), "Flux"),
-    "Flux, LoRA with a bias": Kind(_flux("transformer.", (), QKVO[:1]), biased, "Flux"),
+    "Flux, LoRA with a bias": Kind(_flux("transformer.", QKV[:1], QKVO[:1]), biased, "Flux"),
     "Flux, LyCORIS LoHa": Kind(_flat(_FLUX_FEW), loha, "Flux"),
     "Flux, LyCORIS LoKr": Kind(_flat(_FLUX_FEW), lokr, "Flux"),
     "Flux, LyCORIS DoRA": Kind(_flat(_FLUX_FEW), dora, "Flux"),
-    "Flux, LyCORIS full": Kind(_flat(_FLUX_FEW), full, "Flux"),
+    "Flux, LyCORIS full": Kind(_flat(_FLUX_ONE), partial(full, bias=True), "Flux"),
     "Flux, SimpleTuner LoKr": Kind(_flat(_flux("", QKV[:1], QKVO[:1]), "lycoris_"), lokr, "Flux"),
     "Flux, diffusers DoRA": Kind(_flux("transformer.", QKV[:1], QKVO[:1]), peft_dora, "Flux"),
     "Flux.2 klein, diffusers": Kind(_KLEIN, P, "Flux.2"),
@@ -350,7 +352,7 @@ KINDS: dict[str, Kind] = {
     "Wan, ComfyUI, with feed-forward": Kind(_prefixed(_WAN_WIDE_OWN), P, "Wan"),
     "Wan Fun": Kind(_flat(_WAN_OWN, "lora_unet__"), ALPHA_1, "Wan"),
     "Wan, DiffSynth": Kind(_WAN_OWN, spelled(NAMED), "Wan"),
-    "Wan, with differences": Kind(_prefixed(_few(_WAN_OWN)), full, "Wan"),
+    "Wan, with differences": Kind(_prefixed(_few(_WAN_OWN)), partial(full, bias=True), "Wan"),
     "Wan, diffusers": Kind(
         {f"transformer.blocks.{i}.{a}.{p}": (1536, 1536) for i in (0, 29) for a in ("attn1", "attn2") for p in QKVO},
         P,
