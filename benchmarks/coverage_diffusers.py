@@ -155,6 +155,8 @@ def of_peft(family: str, tensors: Tensors, names: Names | None) -> tuple[dict[st
     unet = "UNet" in FAMILIES[family][1]
     for prefix, network in {"": model(family), **encoders(family)}.items():
         dot = prefix + "." if prefix else ""
+        if prefix and not hasattr(network, "text_model"):  # as transformers 5 builds it
+            dot += "text_model."
         mine = {k[len(dot) :]: r for k, r in ranks.items() if k.startswith(dot or tuple(ranks))}
         mine = {k: r for k, r in mine.items() if prefix or not k.startswith("text_")}
         if not mine:
@@ -170,7 +172,7 @@ def of_peft(family: str, tensors: Tensors, names: Names | None) -> tuple[dict[st
         set_peft_model_state_dict(
             network, {k[len(dot) :]: t for k, t in state.items() if k.startswith(dot)}, low_cpu_mem_usage=True
         )
-        _add(effects, network, dot or ("unet." if unet else "transformer."), names)
+        _add(effects, network, f"{prefix}." if prefix else "unet." if unet else "transformer.", names)
     return effects, []
 
 
