@@ -114,7 +114,7 @@ _HUNYUAN = _blocks("transformer.transformer_blocks.{}.attn.{}", (0, 19), (*QKVO,
 _WAN_OWN = {f"blocks.{i}.{a}.{p}": (1536, 1536) for i in (0, 29) for a in ("self_attn", "cross_attn") for p in "qkvo"}
 _Z = {"transformer.layers.0.attention." + p: (3840, 3840) for p in QKVO}
 
-CHROMA = "Flux or Chroma"
+EITHER = "Flux or Chroma"  # blocks alone: Chroma is Flux without modulations in them
 
 
 def _prefixed(shapes: Shapes, prefix: str = "diffusion_model.") -> Shapes:
@@ -142,6 +142,7 @@ _SD_CONV = {
     "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k": (320, 768),
     "mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj": (10240, 1280),
 }
+_SD_SMALL = {key: _SD_CONV[key] for key in _SD_CONV if "proj_in" in key or "attn" in key}
 _XL_CONV = {
     "input_blocks.1.0.in_layers.2": (320, 320, 3, 3),
     "input_blocks.1.0.emb_layers.1": (320, 1280),
@@ -253,7 +254,7 @@ KINDS: dict[str, Kind] = {
     "SD 1.5, LyCORIS LoCon with cores": Kind(_flat(_SD_CONV), locon, "SD 1.5"),
     "SD 1.5, LyCORIS LoHa": Kind(_flat(_SD_CONV), loha, "SD 1.5"),
     "SD 1.5, LyCORIS LoKr": Kind(_flat(_SD_CONV), lokr, "SD 1.5"),
-    "SD 1.5, LyCORIS LoKr, halves whole": Kind(_flat(_few(_SD_CONV)), partial(lokr, whole=True), "SD 1.5"),
+    "SD 1.5, LyCORIS LoKr, halves whole": Kind(_flat(_SD_SMALL), partial(lokr, whole=True), "SD 1.5"),
     "SD 1.5, LyCORIS DoRA": Kind(_flat(_SD_CONV), dora, "SD 1.5"),
     "SD 1.5, LyCORIS DoRA, by columns": Kind(_flat(_SD_CONV), partial(dora, columns=True), "SD 1.5"),
     "SD 1.5, LyCORIS full": Kind(_flat(_SD_CONV), full, "SD 1.5"),
@@ -268,7 +269,7 @@ KINDS: dict[str, Kind] = {
     "SDXL, LyCORIS DoRA": Kind(_flat(_XL_CONV), dora, "SDXL"),
     "SDXL, LyCORIS full": Kind(_flat(_XL_CONV), full, "SDXL"),
     "SDXL, LyCORIS norms": Kind(_flat(_XL_NORMS), norm, "SDXL"),
-    "SDXL, one down block": Kind(_unet("unet." + _FORM, _XL[:2], 2048, _DEPTH), P, "SDXL or SSD-1B"),
+    "SDXL, one down block": Kind(_unet("unet." + _FORM, _XL[:2], 2048, _DEPTH), P, "SDXL or SSD-1B", "SDXL"),
     "SD3, diffusers": Kind(
         _blocks("transformer.transformer_blocks.{}.attn.{}", (0, 22), (*QKVO, *ADDED), 1536),
         P,
@@ -298,34 +299,35 @@ KINDS: dict[str, Kind] = {
         "SD3.5 medium",
     ),
     "SD3, sd-scripts": Kind(_flat(_SD3_OWN), ALPHA_1, "SD3"),
-    "Flux, diffusers without proj_mlp": Kind(_flux("transformer."), P, "Flux"),
-    "Flux, diffusers, k alone": Kind(_flux("transformer.", QKV[1:2], QKV[1:2]), P, "Flux"),
+    "Flux, diffusers without proj_mlp": Kind(_flux("transformer."), P, EITHER, "Flux"),
+    "Flux, diffusers, k alone": Kind(_flux("transformer.", QKV[1:2], QKV[1:2]), P, EITHER, "Flux"),
     "Flux, all linear layers": Kind(
         _flux("transformer.", (*QKV, "proj_mlp", "proj_out"), (*QKVO, *ADDED)),
         P,
+        EITHER,
         "Flux",
     ),
-    "Flux, sd-scripts": Kind(_flat(_FLUX_OWN), ALPHA_1, "Flux"),
-    "Flux, ComfyUI": Kind({"diffusion_model." + k: s for k, s in _FLUX_OWN.items()}, ALPHA_1, "Flux"),
-    "Flux, linear1_qkv": Kind({"diffusion_model.single_blocks.37.linear1_qkv": (9216, 3072)}, P, "Flux"),
-    "Flux, OneTrainer": Kind(_flat(_flux("", (*QKV, "proj_mlp")), "lora_transformer_"), ALPHA_1, "Flux"),
-    "Flux, SimpleTuner": Kind(_flat(_flux(""), "lycoris_"), ALPHA_1, "Flux"),
+    "Flux, sd-scripts": Kind(_flat(_FLUX_OWN), ALPHA_1, EITHER, "Flux"),
+    "Flux, ComfyUI": Kind({"diffusion_model." + k: s for k, s in _FLUX_OWN.items()}, ALPHA_1, EITHER, "Flux"),
+    "Flux, linear1_qkv": Kind({"diffusion_model.single_blocks.37.linear1_qkv": (9216, 3072)}, P, EITHER, "Flux"),
+    "Flux, OneTrainer": Kind(_flat(_flux("", (*QKV, "proj_mlp")), "lora_transformer_"), ALPHA_1, EITHER, "Flux"),
+    "Flux, SimpleTuner": Kind(_flat(_flux(""), "lycoris_"), ALPHA_1, EITHER, "Flux"),
     "Flux, diffusers, modulations and ends": Kind(_FLUX_ENDS, P, "Flux"),
-    "Flux, PEFT on the checkpoint's names": Kind(_prefixed(_FLUX_OWN, "base_model.model."), P, "Flux"),
-    "Flux, XLabs": Kind(_FLUX_PROCESSORS, spelled((".up.weight", ".down.weight")), "Flux"),
-    "Flux, LoRA with a bias": Kind(_flux("transformer.", QKV[:1], QKVO[:1]), biased, "Flux"),
+    "Flux, PEFT on the checkpoint's names": Kind(_prefixed(_FLUX_OWN, "base_model.model."), P, EITHER, "Flux"),
+    "Flux, XLabs": Kind(_FLUX_PROCESSORS, spelled((".up.weight", ".down.weight")), EITHER, "Flux"),
+    "Flux, LoRA with a bias": Kind(_flux("transformer.", QKV[:1], QKVO[:1]), biased, EITHER, "Flux"),
     "Flux, LyCORIS LoHa": Kind(_flat(_FLUX_FEW), loha, "Flux"),
     "Flux, LyCORIS LoKr": Kind(_flat(_FLUX_FEW), lokr, "Flux"),
     "Flux, LyCORIS DoRA": Kind(_flat(_FLUX_FEW), dora, "Flux"),
-    "Flux, LyCORIS full": Kind(_flat(_FLUX_ONE), partial(full, bias=True), "Flux"),
-    "Flux, SimpleTuner LoKr": Kind(_flat(_flux("", QKV[:1], QKVO[:1]), "lycoris_"), lokr, "Flux"),
-    "Flux, diffusers DoRA": Kind(_flux("transformer.", QKV[:1], QKVO[:1]), peft_dora, "Flux"),
+    "Flux, LyCORIS full": Kind(_flat(_FLUX_ONE), partial(full, bias=True), EITHER, "Flux"),
+    "Flux, SimpleTuner LoKr": Kind(_flat(_flux("", QKV[:1], QKVO[:1]), "lycoris_"), lokr, EITHER, "Flux"),
+    "Flux, diffusers DoRA": Kind(_flux("transformer.", QKV[:1], QKVO[:1]), peft_dora, EITHER, "Flux"),
     "Flux.2 klein, diffusers": Kind(_KLEIN, P, "Flux.2"),
     "Flux.2 klein, ComfyUI": Kind(_KLEIN_OWN, P, "Flux.2"),
     "Flux.2 klein, sd-scripts": Kind(_flat(_own(_KLEIN_OWN)), ALPHA_1, "Flux.2"),
-    "Chroma, diffusers": Kind(_flux("transformer.", (*QKV, "proj_mlp")), P, CHROMA, "Chroma"),
-    "Chroma, ComfyUI": Kind(_prefixed(_FLUX_OWN), P, CHROMA, "Chroma"),
-    "Chroma, sd-scripts": Kind(_flat(_FLUX_OWN), ALPHA_1, CHROMA, "Chroma"),
+    "Chroma, diffusers": Kind(_flux("transformer.", (*QKV, "proj_mlp")), P, EITHER, "Chroma"),
+    "Chroma, ComfyUI": Kind(_prefixed(_FLUX_OWN), P, EITHER, "Chroma"),
+    "Chroma, sd-scripts": Kind(_flat(_FLUX_OWN), ALPHA_1, EITHER, "Chroma"),
     "HunyuanVideo, diffusers": Kind(_HUNYUAN, P, "HunyuanVideo"),
     "HunyuanVideo, diffusers with refiner": Kind(_HUNYUAN | _HUNYUAN_REFINER, P, "HunyuanVideo"),
     "HunyuanVideo, ComfyUI": Kind(_prefixed(_HUNYUAN_OWN), ALPHA_1, "HunyuanVideo"),
@@ -375,7 +377,9 @@ KINDS: dict[str, Kind] = {
         P,
         "LTX-Video",
     ),
-    "CogVideoX 5B, ComfyUI": Kind(_blocks("diffusion_model.blocks.{}.attn1.{}", (0, 41), QKVO, 3072), P, "CogVideoX"),
+    "CogVideoX 5B, ComfyUI": Kind(
+        _blocks("diffusion_model.blocks.{}.attn1.{}", (0, 41), QKVO, 3072), P, "CogVideoX or Wan", "CogVideoX"
+    ),
     "Mochi, Genmo": Kind(
         {"blocks.0.attn.qkv_x": (9216, 3072), "blocks.0.attn.proj_x": (3072, 3072)},
         spelled((".lora_B", ".lora_A")),
