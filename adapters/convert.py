@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from math import prod
 
 import torch
 
@@ -64,8 +65,9 @@ def convert(adapter: Adapter, layout: str, names: Names | None) -> Adapter:
         by_weight.setdefault(weight_slice.name, []).append((module, weight_slice))
     modules: dict[str, AdapterModule] = {}
     for name, group in by_weight.items():
-        for module in _retargeted(group, _targets(names, name, layout, group), names.shapes.get(name)):
-            spelled = _spelled(module, layout)
+        shape = names.shapes.get(name)
+        for module in _retargeted(group, _targets(names, name, layout, group), shape):
+            spelled = _spelled(module, layout, shape)
             if spelled.key in modules:
                 spelled.fail("Two modules of the adapter change the same weight")
             modules[spelled.key] = spelled
@@ -145,8 +147,8 @@ def _height(group: Sequence[Sliced], targets: Sequence[Target], shape: tuple[int
     return max([*wholes, *(sum(weight_slice.rows) for _, weight_slice in (*group, *targets) if weight_slice.rows)])
 
 
-def _spelled(module: AdapterModule, layout: str) -> AdapterModule:
-    """The module in the layout's suffixes, or AdapterError."""
+def _spelled(module: AdapterModule, layout: str, shape: tuple[int, ...] | None) -> AdapterModule:
+    """The module in the layout's suffixes, or AdapterError; shape: of the whole weight, where it is known."""
     if isinstance(module, Dora):
         if (module.suffix == SCALE) == (layout in _WITHOUT_ALPHA):
             module.fail(
@@ -154,10 +156,10 @@ def _spelled(module: AdapterModule, layout: str) -> AdapterModule:
                 suffix=module.suffix,
                 hint="Turn the module into a plain update with its base weight first.",
             )
-        inner = _spelled(module.inner, layout)
+        inner = _spelled(module.inner, layout, shape)
         return replace(module, tensors={**inner.tensors, module.suffix: module.tensors[module.suffix]}, inner=inner)
     if layout in _WITHOUT_ALPHA:
-        return _without_alpha(module, layout)
+        return _without_alpha(module, layout, shape)
     if isinstance(module, Ia3) and PEFT_L in module.tensors:
         module.fail(f"PEFT's IA3 has no form in the {layout} layout", suffix=PEFT_L)
     if isinstance(module, Lora):
@@ -168,8 +170,11 @@ def _spelled(module: AdapterModule, layout: str) -> AdapterModule:
     return module
 
 
-def _without_alpha(module: AdapterModule, layout: str) -> AdapterModule:
-    """A module for the layouts that know no alpha: the scale goes into a factor."""
+def _without_alpha(module: AdapterModule, layout: str, whole: tuple[int, ...] | None) -> AdapterModule:
+    """A module for the layouts that know no alpha: the scale goes into a factor.
+
+    Products for a convolution may be stored flat; PEFT gives a convolution's factors its kernel, so ``whole`` tells.
+    """
     if isinstance(module, Ia3) and PEFT_L in module.tensors and layout == "peft":
         return module
     if isinstance(module, (Loha, Lokr)) and layout == "peft" and not module.key.startswith("text_encoder"):
@@ -184,6 +189,7 @@ def _without_alpha(module: AdapterModule, layout: str) -> AdapterModule:
         )
     source = module.factors()[0] if isinstance(module, Lora) else next(t for t in module.tensors.values() if t.ndim > 1)
     dtype = source.dtype if source.element_size() > 1 else torch.float32
-    out = lora_module(module.key, module.low_rank(), shape=module.shape, dtype=dtype)
+    shape = (module.shape[0], *whole[1:]) if whole and prod(whole[1:]) == prod(module.shape[1:]) else module.shape
+    out = lora_module(module.key, module.low_rank(), shape=shape, dtype=dtype)
     bias = module.bias()
     return out if bias is None else replace(out, tensors={**out.tensors, ".lora_B.bias": bias.to(dtype)})

@@ -1,55 +1,119 @@
-"""Which LoRA files of other programs survive which step: python benchmarks/coverage.py
+"""Which LoRA files of other programs survive which step, and who says so: python benchmarks/coverage.py [kind …]
 
 For each kind of file (coverage_kinds.py) it writes one with random values, reads it, asks inspect for the family,
-converts it to each layout and back without a base, merges it with itself and resizes it to a rank it has already. The
-update of every weight, applied to a random vector in float64, must come out the same. Cells: "ok"; "base": refused in
-plain words because the model's names are not known without it; a refusal for another reason; WRONG, with the error.
+converts it to each layout and back, merges it with itself and resizes it to a rank it has already. The update of every
+weight, applied to a random vector in float64, must come out the same. Three judges:
+
+- this project's own reader, with no base at hand;
+- ComfyUI's loader, on the files written for its own model (COMFYUI_PATH, else ~/comfy/ComfyUI);
+- diffusers' pipeline loader, and PEFT for the PEFT layout, on the same files.
+
+Cells: "ok"; "base": refused in plain words because the model's names are not known without it; "none": the judge has
+no name for any of the file's weights; a refusal for another reason; WRONG, with the error.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 import tempfile
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import coverage_diffusers as others
 from coverage_kinds import KINDS, tensors_of
+from host import find
 from lora_graft import adapters
 from lora_graft.errors import GraftError
 from lora_graft.jobs.convert import convert
 from lora_graft.jobs.inspect import inspect_adapter
 from lora_graft.jobs.merge.merge import MergeSettings, merge
 from lora_graft.jobs.merge.resize import ResizeSettings, resize
-from lora_graft.names import names_of_adapters
+from lora_graft.names import module_of, names_for, names_of_adapters
 from lora_graft.names.alike import flat
+from safetensors.torch import load_file
 
 LAYOUTS = ("kohya", "comfy", "diffusers", "peft")
-STEPS = ("read", "inspect", *(f"→ {layout} →" for layout in LAYOUTS), "merge", "resize")
+WRITTEN = ("as it came", *LAYOUTS, "merge", "resize")
+HALF = MergeSettings(method="concat", dtype="fp32")
+Effects = dict[str, torch.Tensor]
 
 
-def effects(adapter, names):
-    """Weight -> (rows, ΔW of its rows on a random vector), whatever the modules are called or however they are cut.
+class Model:
+    """A base of random weights that depend on their names alone, as the judges make them."""
+
+    fingerprint = ""
+
+    def __init__(self, family: str, shapes: dict[str, tuple[int, ...]]):
+        self.shapes, self.names = shapes, names_for(shapes)
+        self.label = self.architecture = family
+
+    def weights(self):
+        return self.shapes
+
+    def digest(self, name):
+        return f"{self.label}{name}"
+
+    def load(self, name, rows=None):
+        return _random(name, self.shapes[name], rows)
+
+
+@lru_cache(maxsize=12)
+def _whole(name: str, shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(crc32(name.encode())))
+
+
+def _random(name: str, shape, rows=None):
+    whole = _whole(name, tuple(shape))
+    return whole if rows is None else whole[rows[0] : sum(rows)]
+
+
+def effects(adapter, names) -> Effects:
+    """Weight -> ΔW on a random vector, whatever the modules are called or however they are cut.
 
     A module whose update has not its weight's shape has no effect, as in ComfyUI.
     """
-    found = {}
+    found: Effects = {}
     for key, module in adapter.modules.items():
         weight_slice = names.resolve(key) if names else None
-        if weight_slice and names.shape(weight_slice) and not module.fits(names.shape(weight_slice)):
+        shape = names.shape(weight_slice) if weight_slice else None
+        if shape and not module.fits(shape):
             continue
-        up, down = (t.double() for t in module.low_rank())
-        vector = torch.randn(down.shape[1], generator=torch.Generator().manual_seed(down.shape[1])).double()
-        name = weight_slice.name if weight_slice else flat(key)
-        height = names.shapes[name][0] if weight_slice else up.shape[0]
-        start, length = weight_slice.rows or (0, height) if weight_slice else (0, height)
-        found.setdefault(name, torch.zeros(height).double())[start : start + length] += up @ (down @ vector)
+        values = [("", _seen(module, weight_slice, names))] if module.kind != "bias" else []
+        values += [] if module.bias() is None else [(".bias", module.bias().double())]
+        for end, effect in values:
+            if weight_slice is None:
+                found[flat(key) + end] = effect
+                continue
+            height, start = names.shapes[weight_slice.name][0], weight_slice.rows[0] if weight_slice.rows else 0
+            effect = effect.roll(len(effect) // 2) if weight_slice.swap else effect
+            name = module_of(weight_slice.name) + end if end else weight_slice.name
+            whole = found.setdefault(name, torch.zeros(height).double())
+            whole[start : start + len(effect)] += effect
     return found
 
 
-def same(one, other, tolerance=3e-6) -> str:
+def _seen(module, weight_slice, names):
+    if module.needs_base or module.kind in ("diff", "norm"):
+        base = _random(weight_slice.name, names.shapes[weight_slice.name], weight_slice.rows) if weight_slice else None
+        change = module.delta(base)
+        if change.ndim < 2:
+            return change.double()
+        up, down = None, change.flatten(1).double()
+    else:
+        up, down = (t.double() for t in module.low_rank())
+    vector = torch.randn(down.shape[1], generator=torch.Generator().manual_seed(down.shape[1])).double()
+    return down @ vector if up is None else up @ (down @ vector)
+
+
+def same(one: Effects, other: Effects, tolerance=3e-6) -> str:
     """ "ok", or what differs between two lists of effects."""
     if one.keys() != other.keys():
         return f"WRONG: {len(one.keys() - other.keys())} weights lost, {len(other.keys() - one.keys())} strange"
@@ -57,8 +121,8 @@ def same(one, other, tolerance=3e-6) -> str:
     return "ok" if worst < tolerance else f"WRONG: error {worst:.1g}"
 
 
-def attempt(step) -> str:
-    """What a step says, or why it refuses."""
+def attempt(step) -> Any:
+    """What a step gives, or why it refuses."""
     try:
         return step()
     except GraftError as refusal:
@@ -67,17 +131,20 @@ def attempt(step) -> str:
         return f"WRONG: {type(problem).__name__}: {problem}"
 
 
-def row(kind: str, folder: Path) -> list[str]:
-    """The cells of one kind of file."""
-    tensors, expected = tensors_of(kind), KINDS[kind][3]
-    path = adapters.write(adapters.from_state_dict(tensors), folder / f"{len(list(folder.iterdir()))}.safetensors")
+# This project's own reader
+
+
+def own_row(kind: str, folder: Path) -> list[str]:
+    """The cells of one kind of file without a base."""
+    tensors, expected = tensors_of(kind), KINDS[kind].said
+    path = adapters.write(adapters.from_state_dict(tensors), folder / "own.safetensors", overwrite=True)
     adapter = adapters.read(path)
     again = adapters.to_state_dict(adapter)
     exact = again.keys() == tensors.keys() and all(torch.equal(again[k], t) for k, t in tensors.items())
     said = inspect_adapter(adapter).architecture
     found = names_of_adapters({k: m.shape for k, m in adapter.modules.items()}, adapter.metadata)
     names = found[0] if found else None
-    before = effects(adapter, names)
+    before = attempt(lambda: effects(adapter, names))
 
     def there_and_back(layout):
         there = convert(adapter, layout)
@@ -86,22 +153,145 @@ def row(kind: str, folder: Path) -> list[str]:
             return first
         return same(before, effects(convert(there, adapter.layout), names))
 
-    half = MergeSettings(method="concat")
     cells = ["ok" if exact and not adapter.extras else "WRONG", said if said == expected else f"WRONG: {said}"]
+    if isinstance(before, str):
+        return [*cells, *["base"] * (len(LAYOUTS) + 2)]
     cells += [attempt(lambda layout=layout: there_and_back(layout)) for layout in LAYOUTS]
-    cells.append(attempt(lambda: same(before, effects(merge([(adapter, 0.5, 0.5)] * 2, half).adapter, names))))
-    cells.append(attempt(lambda: same(before, effects(resize(adapter, ResizeSettings("rank", 16)).adapter, names))))
+    cells.append(attempt(lambda: same(before, effects(merge([(adapter, 0.5, 0.5)] * 2, HALF).adapter, names))))
+    cells.append(attempt(lambda: same(before, effects(resize(adapter, _rank_kept(adapter)).adapter, names))))
     return cells
 
 
-def main() -> None:
-    torch.set_num_threads(2)
-    print("| file | " + " | ".join(STEPS) + " |")
-    print("|---" * (len(STEPS) + 1) + "|")
-    with tempfile.TemporaryDirectory() as folder:
-        for kind in KINDS:
-            print(f"| {kind} | " + " | ".join(row(kind, Path(folder))) + " |", flush=True)
+def _rank_kept(adapter) -> ResizeSettings:
+    """Resizing to a rank that every module has already; a Kronecker product of whole halves has a high one."""
+    whole = any(module.kind == "lokr" and module.rank is None for module in adapter.modules.values())
+    return ResizeSettings("rank", 2048 if whole else 16, dtype="fp32")
+
+
+# The others
+
+
+@cache
+def _comfyui() -> subprocess.Popen:
+    root, python = find()
+    command = [str(python), str(Path(__file__).with_name("coverage_comfyui.py")), str(root)]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+
+
+def ask(**request) -> Any:
+    """One answer of ComfyUI's judge."""
+    process = _comfyui()
+    process.stdin.write(json.dumps(request) + "\n")
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
+
+
+@cache
+def model_of(family: str) -> Model | None:
+    """The base with the names of ComfyUI's model; None where ComfyUI has none."""
+    shapes = ask(family=family)
+    if isinstance(shapes, dict) and "error" in shapes:
+        raise RuntimeError(f"{family}: {shapes['error']}")
+    return Model(family, {name: tuple(shape) for name, shape in shapes.items()}) if shapes else None
+
+
+def written(kind: str) -> tuple[Any, Model | None, dict[str, Any]]:
+    """(the file's adapter, its base, step -> the adapter that it gives or why it is refused)."""
+    adapter, base = adapters.from_state_dict(tensors_of(kind)), model_of(KINDS[kind].family)
+    steps: dict[str, Any] = {"as it came": adapter}
+    for layout in LAYOUTS:
+        steps[layout] = attempt(lambda layout=layout: convert(adapter, layout, base))
+    steps["merge"] = attempt(lambda: merge([(adapter, 0.5, 0.5)] * 2, HALF, base=base).adapter)
+    steps["resize"] = attempt(lambda: resize(adapter, _rank_kept(adapter), base=base).adapter)
+    return adapter, base, steps
+
+
+def comfyui_row(kind: str, folder: Path) -> list[str]:
+    """The cells of one kind of file, as ComfyUI's loader sees what was written for its own model."""
+    adapter, base, steps = written(kind)
+    if base is None:
+        return ["no such model"] + [""] * (len(WRITTEN) - 1)
+    random = any(module.needs_base for module in adapter.modules.values())
+    expected = effects(adapter, base.names)
+
+    def seen(step: str) -> str:
+        file, out = folder / "judged.safetensors", folder / "effects.safetensors"
+        adapters.write(steps[step], file, overwrite=True)
+        answer = ask(family=base.label, file=str(file), out=str(out), base=random)
+        if isinstance(answer, dict):
+            return f"WRONG: {answer['error']}"
+        cell = verdict(expected, load_file(out), answer)
+        if random and cell.startswith("WRONG") and step in ("merge", "resize"):  # a dense update has full rank
+            cut = verdict(effects(steps[step], base.names), load_file(out), answer)
+            return f"cut to rank {max(m.rank for m in steps[step].modules.values())}" if cut == "ok" else cell
+        return cell
+
+    return [steps[step] if isinstance(steps[step], str) else attempt(lambda s=step: seen(s)) for step in WRITTEN]
+
+
+def verdict(expected: Effects, found: Effects, said: list[str]) -> str:
+    """A judge's cell: agreement, how many of the file's weights it has names for, or what differs.
+
+    said: what the loader logged; weights may be missing only where it says that it does not know their keys.
+    """
+    if not found:
+        return "none"
+    unknown = any("not loaded" in line for line in said) and not any("ERROR" in line for line in said)
+    if unknown and found.keys() < expected.keys():
+        rest = same({name: expected[name] for name in found}, found, 2e-5)
+        return f"{len(found)} of {len(expected)}" if rest == "ok" else rest
+    cell = same(expected, found, 2e-5)
+    return "drops dora_scale" if cell != "ok" and any("DoRA" in line for line in said) else cell
+
+
+def diffusers_row(kind: str) -> list[str]:
+    """The cells of one kind of file: diffusers' loader on what was written, PEFT on the PEFT layout."""
+    adapter, base, steps = written(kind)
+    family = KINDS[kind].family
+    if family not in others.FAMILIES:
+        return ["no such loader"] + [""] * len(WRITTEN)
+    names = base and base.names
+    expected = {name: e for name, e in effects(adapter, names).items() if not name.endswith(".bias")}
+    random = any(module.needs_base for module in adapter.modules.values())
+
+    def seen(step: str, judge) -> str:
+        try:
+            found, said = judge(family, dict(adapters.to_state_dict(steps[step])), names)
+        except Exception as problem:
+            return f"fails ({type(problem).__name__})"
+        cell = verdict(expected, found, said)
+        if random and cell.startswith("WRONG"):
+            return "not judged"  # these models have no values, which magnitudes need
+        return "loses mixed alphas" if cell == "WRONG: error 0.5" and _mixed(steps[step]) else cell
+
+    cells = [steps[step] if isinstance(steps[step], str) else seen(step, others.of_diffusers) for step in WRITTEN]
+    return [*cells, steps["peft"] if isinstance(steps["peft"], str) else seen("peft", others.of_peft)]
+
+
+def _mixed(adapter) -> bool:
+    """Whether alphas differ: diffusers 0.42 finds no module for the rarer ones of a UNet or text encoder."""
+    return len({module.alpha for module in adapter.modules.values()} - {None}) > 1
+
+
+def table(title: str, columns, row, kinds) -> None:
+    print(f"\n{title}\n\n| file | " + " | ".join(columns) + " |")
+    print("|---" * (len(columns) + 1) + "|")
+    for kind in kinds:
+        print(f"| {kind} | " + " | ".join(row(kind)) + " |", flush=True)
+
+
+def main(words=()) -> None:
+    torch.set_num_threads(1)
+    kinds = [kind for kind in KINDS if not words or any(word in kind for word in words)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        columns = ("read", "inspect", *(f"→ {layout} →" for layout in LAYOUTS), "merge", "resize")
+        table("Own reader, no base:", columns, lambda kind: own_row(kind, folder), kinds)
+        table("ComfyUI's loader:", WRITTEN, lambda kind: comfyui_row(kind, folder), kinds)
+        table("diffusers' loader, and PEFT:", (*WRITTEN, "PEFT: peft"), diffusers_row, kinds)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

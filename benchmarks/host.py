@@ -17,6 +17,21 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 
+def find() -> tuple[Path, Path]:
+    """ComfyUI's folder (COMFYUI_PATH, else ~/comfy/ComfyUI) and its Python (COMFYUI_PYTHON, else its own).
+
+    Raises:
+        SystemExit: there is none.
+    """
+    folder = Path(os.environ.get("COMFYUI_PATH") or "~/comfy/ComfyUI").expanduser()
+    given = os.environ.get("COMFYUI_PYTHON")
+    inside = [folder / name for name in (".venv/bin/python", "venv/bin/python", ".venv/Scripts/python.exe")]
+    for python in [Path(given).expanduser()] if given else inside:
+        if python.is_file():
+            return folder, python
+    raise SystemExit(f"no ComfyUI with its Python at {folder}; set COMFYUI_PATH")
+
+
 def enter(folder: Path, *, cpu: bool) -> None:
     """Make ``comfy`` and ``lora_graft`` importable."""
     given, sys.argv = sys.argv, sys.argv[:1]  # the host reads them

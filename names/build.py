@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from . import flux, lumina, mmdit, text, unet
+from . import flux, hunyuan, lumina, mmdit, text, unet, wan
 from .weight_slice import DENOISER, Names, Shape, WeightSlice, module_of
 
 _STABLE_UNETS = (768, 1024)  # context widths whose kohya files spell blocks as diffusers does
@@ -35,6 +35,14 @@ def names_for(weights: Mapping[str, Shape]) -> Names:
         for name in native:
             if re.match(r"single_blocks\.\d+\.linear1\.weight$", name):
                 found[f"{DENOISER}{module_of(name)}_qkv"] = WeightSlice(DENOISER + name, (0, 3 * width))
+        if hunyuan.is_native(native):
+            found.update(_transformer_keys(_prefixed(hunyuan.aliases(native))))
+            for module, weight_slice in _prefixed(hunyuan.tencent(native)).items():
+                found.setdefault(f"transformer.{module}", weight_slice)
+                found.setdefault(DENOISER + module, weight_slice)
+                found.setdefault("lora_unet_" + module.replace(".", "_"), weight_slice)
+    elif wan.is_native(native):
+        found.update(_transformer_keys(_prefixed(wan.aliases(native))))
     elif lumina.is_native(native):
         theirs = _prefixed(lumina.aliases(native))
         found.update(_transformer_keys(theirs))

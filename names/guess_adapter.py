@@ -16,7 +16,8 @@ Block = tuple[str, int, int]
 # Patterns over an adapter's module keys; "." and "_" are the same there. First match wins.
 _ADAPTER = (
     (r"(^|_)joint_blocks_\d+_", "SD3"),
-    (r"(^|_)joint_transformer_blocks_\d+_", "AuraFlow"),
+    (r"(^|_)joint_transformer_blocks_\d+_|(^|_)(double|single)_layers_\d+_(attn_w|mlp)", "AuraFlow"),
+    (r"(^|_)blocks_\d+_(attn_(qkv|proj)_[xy]|mlp_[xy])(_|$)", "Mochi"),
     (r"(^|_)(double|single)_stream_blocks_\d+_", "HiDream"),
     (r"(^|_)double_stream_modulation", "Flux.2"),
     (r"(^|_)distilled_guidance_layer_", "Chroma"),
@@ -32,6 +33,7 @@ _ADAPTER = (
     (r"(^|_)blocks_\d+_(cross_attn|self_attn)_(q|k|v|o)(_|$)", "Wan"),
     (r"(^|_)layers_\d+_(self_attn_(q|k|v|o)_proj|mlp_(gate|up|down)_proj)$", "language model"),
 )
+_CONDITIONED = r"(lora_unet_|lycoris_|diffusion_model_)?(vector_in|guidance_in|time_in|time_text_embed)_"
 _PROJ = r"(attentions_\d+|_\d+_1|middle_block_1)_proj_(in|out)$"
 _JOINT = r"(^|_)transformer_blocks_\d+_(attn_|attn2_to_|ff_context_|norm1_(context_)?linear)"
 
@@ -102,12 +104,20 @@ def _narrowed(family: str, bodies: Shapes) -> tuple[str, ...]:
             and (shape[0] == ratio * shape[1] if ratio else re.search("(qkv|to_q)$", key) and shape[1] == 6144)
         ):
             return ("Flux.2",)
+    return _blocks_of_flux(bodies)
+
+
+def _blocks_of_flux(bodies: Shapes) -> tuple[str, ...]:
+    """Flux; Chroma, which is Flux without modulations inside its blocks; HunyuanVideo, which has more blocks."""
     double = _last(bodies, r"(?:double_blocks|(?<!single_)transformer_blocks)")
     single = _last(bodies, r"single(?:_transformer)?_blocks")
-    if double >= 19 or single >= 38:  # HunyuanVideo has 20 and 40 of them, Flux 19 and 38
+    if double >= 19 or single >= 38:  # HunyuanVideo has 20 and 40 of them, Flux and Chroma 19 and 38
         return ("HunyuanVideo",)
-    own = any(re.search(r"_(mod|modulation)_lin$|_(img|txt)_mlp_[02]$", key) for key in bodies)
-    return ("Flux",) if own or double == 18 or single == 37 else ("Flux", "HunyuanVideo")
+    flux = any(re.search(r"_(mod|modulation)_lin$", key) or re.match(_CONDITIONED, key) for key in bodies)
+    modulated = flux or any(re.search(r"_norm(1|1_context)?_linear$", key) for key in bodies)
+    own = flux or double == 18 or single == 37 or any(re.search(r"_(img|txt)_mlp_[02]$", key) for key in bodies)
+    chroma = () if modulated else ("Chroma",)
+    return ("Flux", *chroma) if own else ("Flux", *chroma, "HunyuanVideo")
 
 
 def _sd3(bodies: Shapes) -> tuple[str, ...]:
@@ -134,14 +144,17 @@ def _joint(bodies: Shapes) -> tuple[str, ...]:
     if last >= 20:  # Flux has 19 such blocks, HunyuanVideo 20, Qwen-Image 60
         return ("Qwen-Image",)
     if any(re.search(r"_(ff|ff_context)_net_|_norm1(_context)?_linear$", key) for key in bodies):
-        return ("Flux", "HunyuanVideo") if last < 19 else ("HunyuanVideo",)
-    return ("Flux", "HunyuanVideo", "Qwen-Image") if last < 19 else ("HunyuanVideo", "Qwen-Image")
+        chroma = () if any(re.search(r"_norm1(_context)?_linear$", key) for key in bodies) else ("Chroma",)
+        return ("Flux", *chroma, "HunyuanVideo") if last < 19 else ("HunyuanVideo",)
+    return ("Flux", "Chroma", "HunyuanVideo", "Qwen-Image") if last < 19 else ("HunyuanVideo", "Qwen-Image")
 
 
 def _separate(keys: Shapes, bodies: Shapes) -> tuple[str, ...]:
     """Blocks with an attention to the image (attn1), and perhaps another to the text (attn2)."""
     width, text = _width(bodies, r"_attn[12]_to_(q|out_0)$"), _width(bodies, r"_attn2_to_[kv]$")
     if not any(re.search(r"(^|_)transformer_blocks_", key) for key in keys):
+        if width in (1920, 3072) and not any(re.search(r"_(attn2|ffn_net)_", key) for key in keys):
+            return ("CogVideoX",) if width == 1920 else ("CogVideoX", "Wan")
         return ("HunyuanDiT",) if width == 1408 else ("Wan",)
     if any(re.search(r"_ff_conv_(inverted|point|depth)", key) for key in bodies) or width == 2240:
         return ("Sana",)

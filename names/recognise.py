@@ -72,10 +72,12 @@ def names_of_adapters(
 
 
 def serving(families: tuple[str, ...]) -> set[str]:
-    """The models whose names serve these families. What can be Flux's or HunyuanVideo's has one name in both."""
-    return {
-        _SERVED_BY.get(name, "Flux" if name == "HunyuanVideo" and "Flux" in families else name) for name in families
-    }
+    """The models whose names serve these families.
+
+    What can be Flux's as well as Chroma's or HunyuanVideo's has one name in all of them.
+    """
+    alike = ("Chroma", "HunyuanVideo") if "Flux" in families else ()
+    return {_SERVED_BY.get(name, "Flux" if name in alike else name) for name in families}
 
 
 def _fit(architecture: str, width: int | None, modules: Mapping[str, Shape | None]) -> _Fit | None:

@@ -219,6 +219,32 @@ def test_every_format_is_converted_exactly_or_refused(name, layout):
     assert (found.bias() is None) == (bias is None) and (bias is None or torch.allclose(found.bias(), bias))
 
 
+@pytest.mark.parametrize("kind", ["loha", "lokr"])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+def test_products_of_a_convolution_get_its_kernel(kind, kernel):
+    """LyCORIS stores their factors flat; diffusers' layers have a convolution's shape."""
+    name, size = "diffusion_model.input_blocks.1.0.in_layers.2.weight", kernel[0] * kernel[1]
+    names = names_for({"diffusion_model.input_blocks.1.0.in_layers.0.weight": (H,), name: (H, H, *kernel)})
+    key = "lora_unet_input_blocks_1_0_in_layers_2"
+    if kind == "loha":
+        tensors = {
+            f".hada_w{i}_{s}": torch.randn(H, R) if s == "a" else torch.randn(R, H * size) for i in "12" for s in "ab"
+        }
+    else:
+        tensors = {
+            ".lokr_w1": torch.randn(2, 2),
+            ".lokr_w2_a": torch.randn(H // 2, R),
+            ".lokr_w2_b": torch.randn(R, H * size // 2),
+        }
+    adapter = adapters.from_state_dict({key + s: t for s, t in tensors.items()})
+    state = adapters.to_state_dict(adapter, layout="diffusers", names=names)
+    (down,) = (t for k, t in state.items() if k.endswith("lora_A.weight"))
+    (up,) = (t for k, t in state.items() if k.endswith("lora_B.weight"))
+    assert down.shape[1:] == (H, *kernel) and up.shape[2:] == (1, 1)
+    (module,) = adapter.modules.values()
+    torch.testing.assert_close(up.flatten(1) @ down.flatten(1), module.delta().flatten(1))
+
+
 def test_refusals_name_the_module():
     names, shapes = flux_names()
     stray = adapters.from_state_dict({"lora_unet_nowhere" + s: t for s, t in SAMPLES["lora"].tensors().items()})

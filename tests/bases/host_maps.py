@@ -203,6 +203,7 @@ def main():
     return out
 
 
-with contextlib.redirect_stdout(sys.stderr):
-    result = main()
-json.dump(result, sys.stdout)
+if __name__ == "__main__":
+    with contextlib.redirect_stdout(sys.stderr):
+        result = main()
+    json.dump(result, sys.stdout)

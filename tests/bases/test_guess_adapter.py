@@ -51,7 +51,7 @@ FILES = {
     "Qwen-Image attention bare": (blocks(60, "transformer_blocks.{}.attn.", 3072), "Qwen-Image"),
     "double attention of the first blocks": (
         blocks(5, T + "transformer_blocks.{}.attn.", 3072),
-        "Flux or HunyuanVideo or Qwen-Image",
+        "Flux or Chroma or HunyuanVideo or Qwen-Image",
     ),
     "SDXL, one down block": (unet("down_blocks.1", 2, 640, 2048), "SDXL or SSD-1B"),
     "SDXL, the other down block": (unet("down_blocks.2", 10, 1280, 2048), "SDXL"),
@@ -65,13 +65,44 @@ FILES = {
     "HunyuanVideo native": ({"transformer.double_blocks.0.img_mod.linear": (18432, 3072)}, "HunyuanVideo"),
     "a few single blocks": (
         {f"lora_unet_single_blocks_{i}_linear1": (21504, 3072) for i in (7, 12)},
-        "Flux or HunyuanVideo",
+        "Flux or Chroma or HunyuanVideo",
     ),
     "Flux attention": (
         blocks(19, T + "transformer_blocks.{}.attn.", 3072, QKVO + ADDED)
         | blocks(38, T + "single_transformer_blocks.{}.attn.", 3072, QKVO[:3]),
+        "Flux or Chroma",
+    ),
+    "Flux attention and modulation": (
+        blocks(19, T + "transformer_blocks.{}.attn.", 3072)
+        | {T + "single_transformer_blocks.37.norm.linear": (9216, 3072)},
         "Flux",
     ),
+    "Flux, the checkpoint's modulation": (
+        {
+            "lora_unet_double_blocks_3_img_attn_qkv": (9216, 3072),
+            "lora_unet_double_blocks_3_img_mod_lin": (18432, 3072),
+        },
+        "Flux",
+    ),
+    "Flux, the guidance": (
+        {
+            "lora_unet_double_blocks_3_img_attn_qkv": (9216, 3072),
+            "lora_unet_guidance_in_in_layer": (3072, 256),
+        },
+        "Flux",
+    ),
+    "Chroma": (
+        {
+            "diffusion_model.double_blocks.18.img_attn.qkv": (9216, 3072),
+            "diffusion_model.distilled_guidance_layer.layers.0.in_layer": (5120, 5120),
+        },
+        "Chroma",
+    ),
+    "Chroma, blocks alone": ({"diffusion_model.double_blocks.18.img_attn.qkv": (9216, 3072)}, "Flux or Chroma"),
+    "Mochi, Genmo": ({"blocks.0.attn.qkv_x": (9216, 3072)}, "Mochi"),
+    "AuraFlow, ComfyUI": ({"diffusion_model.double_layers.0.attn.w1q": (3072, 3072)}, "AuraFlow"),
+    "CogVideoX 2B, ComfyUI": ({"diffusion_model.blocks.0.attn1.to_q": (1920, 1920)}, "CogVideoX"),
+    "CogVideoX 5B, ComfyUI": ({"diffusion_model.blocks.0.attn1.to_q": (3072, 3072)}, "CogVideoX or Wan"),
     "Flux.2": ({"diffusion_model.single_blocks.3.linear1": (9 * 6144, 6144)}, "Flux.2"),
     "Wan diffusers": (blocks(30, T + "blocks.{}.attn1.", 1536) | blocks(30, T + "blocks.{}.attn2.", 1536), "Wan"),
     "CogVideoX 2B": (blocks(30, T + "transformer_blocks.{}.attn1.", 1920), "CogVideoX"),
@@ -119,6 +150,7 @@ def test_sd15_processors_count():
 def test_names_follow_the_families():
     few = FILES["a few single blocks"][0]
     assert names_of_adapters(few)[1] == "Flux"  # its names serve HunyuanVideo's blocks as well
+    assert names_of_adapters(FILES["Chroma, blocks alone"][0])[1] == "Flux"
     open_ = FILES["double attention of the first blocks"][0]
     assert names_of_adapters(open_) is None
     assert names_of_adapters(open_, {"ss_base_model_version": "flux1"})[1] == "Flux"

@@ -223,3 +223,58 @@ def test_folder_of_an_unknown_kind_keeps_its_names(tmp_path):
     assert base.architecture == "language model"
     weight_slice = WeightSlice("diffusion_model.model.layers.0.self_attn.q_proj.weight")
     assert base.names.resolve("base_model.model.model.layers.0.self_attn.q_proj") == weight_slice
+
+
+HUNYUAN = names_for(
+    {
+        f"diffusion_model.{name}.weight": shape
+        for name, shape in {
+            "double_blocks.0.img_attn.qkv": (48, 16),
+            "double_blocks.0.img_mod.lin": (96, 16),
+            "double_blocks.0.img_mlp.0": (64, 16),
+            "single_blocks.0.linear1": (112, 16),
+            "txt_in.individual_token_refiner.blocks.1.self_attn.qkv": (48, 16),
+            "txt_in.individual_token_refiner.blocks.1.mlp.2": (16, 64),
+        }.items()
+    }
+)
+WAN = names_for(
+    {
+        f"diffusion_model.{name}.weight": (16, 16)
+        for name in ("blocks.0.self_attn.o", "blocks.0.cross_attn.k", "blocks.0.cross_attn.k_img", "blocks.0.ffn.2")
+        + ("time_projection.1", "head.head")
+    }
+)
+
+
+@pytest.mark.parametrize(
+    "names, key, weight, rows",
+    [
+        (HUNYUAN, "transformer.double_blocks.0.img_attn_qkv", "double_blocks.0.img_attn.qkv", None),
+        (HUNYUAN, "diffusion_model.double_blocks.0.img_mod.linear", "double_blocks.0.img_mod.lin", None),
+        (HUNYUAN, "lora_unet_double_blocks_0_img_mlp_fc1", "double_blocks.0.img_mlp.0", None),
+        (
+            HUNYUAN,
+            "transformer.context_embedder.token_refiner.refiner_blocks.1.attn.to_k",
+            "txt_in.individual_token_refiner.blocks.1.self_attn.qkv",
+            (16, 16),
+        ),
+        (
+            HUNYUAN,
+            "transformer.context_embedder.token_refiner.refiner_blocks.1.ff.net.2",
+            "txt_in.individual_token_refiner.blocks.1.mlp.2",
+            None,
+        ),
+        (WAN, "transformer.blocks.0.attn1.to_out.0", "blocks.0.self_attn.o", None),
+        (WAN, "transformer.blocks.0.attn2.add_k_proj", "blocks.0.cross_attn.k_img", None),
+        (WAN, "transformer.blocks.0.ffn.net.2", "blocks.0.ffn.2", None),
+        (WAN, "transformer.condition_embedder.time_proj", "time_projection.1", None),
+        (WAN, "diffusion_model.blocks.0.self_attn.o", "blocks.0.self_attn.o", None),
+    ],
+)
+def test_video_models_under_other_names(names, key, weight, rows):
+    weight_slice = WeightSlice(f"diffusion_model.{weight}.weight", rows)
+    assert names.resolve(key) == weight_slice
+    assert names.layout_key(weight_slice, "comfy") == (None if rows else f"diffusion_model.{weight}")
+    if key.startswith("transformer.") and "_qkv" not in key:
+        assert names.layout_key(weight_slice, "diffusers") == key

@@ -152,13 +152,16 @@ def test_merge_and_resize(family, name, some):
 
 
 @pytest.mark.parametrize("family", BASES)
-def test_transfer(family):
+def test_transfer_of_every_subset(family):
+    """Onto another base of these sizes, as slices and put together; all subsets of one weight."""
     base, other = BASES[family], Base({k.removeprefix(D): s for k, s in BASES[family].shapes.items()}, family)
     for name, cuts in fused_of(base):
-        adapter, dense = partial(base, name, cuts[1:2])
-        for one in (adapter, convert(adapter, "kohya", base)):
-            moved = transfer(one, base, other, TransferSettings(method="copy")).adapter
-            close(dense_of(moved, other.names, name, dense.shape), dense)
+        for count in range(1, len(cuts) + 1):
+            for some in combinations(cuts, count):
+                adapter, dense = partial(base, name, some)
+                for one in (adapter, convert(adapter, "kohya", base)):
+                    moved = transfer(one, base, other, TransferSettings(method="copy")).adapter
+                    close(dense_of(moved, other.names, name, dense.shape), dense)
 
 
 # The real sizes, with no base at hand.
