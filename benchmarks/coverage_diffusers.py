@@ -15,8 +15,8 @@ import diffusers
 import torch
 from accelerate import init_empty_weights
 from diffusers.loaders import lora_pipeline as loaders
-from lora_graft.jobs.merge.targets import flat
 from lora_graft.names import Names
+from lora_graft.names.alike import flat
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
