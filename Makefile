@@ -29,7 +29,7 @@ demo: install  ## moves a LoRA from one base to another and draws it, in out/dem
 lint: dev  ## ruff, import-linter and basedpyright
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright -p pyproject.toml
 
 docs: dev  ## the site, in out/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
