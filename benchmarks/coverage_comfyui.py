@@ -176,7 +176,8 @@ def seen(change):
     if change.ndim < 2:
         return change.double()
     flat = change.flatten(1)
-    return flat.double() @ torch.randn(flat.shape[1], generator=torch.Generator().manual_seed(flat.shape[1])).double()
+    vector = torch.randn(flat.shape[1], generator=torch.Generator().manual_seed(flat.shape[1])).double()
+    return torch.cat([rows.double() @ vector for rows in flat.split(1024)])
 
 
 class Missing(logging.Handler):
@@ -198,9 +199,11 @@ def judge(family, file, out, base=False):
     try:
         for key, patch in comfy.lora.load_lora(comfy.lora_convert.convert_lora(load_file(file)), keys).items():
             name, offset, function = (key, None, None) if isinstance(key, str) else (*key, None)[:3]
+            if name not in shapes:  # a bias beside a slice: the host gives it a name that no weight has
+                continue
             before = weight(name, shapes[name], base)
             after = comfy.lora.calculate_weight([(1.0, patch, 1.0, offset, function)], before.clone(), name)
-            effects[name] = effects.get(name, 0) + seen(after - before)
+            effects[name] = effects.get(name, 0) + seen(after.sub_(before) if base else after)
     finally:
         logging.getLogger().removeHandler(log)
     save_file(effects, out)

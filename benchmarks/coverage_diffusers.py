@@ -164,7 +164,7 @@ def of_peft(family: str, tensors: Tensors, names: Names | None) -> tuple[dict[st
         config = LoraConfig(
             r=1,
             lora_alpha=1,
-            target_modules=list(mine),
+            target_modules="|".join(re.escape(k) for k in mine),  # matched in full
             rank_pattern={f"^{re.escape(k)}$": r for k, r in mine.items()},
             alpha_pattern={f"^{re.escape(k)}$": r for k, r in mine.items()},
         )

@@ -397,7 +397,9 @@ KINDS: dict[str, Kind] = {
         "Sana",
     ),
     "Mochi, diffusers": Kind(
-        _blocks("transformer.transformer_blocks.{}.attn1.{}", (0,), (*QKVO, "add_q_proj"), 3072),
+        _blocks(
+            "transformer.transformer_blocks.{}.attn1.{}", (0,), (*QKVO, "add_q_proj"), 3072, add_q_proj=(3072, 1536)
+        ),
         P,
         "Mochi",
     ),

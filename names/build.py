@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from . import flux, hunyuan, lumina, mmdit, text, unet, wan
+from . import flux, flux2, hunyuan, lumina, mmdit, text, unet, wan
 from .weight_slice import DENOISER, Names, Shape, WeightSlice, module_of
 
 _STABLE_UNETS = (768, 1024)  # context widths whose kohya files spell blocks as diffusers does
@@ -30,7 +30,8 @@ def names_for(weights: Mapping[str, Shape]) -> Names:
     elif mmdit.is_native(native):
         found.update(_transformer_keys(_prefixed(mmdit.aliases(native))))
     elif flux.is_native(native):
-        found.update(_transformer_keys(_prefixed(flux.aliases(native))))
+        theirs = flux2.aliases(native) if flux2.is_native(native) else flux.aliases(native)
+        found.update(_transformer_keys(_prefixed(theirs)))
         width = flux.hidden_size(native)
         for name in native:
             if re.match(r"single_blocks\.\d+\.linear1\.weight$", name):
@@ -100,12 +101,21 @@ def _transformer_keys(theirs: Mapping[str, WeightSlice]) -> dict[str, WeightSlic
     return found
 
 
+# Models that diffusers spells in ways not known here: Mochi, AuraFlow, PixArt, Lumina 2, CogVideoX. Their own names
+# behind its prefixes would be a file that no loader reads.
+_STRANGE = re.compile(
+    r"blocks\.0\.(attn\.qkv_x|cross_attn\.kv_linear|norm1\.linear)\.|double_layers\.0\.|layers\.0\.attention\.qkv\."
+)
+
+
 def _own_keys(native: Mapping[str, Shape]) -> dict[str, WeightSlice]:
-    """Keys made of the checkpoint's own names: Wan, Qwen-Image, language models in PEFT layout, any other."""
+    """Keys made of the checkpoint's own names: Qwen-Image, language models in PEFT layout, any other."""
     found: dict[str, WeightSlice] = {}
+    strange = any(_STRANGE.match(name) for name in native) and not (lumina.is_native(native) and lumina.aliases(native))
+    prefixes = ("",) if strange else ("", "transformer.", "base_model.model.")
     for name in native:
         weight_slice, module = WeightSlice(DENOISER + name), module_of(name)
-        for prefix in ("", "transformer.", "base_model.model."):
+        for prefix in prefixes:
             found[prefix + module] = weight_slice
         if name.endswith(".weight"):
             found["lycoris_" + module.replace(".", "_")] = weight_slice

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from lora_graft.adapters import from_state_dict, to_state_dict
 from lora_graft.bases import load_weight_slice, open_base
+from lora_graft.errors import AdapterError
 from lora_graft.names import DENOISER, WeightSlice, names_for
 from safetensors.torch import save_file
 
@@ -245,6 +247,18 @@ WAN = names_for(
         + ("time_projection.1", "head.head")
     }
 )
+FLUX2 = names_for(
+    {
+        f"diffusion_model.{name}.weight": shape
+        for name, shape in {
+            "double_stream_modulation_img.lin": (96, 16),
+            "double_blocks.0.img_attn.qkv": (48, 16),
+            "double_blocks.0.img_mlp.0": (96, 16),
+            "single_blocks.0.linear1": (144, 16),
+            "single_blocks.0.linear2": (16, 64),
+        }.items()
+    }
+)
 
 
 @pytest.mark.parametrize(
@@ -265,6 +279,16 @@ WAN = names_for(
             "txt_in.individual_token_refiner.blocks.1.mlp.2",
             None,
         ),
+        (FLUX2, "transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj", "single_blocks.0.linear1", None),
+        (FLUX2, "transformer.single_transformer_blocks.0.attn.to_out", "single_blocks.0.linear2", None),
+        (FLUX2, "transformer.transformer_blocks.0.ff.linear_in", "double_blocks.0.img_mlp.0", None),
+        (FLUX2, "transformer.transformer_blocks.0.attn.to_v", "double_blocks.0.img_attn.qkv", (32, 16)),
+        (
+            FLUX2,
+            "transformer.double_stream_modulation_img.linear",
+            "double_stream_modulation_img.lin",
+            None,
+        ),
         (WAN, "transformer.blocks.0.attn1.to_out.0", "blocks.0.self_attn.o", None),
         (WAN, "transformer.blocks.0.attn2.add_k_proj", "blocks.0.cross_attn.k_img", None),
         (WAN, "transformer.blocks.0.ffn.net.2", "blocks.0.ffn.2", None),
@@ -278,3 +302,29 @@ def test_video_models_under_other_names(names, key, weight, rows):
     assert names.layout_key(weight_slice, "comfy") == (None if rows else f"diffusion_model.{weight}")
     if key.startswith("transformer.") and "_qkv" not in key:
         assert names.layout_key(weight_slice, "diffusers") == key
+
+
+@pytest.mark.parametrize(
+    "native",
+    [
+        "blocks.0.attn.qkv_x",  # Mochi
+        "double_layers.0.attn.w1q",  # AuraFlow
+        "blocks.0.cross_attn.kv_linear",  # PixArt
+        "blocks.0.norm1.linear",  # CogVideoX
+        "layers.0.attention.qkv",  # Lumina 2: keys narrower than queries
+    ],
+)
+def test_no_name_rather_than_one_that_nothing_reads(native):
+    names = names_for({f"diffusion_model.{native}.weight": (32, 16)})
+    weight_slice = WeightSlice(f"diffusion_model.{native}.weight")
+    adapter = from_state_dict(
+        {f"diffusion_model.{native}.lora_up.weight": torch.ones(32, 1)}
+        | {f"diffusion_model.{native}.lora_down.weight": torch.ones(1, 16)}
+    )
+    for layout in ("diffusers", "peft"):
+        with pytest.raises(AdapterError, match=f"The {layout} layout has no name for"):
+            to_state_dict(adapter, layout=layout, names=names)
+    for layout in ("kohya", "comfy"):
+        assert names.layout_key(weight_slice, layout)
+    for key in (native, f"base_model.model.{native}", f"diffusion_model.{native}"):
+        assert names.resolve(key) == weight_slice
