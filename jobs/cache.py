@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -24,6 +23,7 @@ from safetensors.torch import load, save
 
 from ..bases.model import Base
 from ..kernels.spectral import VERSION, Subspace
+from ..untrusted import parse_json
 from ..writing import whole
 
 # Both subspaces of a pair of SDXL-sized bases take 2.7 GB at k = 128 and 6.6 GB at a quarter of the width.
@@ -230,7 +230,7 @@ def _read_book(path: Path) -> dict[str, str]:
 
 def _parse(data: bytes, key: str) -> Subspace:
     """The entry in a file's bytes; raises when anything about it is not as `put` wrote it."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
     if header["__metadata__"]["key"] != key:
         raise ValueError("another entry's content")
     tensors = load(data)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ...adapters import container
 from ...errors import AdapterError
+from ...untrusted import parse_json
 from .train import State
 
 KIND = "lora_graft.checkpoint"
@@ -37,7 +38,7 @@ class FileKeeper:
             return None
         try:
             tensors, metadata, _ = container.load(self.path)
-            said = json.loads(metadata[KIND])
+            said = parse_json(metadata[KIND])
             if said["identity"] != self.identity:
                 return None
             groups = {group: {} for group in ("params", "moments", "best")}
@@ -46,6 +47,8 @@ class FileKeeper:
                 groups[group][name] = tensor
             if not groups["params"] or groups["params"].keys() != groups["best"].keys():
                 raise KeyError("params")
+            if not isinstance(said["step"], int) or not all(isinstance(loss, float) for loss in said["losses"]):
+                raise TypeError("losses")
             return State(
                 said["step"],
                 **groups,
