@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import AdapterError
+from ..untrusted import parse_json
 from ..writing import beside
 
 _NAMES = {
@@ -34,11 +35,14 @@ _NAMES = {
     torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
+    **{getattr(torch, n): n.replace("uint", "U") for n in ("uint16", "uint32", "uint64") if hasattr(torch, n)},
 }
 _REPACK = "Convert it to .safetensors with the program that made it."
 _PICKLED = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 _AGAIN = "Download or copy the file again."
+MOST_HEADER = 25_000_000  # bytes; adapters need some hundred thousand, and metadata with pictures in it some million
+MOST_TENSORS = 100_000  # the largest adapters have ten thousand
 
 
 def load(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str], str]:
@@ -73,7 +77,7 @@ def _guard(file: Path) -> None:
         with file.open("rb") as handle:
             head = handle.read(16)
             length = int.from_bytes(head[:8], "little")
-            body = head[8:] + handle.read(length - 8) if 8 < length <= size - 8 else head[8:]
+            body = head[8:] + handle.read(length - 8) if 8 < length <= min(size - 8, MOST_HEADER) else head[8:]
     except OSError as problem:
         raise AdapterError(f"The file cannot be read: {problem.strerror or problem}", file=file) from problem
     if size == 0:
@@ -98,10 +102,16 @@ def _guard(file: Path) -> None:
             file=file,
             hint=_AGAIN,
         )
+    if length > MOST_HEADER:
+        raise AdapterError(
+            f"The header of the file has {length} bytes; no adapter's has more than {MOST_HEADER}", file=file
+        )
+    if body.count(b'"data_offsets"') > MOST_TENSORS:
+        raise AdapterError(f"The file has more than {MOST_TENSORS} tensors; no adapter has", file=file)
     try:
-        header = json.loads(body[:length])
-        end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as problem:
+        header = parse_json(body[:length])
+        end = max((int(entry["data_offsets"][1]) for key, entry in header.items() if key != "__metadata__"), default=0)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as problem:
         raise AdapterError("Not a safetensors file: its header makes no sense", file=file, hint=_AGAIN) from problem
     if 8 + length + end > size:
         raise AdapterError(
@@ -141,6 +151,8 @@ def chunks(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iterator[byt
     start = 0
     for key in order:
         tensor = tensors[key]
+        if tensor.dtype not in _NAMES:
+            raise AdapterError(f"Numbers of type {tensor.dtype} cannot be written", key=key)
         end = start + tensor.numel() * tensor.element_size()
         header[key] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
         start = end

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
-from math import sqrt
+from functools import lru_cache
+from math import isfinite, sqrt
 from typing import Any
 
 import torch
 
+from ..untrusted import one_line, parse_json
 from .dora import Dora
 from .loha import Loha
 from .lokr import Lokr
@@ -32,12 +35,15 @@ _PHRASES = (
     "ss_trigger_words",
     "instance_prompt",
 )
+_LONGEST = 1000  # characters of a module key that patterns are tried on
+_REPEATED = re.compile(r"[*+{]|\\[1-9]|\(\?")  # what makes a regular expression try many ways
+_COUNTABLE = 2**53  # images; beyond it, and for NaN, a count is made up
 _HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 
 
 def _json(text: str | None) -> Any:
     try:
-        return json.loads(text) if text else None
+        return parse_json(text) if text else None
     except ValueError:
         return None
 
@@ -48,7 +54,7 @@ def tags(metadata: dict[str, str]) -> dict[str, int]:
     folders = _json(metadata.get("ss_tag_frequency"))
     for counts in folders.values() if isinstance(folders, dict) else ():
         for tag, count in counts.items() if isinstance(counts, dict) else ():
-            if isinstance(count, (int, float)) and tag.strip():
+            if isinstance(count, (int, float)) and -_COUNTABLE < count < _COUNTABLE and tag.strip():
                 found[tag.strip()] = found.get(tag.strip(), 0) + int(count)
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
@@ -107,11 +113,49 @@ def told_scale(module: AdapterModule, configs: dict[str, dict[str, Any]]) -> flo
         return None
     config = configs[prefix]
     rank, alpha = inner.rank or config.get("r") or 1, _alpha(config)
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", key):
-            alpha = value
-            break
-    return float(alpha) / (sqrt(rank) if config.get("use_rslora") else rank)
+    try:
+        hit = _alpha_patterns(json.dumps(config.get("alpha_pattern") or {}))(key)
+        rank, alpha = float(rank), float(alpha if hit is None else hit)
+        if not (rank > 0 and isfinite(rank) and isfinite(alpha)):
+            raise ValueError(f"alpha {alpha:g} and rank {rank:g}")
+    except (ValueError, TypeError, OverflowError) as problem:
+        module.fail(f"PEFT's configuration in the file gives no scale: {problem}")
+    return alpha / (sqrt(rank) if config.get("use_rslora") else rank)
+
+
+@lru_cache(maxsize=8)
+def _alpha_patterns(text: str) -> Callable[[str], Any]:
+    """The value of the first pattern that a module key ends with, or None, as a function of the key.
+
+    Most patterns are names, for which a look at the key's ends does. Regular expressions are few and simple: one made
+    for it can take for ever.
+
+    Raises:
+        ValueError: not a table, or a regular expression that is none, or none that may be tried.
+    """
+    table = parse_json(text)
+    if not isinstance(table, dict):
+        raise ValueError("alpha_pattern is not a table")
+    names: dict[str, tuple[int, Any]] = {}
+    expressions: list[tuple[int, re.Pattern, Any]] = []
+    for number, (pattern, value) in enumerate(table.items()):
+        if re.fullmatch(r"[\w\-.]*", pattern.replace("\\.", ".")):
+            names[pattern.replace("\\.", ".")] = number, value
+            continue
+        if len(pattern) > 1000 or len(expressions) >= 100 or len(_REPEATED.findall(pattern)) > 1:
+            raise ValueError(f"the pattern {one_line(pattern)[:100]} is too much of a regular expression")
+        try:
+            expressions.append((number, re.compile(rf"(.*\.)?({pattern})$"), value))
+        except (re.error, RecursionError, OverflowError) as problem:
+            raise ValueError(f"the pattern {one_line(pattern)[:100]} is no regular expression") from problem
+
+    def value_of(key: str) -> Any:
+        ends = [key[i:] for i in range(len(key)) if i == 0 or key[i - 1] == "."] if len(key) < _LONGEST else []
+        hits = [names[end] for end in ends if end in names]
+        hits += [(n, value) for n, e, value in expressions if len(key) < _LONGEST and e.match(key)]
+        return min(hits, key=lambda hit: hit[0])[1] if hits else None
+
+    return value_of
 
 
 def with_told_scales(modules: dict[str, AdapterModule], metadata: dict[str, str]) -> dict[str, AdapterModule]:

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from .. import adapters
-from ..kernels import lowrank
 from ..kernels.threads import one_thread
 from ..names import guess_adapter_architecture
+from ..untrusted import one_line
 
 TOP_MODULES, TOP_TAGS = 8, 30
 
@@ -96,7 +96,7 @@ class Inspection:
 
     def to_text(self) -> str:
         """Everything worth reading, as plain lines."""
-        return "\n".join(_lines(self)) + "\n"
+        return "\n".join(map(one_line, _lines(self))) + "\n"
 
 
 def inspect(path: str | os.PathLike, *, top_tags: int = TOP_TAGS) -> Inspection:
@@ -148,7 +148,7 @@ def _norm(module: adapters.AdapterModule) -> float | None:
     """‖ΔW‖_F at strength 1, or None when only the base weight could tell."""
     if module.needs_base:
         return None
-    return lowrank.norm(module.low_rank()) if module.kind == "lora" else float(module.delta().norm())
+    return module.norm()
 
 
 def _is_embedding(adapter: adapters.Adapter, key: str) -> bool:
