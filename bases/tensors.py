@@ -7,10 +7,10 @@ as resident (a whole 2 GB checkpoint after one pass); this way the only memory i
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import struct
+from operator import index
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BaseModelError
+from ..untrusted import parse_json
 
 _DTYPES = {
     "F64": torch.float64,
@@ -40,7 +41,9 @@ _SIZES = {
     "C64": 8,
     "F8_E8M0": 1,
 }
-_MAX_HEADER = 100_000_000
+_LIBRARY = 100_000_000  # bytes of a header that the format allows
+_MOST_TENSORS = 100_000
+_MAX_HEADER = 25_000_000  # bytes; the largest models need two million
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
@@ -71,16 +74,22 @@ class TensorFile:
             if len(start) < 8:
                 raise BaseModelError("The file is truncated: it is shorter than a safetensors header", file=self.path)
             (length,) = struct.unpack("<Q", start)
-            if length > _MAX_HEADER:
+            if length > _LIBRARY:
                 raise BaseModelError("This is not a safetensors file", file=self.path)
             if 8 + length > size:
                 raise BaseModelError("The file is truncated inside its header", file=self.path, hint=_AGAIN)
+            if length > _MAX_HEADER:
+                raise BaseModelError(
+                    f"The header of the file has {length} bytes; no model's has more than {_MAX_HEADER}", file=self.path
+                )
             raw = file.read(length)
+        if raw.count(b'"data_offsets"') > _MOST_TENSORS:
+            raise BaseModelError(f"The file has more than {_MOST_TENSORS} tensors; no model has", file=self.path)
         try:
-            header = json.loads(raw)
+            header = parse_json(raw)
             self.metadata: dict[str, str] = header.pop("__metadata__", None) or {}
             self.entries = {name: _entry(value, 8 + length) for name, value in header.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise BaseModelError("This is not a safetensors file: its header cannot be read", file=self.path) from error
         self._check(size)
         self._header = hashlib.sha256(raw).hexdigest()
@@ -208,8 +217,8 @@ def _width(dtype: str) -> int:
 
 
 def _entry(value: dict, base: int) -> Entry:
-    begin, end = value["data_offsets"]
-    shape = tuple(int(n) for n in value["shape"])
+    begin, end = map(index, value["data_offsets"])
+    shape = tuple(map(index, value["shape"]))
     if begin < 0 or end < begin or any(n < 0 for n in shape):
         raise ValueError("offsets out of order")
     return Entry(str(value["dtype"]), shape, base + begin, end - begin)
