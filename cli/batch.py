@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import GraftError
+from ..untrusted import visible
 from .guard import FAILED, INTERRUPTED, cleanly
 from .options import Debug
 
@@ -111,4 +112,4 @@ def batch(
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)
