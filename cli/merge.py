@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..untrusted import visible
 from .guard import cleanly
 from .menus import KERNELS, MERGE_FOLDER, constant, menu, method_names, readers
 from .options import BASE_HELP, Debug, Device, DeviceOption, DtypeOption, Force, Layout, device_of, png, suffixed
@@ -115,9 +116,9 @@ def weighted(text: str) -> tuple[Path, float, float]:
             break
         path, strengths = front, [number, *strengths]
     if ".safetensors:" in path.lower() and not Path(path).exists():
-        raise typer.BadParameter(f"what follows the last colon of {text} is not a strength", param_hint="LORA")
+        raise typer.BadParameter(visible(f"what follows the last colon of {text} is not a strength"), param_hint="LORA")
     if not all(map(math.isfinite, strengths)):
-        raise typer.BadParameter(f"the strength in {text} must be a finite number", param_hint="LORA")
+        raise typer.BadParameter(visible(f"the strength in {text} must be a finite number"), param_hint="LORA")
     model = strengths[0] if strengths else 1.0
     return Path(path), model, strengths[1] if len(strengths) > 1 else model
 
@@ -126,7 +127,7 @@ def rank_of(text: str) -> int | str:
     """A rank as a number, or one of RANK_WORDS; a usage error otherwise."""
     if text in RANK_WORDS:
         return text
-    if not text.isdecimal() or int(text) < 1:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10) or int(text) < 1:
         raise typer.BadParameter(f"{text} is not a number from 1, {', '.join(RANK_WORDS)}", param_hint="--rank")
     return int(text)
 
@@ -160,7 +161,7 @@ def publish(
             result.adapter, output, layout=layout.value, names=names, overwrite=force, provenance=result.provenance
         )
     if as_json:
-        typer.echo(result.report.to_json())
+        typer.echo(visible(result.report.to_json()))
     else:
         from .screen import show_merge
 

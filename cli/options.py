@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..untrusted import visible
 from .menus import menu, method_names
 
 if TYPE_CHECKING:
@@ -78,5 +79,5 @@ def png(path: Path | None) -> Path | None:
 def suffixed(path: Path | None, option: str, suffixes: tuple[str, ...]) -> Path | None:
     """The path, if it ends as it must; a usage error otherwise."""
     if path is not None and path.suffix.lower() not in suffixes:
-        raise typer.BadParameter(f"{path} must end in {' or '.join(suffixes)}", param_hint=option)
+        raise typer.BadParameter(visible(f"{path} must end in {' or '.join(suffixes)}"), param_hint=option)
     return path

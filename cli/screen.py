@@ -9,15 +9,24 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..untrusted import visible
+
 if TYPE_CHECKING:
     from ..jobs.inspect import Inspection
     from ..jobs.merge.report import MergeReport
     from ..jobs.transfer.report import Report
 
 
+class Visible(Console):
+    """A console on which nothing from a file moves the cursor, turns the writing or changes the window's title."""
+
+    def render_str(self, text: str, **style) -> Text:
+        return super().render_str(visible(text), **style)
+
+
 def console() -> Console:
     """Standard output; file names and keys are printed as they are (no markup, no colouring of numbers)."""
-    return Console(markup=False, highlight=False, soft_wrap=True)
+    return Visible(markup=False, highlight=False, soft_wrap=True)
 
 
 def show_report(report: Report, written: list[Path]) -> None:
@@ -29,7 +38,7 @@ def show_report(report: Report, written: list[Path]) -> None:
     if report.modules:
         out.print(_blocks(report))
     if report.advice != "none":
-        out.print(Text(f"Advice: {report.advice}", style="bold"))
+        out.print(Text(visible(f"Advice: {report.advice}"), style="bold"))
     for path in written:
         out.print(f"Wrote {path}")
 
@@ -71,7 +80,7 @@ def show_inspection(inspection: Inspection) -> None:
     """The plain text, its first line in bold."""
     out = console()
     first, *rest = inspection.to_text().splitlines()
-    out.print(Text(first, style="bold"))
+    out.print(Text(visible(first), style="bold"))
     for line in rest:
         out.print(line)
 
@@ -123,7 +132,7 @@ def show_shelf(shelf, folder: Path) -> None:
         table.add_column("empty blocks", justify="right")
         table.add_column("advice")
         for file, (method, similar, kept, empty, advice) in sorted(shelf.done.items()):
-            table.add_row(Text(file.name), method, _figure(similar), _figure(kept), str(empty), advice)
+            table.add_row(Text(visible(file.name)), method, _figure(similar), _figure(kept), str(empty), advice)
         out.print(table)
     before = f", {len(shelf.there)} were there already" if shelf.there else ""
     out.print(f"{len(shelf.done)} transferred{before}, {len(shelf.failed)} failed.")

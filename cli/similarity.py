@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..untrusted import visible
 from .guard import cleanly
 from .options import (
     BASE_HELP,
@@ -75,7 +76,7 @@ def similarity(
     with staged(files):
         pass
     if json == "-":
-        typer.echo(report.to_json())
+        typer.echo(visible(report.to_json()))
     else:
         from .screen import show_report
 

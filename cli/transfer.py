@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import GraftError
+from ..untrusted import visible
 from .guard import FAILED, INTERRUPTED, cleanly
 from .menus import menu
 from .options import (
@@ -139,7 +140,7 @@ def transfer(
             provenance=result.provenance,
         )
     if as_json:
-        typer.echo(result.report.to_json())
+        typer.echo(visible(result.report.to_json()))
     else:
         from .screen import show_report
 
