@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from statistics import fmean
+
+from ..untrusted import code, in_markdown
 
 
 class Written:
@@ -24,7 +27,13 @@ class Written:
 def table(columns: tuple[str, ...], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """A cell of a table; what is between backticks stays a code span."""
+    plain = code(text[1:-1]) if len(text) > 1 and text[0] == text[-1] == "`" else in_markdown(text)
+    return re.sub(r"\\(?=\|)", r"\\ ", plain).replace("|", "\\|")
 
 
 def joined(parts: list[str]) -> str:

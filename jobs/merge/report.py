@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
+from ...untrusted import code, in_markdown
 from ..text import Written, cell, grouped, joined, percent, rebuilt, table
 
 WEAK, STRONG = 0.6, 1.3  # norm against the exact sum beyond which a note says so
@@ -122,13 +123,20 @@ class MergeReport(Written):
 
     def to_markdown(self) -> str:
         """Sentences first, then the LoRAs, then one row per block, then one row per module."""
-        parts = [f"# {_title(self)}", self.summary(), *(f"- {note}" for note in self.notes)]
+        parts = [
+            f"# {in_markdown(_title(self))}",
+            in_markdown(self.summary()),
+            *(f"- {in_markdown(note)}" for note in self.notes),
+        ]
         parts += ["## LoRAs", table(LORA_COLUMNS, [_lora_row(i, lora) for i, lora in enumerate(self.loras)])]
         parts += ["## By block", table(BLOCK_COLUMNS, [block_row(b, ms) for b, ms in self.blocks().items()])]
         if self.extras:
-            parts += ["## Keys no format explains (kept as they are)", *(f"- `{key}`" for key in self.extras)]
+            parts += ["## Keys no format explains (kept as they are)", *(f"- {code(key)}" for key in self.extras)]
         if self.settings:
-            parts += ["## Settings", *(f"- {n.replace('_', ' ')}: {cell(v)}" for n, v in self.settings.items())]
+            parts += [
+                "## Settings",
+                *(f"- {n.replace('_', ' ')}: {in_markdown(cell(v))}" for n, v in self.settings.items()),
+            ]
         parts += ["## Every module", table(MODULE_COLUMNS, [_module_row(m) for m in self.modules])]
         return joined(parts)
 
