@@ -108,8 +108,8 @@ class Server:
         found: dict[str, dict] = {}
         for name in names:
             answer = await self._ask("GET", "/object_info/" + quote(name, safe="", errors="replace"))
-            told = answer.table() if answer.status == 200 else {}
-            found |= {kind: entry for kind, entry in told.items() if isinstance(entry, dict)}
+            known = answer.table() if answer.status == 200 else {}
+            found |= {kind: entry for kind, entry in known.items() if isinstance(entry, dict)}
         return found
 
     async def submit(self, prompt: dict, number: str) -> str:
@@ -121,21 +121,22 @@ class Server:
         """
         body = {"prompt": prompt, "client_id": self.client, "prompt_id": number}
         answer = await self._ask("POST", "/prompt", body)
-        told, given = answer.table(), answer.table().get("prompt_id")
-        if answer.status >= 500 and not told.get("error"):
+        reply = answer.table()
+        given = reply.get("prompt_id")
+        if answer.status >= 500 and not reply.get("error"):
             raise Unreachable(f"{self.url} answers with status {answer.status}")
         if answer.status == 200 and not (isinstance(given, str) and given):
             raise Unreachable(f"{self.url} takes a prompt and does not say under which id")
-        if answer.status != 200 or told.get("node_errors"):
+        if answer.status != 200 or reply.get("node_errors"):
             if answer.status == 200:  # some outputs are fine and would run: a result with holes
                 await self.cancel([given])
-            raise Refused(refusal(told, prompt) or f"the server answers with status {answer.status}")
+            raise Refused(refusal(reply, prompt) or f"the server answers with status {answer.status}")
         return given
 
     async def queue(self) -> tuple[set[str], set[str]]:
         """Ids of the prompts that run and that wait, other people's too."""
-        told = await self._json("/queue")
-        return tuple(_ids(told.get(key)) for key in ("queue_running", "queue_pending"))
+        queue = await self._json("/queue")
+        return tuple(_ids(queue.get(key)) for key in ("queue_running", "queue_pending"))
 
     async def record(self, number: str) -> dict | None:
         """What the history says of a finished prompt, or None."""
@@ -152,13 +153,13 @@ class Server:
             for number in going & set(numbers):
                 await self._ask("POST", "/interrupt", {"prompt_id": number})
 
-    async def file(self, place: dict) -> AsyncIterator[bytes]:
+    async def file(self, output: dict) -> AsyncIterator[bytes]:
         """The bytes of an output file, in pieces.
 
         Raises:
             Refused: the server does not have it any more.
         """
-        query = {key: str(place.get(key, "")) for key in ("filename", "subfolder", "type")}
+        query = {key: str(output.get(key, "")) for key in ("filename", "subfolder", "type")}
         try:
             async with self._http.stream("GET", "/view", params=query) as answer:
                 if answer.status_code != 200:
@@ -182,9 +183,9 @@ class Server:
             ) as socket:
                 async for message in socket:
                     if isinstance(message, str):
-                        told = parse_json(message)
-                        if isinstance(told, dict):
-                            yield told
+                        content = parse_json(message)
+                        if isinstance(content, dict):
+                            yield content
         except (OSError, TimeoutError, ValueError, websockets.WebSocketException):
             return
 
@@ -208,22 +209,22 @@ class Server:
 
     async def _json(self, path: str) -> dict:
         answer = await self._ask("GET", path)
-        told = answer.data() if answer.status == 200 else None
-        if not isinstance(told, dict):
+        content = answer.data() if answer.status == 200 else None
+        if not isinstance(content, dict):
             raise Unreachable(f"{self.url}{path} answers with status {answer.status} and nothing ComfyUI says")
-        return told
+        return content
 
     def _gone(self, error: Exception) -> Unreachable:
         why = "nothing listens there" if isinstance(error, httpx.ConnectError) else str(error) or type(error).__name__
         return Unreachable(f"{self.url} does not answer: {why}")
 
 
-def refusal(told: dict, prompt: dict) -> str:
+def refusal(reply: dict, prompt: dict) -> str:
     """The server's reasons in one line."""
-    error = told.get("error")
+    error = reply.get("error")
     if isinstance(error, str) and error:
         return error
-    wrong_nodes = _table(told.get("node_errors"))
+    wrong_nodes = _table(reply.get("node_errors"))
     parts = [] if wrong_nodes else [_words(_table(error).get("message")), _words(_table(error).get("details"))]
     for node, wrong in wrong_nodes.items():
         wrong = _table(wrong)

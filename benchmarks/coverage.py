@@ -23,8 +23,8 @@ from lora_graft.jobs.convert import convert
 from lora_graft.jobs.inspect import inspect_adapter
 from lora_graft.jobs.merge.merge import MergeSettings, merge
 from lora_graft.jobs.merge.resize import ResizeSettings, resize
-from lora_graft.jobs.merge.targets import flat
 from lora_graft.names import names_of_adapters
+from lora_graft.names.alike import flat
 
 LAYOUTS = ("kohya", "comfy", "diffusers", "peft")
 STEPS = ("read", "inspect", *(f"→ {layout} →" for layout in LAYOUTS), "merge", "resize")

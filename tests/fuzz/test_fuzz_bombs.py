@@ -143,7 +143,7 @@ def test_names_in_a_configuration_still_tell_the_scale(box):
     for pattern, alpha in said.items():
         box.put("adapter_config.json", json.dumps({"lora_alpha": 8, "r": 2, "alpha_pattern": {pattern: alpha}}))
         (module,) = lora_graft.read(lora).modules.values()
-        assert module.told == alpha / 2, pattern
+        assert module.scale() == alpha / 2, pattern
 
 
 def test_a_result_beyond_the_numbers_is_not_written(box):
