@@ -53,7 +53,10 @@ def flux_processors(tensors: dict[str, Tensor]) -> Translation | None:
 
 def flux_control(tensors: dict[str, Tensor]) -> Translation | None:
     """Black Forest Labs' control adapters: bare Flux names, bias of B, norm scales, a widened image input."""
-    if not ("img_in.lora_A.weight" in tensors and "single_blocks.0.norm.key_norm.scale" in tensors):
+    if not (
+        {"img_in.lora_A.weight", "img_in.lora_B.weight"} <= tensors.keys()
+        and "single_blocks.0.norm.key_norm.scale" in tensors
+    ):
         return None
 
     def rename(key: str) -> str:

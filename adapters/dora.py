@@ -101,6 +101,7 @@ class Dora(AdapterModule):
                 hint="Turn the module into a plain update first.",
             )
         moved = inner or self.inner
+        self._magnitudes(source)  # fails where they are not as many as the weight's channels
         old = self._norm(source, source + self.inner.delta(source))
         new = self._norm(target, target + moved.delta(target))
         values = self.tensors[self.suffix]

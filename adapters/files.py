@@ -17,6 +17,7 @@ from ..io import safetensors
 from ..kernels.finite import all_finite
 from ..kernels.threads import one_thread
 from ..names import Names
+from ..untrusted import parse_json
 from .adapter import Adapter, LoraState
 from .convert import convert
 from .dialects import translate
@@ -57,7 +58,7 @@ def read(path: str | os.PathLike) -> Adapter:
     config = Path(path).with_name("adapter_config.json")
     if Path(path).name == "adapter_model.safetensors" and config.is_file() and PEFT_CONFIG not in metadata:
         try:
-            metadata[PEFT_CONFIG] = json.dumps(json.loads(config.read_text(encoding="utf-8")), sort_keys=True)
+            metadata[PEFT_CONFIG] = json.dumps(parse_json(config.read_bytes()), sort_keys=True)
         except (OSError, ValueError) as problem:
             raise AdapterError(f"The adapter's configuration cannot be read: {problem}", file=config) from problem
     return _adapter(tensors, metadata, str(path), digest)
@@ -95,6 +96,8 @@ def _adapter(tensors: dict[str, Tensor], metadata: dict[str, str], file: str | N
 
 def _finite(tensors: dict[str, Tensor], file: str | None) -> None:
     for key, tensor in tensors.items():
+        if tensor.dtype.is_complex:
+            raise AdapterError("The tensor holds complex numbers, which no adapter does", file=file, key=key)
         if not tensor.dtype.is_floating_point or _unused_alpha(key, tensors):
             continue
         values = tensor.float() if tensor.element_size() == 1 else tensor
@@ -220,6 +223,14 @@ def write(
     if Path(path).suffix.lower() != ".safetensors":
         raise AdapterError("Adapters are written as .safetensors only", file=path)
     state = to_state_dict(adapter, dtype, layout, names)
+    for key, tensor in state.items():
+        if tensor.dtype.is_floating_point and not _unused_alpha(key, state) and not all_finite(tensor.float()):
+            raise AdapterError(
+                "The result has NaN or Inf inside and was not written",
+                file=path,
+                key=key,
+                hint="Values or strengths are too large for the arithmetic; lower them, or write fp32.",
+            )
     changed = bool(provenance) or dtype not in (None, "same") or layout != "same"
     metadata = with_provenance(state.metadata, provenance, changed=changed)
     return safetensors.save(path, state, metadata, overwrite=overwrite)

@@ -68,5 +68,13 @@ class Loha(AdapterModule):
         (u1, d1), (u2, d2) = self._pair(0), self._pair(1)
         return self.shaped((u1 @ d1) * (u2 @ d2) * self.scale(), weight)
 
+    def norm(self) -> float:
+        """A block of rows at a time."""
+        (u1, d1), (u2, d2) = self._pair(0), self._pair(1)
+        rows = max((1 << 22) // d1.shape[1], 1)
+        blocks = ((u1[i : i + rows] @ d1) * (u2[i : i + rows] @ d2) for i in range(0, len(u1), rows))
+        total = sum(float(block.norm()) ** 2 for block in blocks)
+        return total**0.5 * abs(self.scale())
+
     def scaled(self, strength: float) -> Loha:
         return replace(self, tensors=self.times(strength, ALPHA if ALPHA in self.tensors else PAIRS[0][0]))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..kernels import lowrank
 from ..kernels.kron import kron, trivial
 from ..kernels.lowrank import LowRank, scale
 from .module import ALPHA, AdapterModule
@@ -83,6 +84,10 @@ class Lokr(AdapterModule):
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
         return self.shaped(torch.kron(self._first().dense(), self._second().dense()) * self.scale(), weight)
+
+    def norm(self) -> float:
+        """Of a Kronecker product: the product of the norms."""
+        return lowrank.norm(self._first()) * lowrank.norm(self._second()) * abs(self.scale())
 
     def scaled(self, strength: float) -> Lokr:
         on_alpha = ALPHA in self.tensors and self.rank is not None

@@ -18,6 +18,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..kernels import lowrank
 from ..kernels.lowrank import LowRank
 from .module import ALPHA, AdapterModule
 
@@ -95,6 +96,10 @@ class Lora(AdapterModule):
                 f"Rank mismatch: up is {tuple(up.shape)}, down is {tuple(down.shape)}",
                 hint="The two halves come from different adapters.",
             )
+        if RESHAPE in self.tensors and (
+            self.tensors[RESHAPE].ndim != 1 or not 1 < len(self.tensors[RESHAPE]) < 6 or min(self.shape) < 1
+        ):
+            self.fail("reshape_weight is not the shape of a weight", suffix=RESHAPE)
         if prod(up.shape[2:]) != 1:
             self.fail(f"lora_up must be a 1x1 kernel, but is {tuple(up.shape)}")
 
@@ -133,6 +138,9 @@ class Lora(AdapterModule):
             kept[".diff_b"] = bias.to(self.tensors[".lora_B.bias"].dtype)
         tensors = {KOHYA[0]: up.contiguous(), KOHYA[1]: down.contiguous(), ALPHA: alpha, **kept}
         return Lora(self.key, tensors, file=self.file)
+
+    def norm(self) -> float:
+        return lowrank.norm(self.low_rank())
 
     def scaled(self, strength: float) -> Lora:
         """Scales ``alpha`` where there is one, else ``up``."""

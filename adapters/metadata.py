@@ -6,6 +6,8 @@ import json
 import re
 from typing import Any
 
+from ..untrusted import parse_json
+
 PREFIX = "lora_graft."
 PEFT_CONFIG = PREFIX + "peft_config"
 HISTORY = PREFIX + "history"
@@ -22,12 +24,13 @@ _PHRASES = (
     "ss_trigger_words",
     "instance_prompt",
 )
+_COUNTABLE = 2**53  # images; beyond it, and for NaN, a count is made up
 _HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 
 
 def _json(text: str | None) -> Any:
     try:
-        return json.loads(text) if text else None
+        return parse_json(text) if text else None
     except ValueError:
         return None
 
@@ -38,7 +41,7 @@ def tags(metadata: dict[str, str]) -> dict[str, int]:
     folders = _json(metadata.get("ss_tag_frequency"))
     for counts in folders.values() if isinstance(folders, dict) else ():
         for tag, count in counts.items() if isinstance(counts, dict) else ():
-            if isinstance(count, (int, float)) and tag.strip():
+            if isinstance(count, (int, float)) and -_COUNTABLE < count < _COUNTABLE and tag.strip():
                 found[tag.strip()] = found.get(tag.strip(), 0) + int(count)
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 

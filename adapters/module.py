@@ -8,18 +8,40 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from math import prod
-from typing import ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
 
-from ..errors import AdapterError
+from ..errors import AdapterError, GraftError
 from ..kernels import lowrank
 from ..kernels.lowrank import LowRank
 
 ALPHA = ".alpha"
 BIASES = (".diff_b", ".b_norm", ".lora_B.bias")
+
+
+def _explained(method: Any) -> Any:
+    """The method, where arithmetic that cannot be done with the module's tensors is the file's fault."""
+
+    @wraps(method)
+    def run(self: AdapterModule, *args: Any) -> Any:
+        try:
+            return method(self, *args)
+        except (GraftError, torch.OutOfMemoryError):
+            raise
+        except (IndexError, TypeError, ValueError, RuntimeError) as problem:
+            shapes = ", ".join(f"{suffix} {tuple(t.shape)}" for suffix, t in self.tensors.items())
+            if "allocate memory" in str(problem):
+                raise MemoryError from problem
+            raise self.error(
+                f"The tensors of this {self.kind} module do not fit each other: {shapes}",
+                hint="The file is damaged; save or download it again.",
+            ) from problem
+
+    return run
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +62,16 @@ class AdapterModule:
     kind: ClassVar[str] = "?"
     needs_base: ClassVar[bool] = False
     suffixes: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """What a format computes from a file's tensors fails with an AdapterError, whatever shapes they have."""
+        super().__init_subclass__(**more)
+        for name in ("check", "rank", "shape", "low_rank", "delta", "norm", "bias"):
+            own = cls.__dict__.get(name)
+            if isinstance(own, property):
+                setattr(cls, name, property(_explained(own.fget), doc=own.__doc__))
+            elif own is not None:
+                setattr(cls, name, _explained(own))
 
     # ---- how the registry recognises a format
 
@@ -97,6 +129,10 @@ class AdapterModule:
     def delta(self, weight: Tensor | None = None) -> Tensor:
         """Dense ΔW in the shape of ``weight`` (else in ``shape``), float32. Raises AdapterError if it does not fit."""
         return self.shaped(self.low_rank(weight).dense(), weight)
+
+    def norm(self) -> float:
+        """‖ΔW‖_F without the base weight; formats whose ΔW is large where their factors are small say it by these."""
+        return float(self.delta().norm())
 
     def bias(self) -> Tensor | None:
         """What the module adds to the layer's bias, (m,) float32; None when the file has nothing for it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 
 from torch import Tensor
 
@@ -20,6 +21,8 @@ from .module import ALPHA, AdapterModule
 from .oft import Oft
 
 FORMATS: tuple[type[AdapterModule], ...] = (Lora, Loha, Lokr, Glora, Oft, Boft, Ia3, Diff, Norm, SetWeight, Bias)
+
+MOST_NUMBERS = 1 << 31  # of one weight; the largest embeddings have half of it
 
 # Suffixes that belong to whatever else the module holds.
 SHARED = (ALPHA, SCALE, *MAGNITUDES)
@@ -74,10 +77,18 @@ def module_of(key: str, tensors: dict[str, Tensor], file: str | None = None) -> 
         )
     if not claimed:
         return None
+    if ALPHA in tensors and tensors[ALPHA].numel() != 1:
+        raise AdapterError(
+            f"alpha must be one number, but has shape {tuple(tensors[ALPHA].shape)}", file=file, key=key + ALPHA
+        )
     magnitudes = [s for s in (SCALE, *MAGNITUDES) if s in tensors]
     module = claimed[0](key, tensors, file=file)
     if magnitudes:
         inner = replace(module, tensors={s: t for s, t in tensors.items() if s not in magnitudes})
         module = Dora(key, tensors, file=file, inner=inner)
     module.check()
+    if module.shape is not None and prod(module.shape) > MOST_NUMBERS:
+        raise AdapterError(
+            f"The update is {' × '.join(map(str, module.shape))}, larger than any model's weight", file=file, key=key
+        )
     return module

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from math import sqrt
+from functools import lru_cache
+from math import isfinite, sqrt
 from typing import Any
 
 import torch
 
+from ..untrusted import one_line, parse_json
 from .dora import Dora
 from .loha import Loha
 from .lokr import Lokr
 from .lora import Lora
 from .metadata import config_alpha, peft_configs
 from .module import ALPHA, AdapterModule
+
+_LONGEST = 1000  # characters of a module key that patterns are tried on
+_REPEATED = re.compile(r"[*+{]|\\[1-9]|\(\?")  # what makes a regular expression try many ways
 
 
 def scale_from_config(module: AdapterModule, configs: dict[str, dict[str, Any]]) -> float | None:
@@ -33,11 +39,52 @@ def scale_from_config(module: AdapterModule, configs: dict[str, dict[str, Any]])
         return None
     config = configs[prefix]
     rank, alpha = inner.rank or config.get("r") or 1, config_alpha(config)
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", key):
-            alpha = value
-            break
-    return None if alpha is None else float(alpha) / (sqrt(rank) if config.get("use_rslora") else rank)
+    try:
+        hit = _alpha_patterns(json.dumps(config.get("alpha_pattern") or {}))(key)
+        alpha = alpha if hit is None else hit
+        if alpha is None:
+            return None
+        rank, alpha = float(rank), float(alpha)
+        if not (rank > 0 and isfinite(rank) and isfinite(alpha)):
+            raise ValueError(f"alpha {alpha:g} and rank {rank:g}")
+    except (ValueError, TypeError, OverflowError) as problem:
+        module.fail(f"PEFT's configuration in the file gives no scale: {problem}")
+    return alpha / (sqrt(rank) if config.get("use_rslora") else rank)
+
+
+@lru_cache(maxsize=8)
+def _alpha_patterns(text: str) -> Callable[[str], Any]:
+    """The value of the first pattern that a module key ends with, or None, as a function of the key.
+
+    Most patterns are names, for which a look at the key's ends does. Regular expressions are few and simple: one made
+    for it can take for ever.
+
+    Raises:
+        ValueError: not a table, or a regular expression that is none, or none that may be tried.
+    """
+    table = parse_json(text)
+    if not isinstance(table, dict):
+        raise ValueError("alpha_pattern is not a table")
+    names: dict[str, tuple[int, Any]] = {}
+    expressions: list[tuple[int, re.Pattern, Any]] = []
+    for number, (pattern, value) in enumerate(table.items()):
+        if re.fullmatch(r"[\w\-.]*", pattern.replace("\\.", ".")):
+            names[pattern.replace("\\.", ".")] = number, value
+            continue
+        if len(pattern) > 1000 or len(expressions) >= 100 or len(_REPEATED.findall(pattern)) > 1:
+            raise ValueError(f"the pattern {one_line(pattern)[:100]} is too much of a regular expression")
+        try:
+            expressions.append((number, re.compile(rf"(.*\.)?({pattern})$"), value))
+        except (re.error, RecursionError, OverflowError) as problem:
+            raise ValueError(f"the pattern {one_line(pattern)[:100]} is no regular expression") from problem
+
+    def value_of(key: str) -> Any:
+        ends = [key[i:] for i in range(len(key)) if i == 0 or key[i - 1] == "."] if len(key) < _LONGEST else []
+        hits = [names[end] for end in ends if end in names]
+        hits += [(n, value) for n, e, value in expressions if len(key) < _LONGEST and e.match(key)]
+        return min(hits, key=lambda hit: hit[0])[1] if hits else None
+
+    return value_of
 
 
 def with_config_scales(modules: dict[str, AdapterModule], metadata: dict[str, str]) -> dict[str, AdapterModule]:

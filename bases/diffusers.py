@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from ..errors import BaseModelError
 from ..io.weights import WeightFile
 from ..names import DENOISER
+from ..untrusted import parse_json
 from .file import FileBase, Stored, stack
 from .layout import canonical_parts
 
@@ -49,10 +49,11 @@ def _weight_files(folder: Path) -> list[Path]:
     indexes = sorted(folder.glob("*.safetensors.index*.json"), key=lambda file: (file.name.count("."), file.name))
     for index in indexes:
         try:
-            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            names = sorted(set(parse_json(index.read_bytes())["weight_map"].values()))
+            files = [folder / Path(name).name for name in names]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BaseModelError("The index of a sharded model cannot be read", file=index) from error
-        return [folder / Path(name).name for name in names]
+        return files
     found = sorted(folder.glob("*.safetensors"), key=lambda file: (file.name.count("."), file.name))
     stems = {file.name.split(".")[0]: file for file in reversed(found)}
     return next(([stems[stem]] for stem in _WEIGHTS if stem in stems), found[:1])

@@ -27,13 +27,14 @@ class Spec:
         kind, *rest = entry if isinstance(entry, (list, tuple)) and entry else ("STRING",)
         settings = rest[0] if rest and isinstance(rest[0], dict) else {}
         if isinstance(kind, (list, tuple)):
-            return Spec("COMBO", tuple(kind))
-        kind, options = str(kind), settings.get("options") or ()
+            return Spec("COMBO", _entries(kind))
+        kind, options = str(kind), settings.get("options")
+        options = options if isinstance(options, (list, tuple)) else ()
         if kind.startswith("COMFY_DYNAMICCOMBO"):
-            return Spec("COMBO", tuple(option["key"] for option in options))
+            return Spec("COMBO", _entries(option.get("key") for option in options if isinstance(option, dict)))
         if not any(part in WIDGETS for part in kind.split(",")):
             return Spec(kind, socket=True)
-        return Spec(kind, tuple(options), lowest=settings.get("min"), highest=settings.get("max"))
+        return Spec(kind, _entries(options), lowest=_limit(settings.get("min")), highest=_limit(settings.get("max")))
 
     @staticmethod
     def of_value(value: object) -> Spec:
@@ -42,6 +43,19 @@ class Spec:
             return Spec("connection", socket=True)
         kinds = {bool: "BOOLEAN", int: "INT", float: "FLOAT"}
         return Spec(kinds.get(type(value), "STRING"))
+
+
+def _entries(options: Iterable) -> tuple:
+    """The entries of a menu that can be chosen; what else a server lists there is no choice."""
+    return tuple(option for option in options if isinstance(option, (str, int, float)))
+
+
+def _limit(value: object) -> float | None:
+    return value if isinstance(value, (int, float)) else None
+
+
+def _table(value: object) -> dict:
+    return value if isinstance(value, dict) else {}
 
 
 class Catalogue:
@@ -53,12 +67,12 @@ class Catalogue:
         self._writes: set[str] = set()
         for info in infos:
             for kind, entry in info.items():
-                self._display.setdefault(kind, entry.get("display_name") or kind)
+                self._display.setdefault(kind, str(entry.get("display_name") or kind))
                 if entry.get("output_node"):
                     self._writes.add(kind)
                 mine = self._inputs.setdefault(kind, {})
                 for group in ("required", "optional"):
-                    for name, definition in ((entry.get("input") or {}).get(group) or {}).items():
+                    for name, definition in _table(_table(entry.get("input")).get(group)).items():
                         spec = Spec.read(definition)
                         before = mine.get(name, spec)
                         mine[name] = replace(spec, options=tuple(dict.fromkeys((*before.options, *spec.options))))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import GraftError
+from ..untrusted import parse_json
 
 NAME = "manifest.jsonl"
 EVENTS = ("batch", "queued", "returned", "done", "failed")
@@ -59,9 +60,9 @@ class Manifest:
         data = self._file.read()
         for number, line in enumerate(data.splitlines(keepends=True)):
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 self._take(entry["event"], entry)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 if number == 0:
                     raise GraftError(
                         "this is not the manifest of a batch", file=self.path, hint="Choose another folder."
@@ -75,6 +76,8 @@ class Manifest:
     def _take(self, event: str, entry: dict) -> None:
         if event not in EVENTS:
             raise ValueError(event)
+        if not all(isinstance(entry.get(name, ""), str) for name in ("job", "prompt_id", "server")):
+            raise ValueError("a name that is no text")
         if event == "done":
             self.past.done.add(entry["job"])
         if event == "queued":

@@ -16,7 +16,8 @@ def listed(outputs: dict[str, dict]) -> list[tuple[str, dict]]:
     for node, shown in outputs.items():
         for entries in shown.values() if isinstance(shown, dict) else ():
             for entry in entries if isinstance(entries, (list, tuple)) else ():
-                if isinstance(entry, dict) and entry.get("filename") and (node, entry) not in found:
+                named = isinstance(entry, dict) and isinstance(entry.get("filename"), str) and entry["filename"]
+                if named and (node, entry) not in found:
                     found.append((node, entry))
     return found
 
@@ -35,17 +36,24 @@ async def bring(server: Server, job: Job, outputs: dict[str, dict], folder: Path
     """
     names = []
     for number, (node, output) in enumerate(listed(outputs), 1):
-        name = _name(job, node, f"_{number}{Path(output['filename']).suffix}")
+        name = _name(job, node, f"_{number}{_suffix(output['filename'])}")
         with whole(folder / name) as file:
             async for piece in server.file(output):
                 file.write(piece)
         names.append(name)
     for node, text in texts(outputs).items():
         name = _name(job, node, ".txt")
-        (folder / name).write_text(text + "\n", "utf-8")
+        with whole(folder / name) as file:
+            file.write((text + "\n").encode("utf-8", "replace"))
         names.append(name)
     return names
 
 
 def _name(job: Job, node: str, end: str) -> str:
-    return job.stem + "_" + re.sub(r"[^\w.-]+", "-", node) + end
+    return job.stem + "_" + re.sub(r"[^\w.-]+", "-", node)[:60] + end
+
+
+def _suffix(filename: str) -> str:
+    """The end of a server's file name, if it is one that any file system takes."""
+    suffix = Path(filename).suffix
+    return suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,12}", suffix) else ""

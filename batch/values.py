@@ -59,7 +59,11 @@ def expand(text: str, spec: Spec, where: str) -> list:
 
 
 def _lines(path: Path) -> list[str]:
-    lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is not a text in UTF-8"
+        raise GraftError(f"the list of values cannot be read: {why}", file=path) from error
     lines = [line for line in lines if line]
     if not lines:
         raise GraftError("the list of values is empty", file=path)

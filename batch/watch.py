@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from ..untrusted import one_line, visible
+
 
 class Watch:
     """A bar for the batch and a line per server on stderr; on anything but a terminal only notices are printed."""
@@ -44,7 +46,7 @@ class Watch:
     def server(self, name: str, label: str) -> None:
         """What a server is at."""
         if self._bar:
-            self._bar.update(self._lines[name], label=label[:60])
+            self._bar.update(self._lines[name], label=one_line(label[:60]))
 
     def step(self, name: str, value: float | None, highest: float | None) -> None:
         """How far its node is; None when it began another."""
@@ -53,6 +55,7 @@ class Watch:
 
     def say(self, text: str) -> None:
         """A notice that stays."""
+        text = visible(text)
         if self._bar:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:

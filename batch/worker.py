@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from . import results
 from .jobs import Job
 from .pool import Outcome
-from .server import Foreign, Refused, Server, Unreachable, failure
+from .server import Foreign, Refused, Server, Unreachable, failure, messages_of
 
 if TYPE_CHECKING:
     from .run import Batch
@@ -196,7 +196,7 @@ class Worker:
             del self.flights[number]
             self.batch.end(flight.job, Outcome(self.name, number, why, seconds=seconds))
             return
-        flight.fetching = asyncio.create_task(self._fetch(number, flight, record.get("outputs") or {}, seconds))
+        flight.fetching = asyncio.create_task(self._fetch(number, flight, _table(record.get("outputs")), seconds))
         self.batch.watch(flight.fetching)
 
     async def _fetch(self, number: str, flight: Flight, outputs: dict, seconds: float) -> None:
@@ -219,18 +219,21 @@ class Worker:
         """The server's messages: they tell at once what looking at the queue would tell later."""
         while True:
             async for message in self.server.messages():
-                self._heard(message.get("type"), message.get("data") or {})
+                self._heard(message.get("type"), _table(message.get("data")))
             self.wake.set()
             await asyncio.sleep(RETRY)
 
     def _heard(self, kind: str, data: dict) -> None:
-        flight = self.flights.get(data.get("prompt_id"))
+        number = data.get("prompt_id")
+        flight = self.flights.get(number) if isinstance(number, str) else None
         if flight is None:
             return
         if kind == "execution_start":
             flight.running, flight.since = True, _now()
         elif kind == "progress":
-            self.batch.step(self, data.get("value"), data.get("max"))
+            value, highest = data.get("value"), data.get("max")
+            if all(isinstance(x, (int, float)) for x in (value, highest)):
+                self.batch.step(self, value, highest)
         elif kind == "executing" and data.get("node") is not None:
             self.batch.step(self, None, None)
         elif kind in ("execution_success", "execution_error", "execution_interrupted", "executing"):
@@ -279,5 +282,10 @@ def _now() -> float:
 
 def _seconds(record: dict) -> float | None:
     """How long a prompt ran, by the server's own clock."""
-    times = [data["timestamp"] for _, data in (record.get("status") or {}).get("messages") or [] if "timestamp" in data]
+    times = [data.get("timestamp") for _, data in messages_of(record)]
+    times = [time for time in times if isinstance(time, (int, float)) and abs(time) < 1e15]
     return round((times[-1] - times[0]) / 1000, 3) if len(times) > 1 else None
+
+
+def _table(value: object) -> dict:
+    return value if isinstance(value, dict) else {}

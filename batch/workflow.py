@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from ..errors import GraftError, SettingsError
+from ..untrusted import parse_json
 from .catalogue import Catalogue, Spec
 
 EXPORT = "In ComfyUI open the workflow, choose Workflow > Export (API), and give the file that is saved."
@@ -37,7 +38,9 @@ class Workflow:
     def title(self, node: str) -> str:
         """What the node is called on the canvas."""
         entry = self.nodes.get(node, {})
-        return (entry.get("_meta") or {}).get("title") or entry.get("class_type", "")
+        meta = entry.get("_meta")
+        title = meta.get("title") if isinstance(meta, dict) else None
+        return title if isinstance(title, str) and title else entry.get("class_type", "")
 
     def filled(self, values: dict[tuple[str, str], object]) -> dict[str, dict]:
         """The nodes with values put in, by (node, input); this workflow stays as it is."""
@@ -116,7 +119,7 @@ def load(path: Path) -> Workflow:
         GraftError: not JSON, not a workflow, or one in the editor's own form.
     """
     try:
-        data = json.loads(path.read_text("utf-8-sig"))
+        data = parse_json(path.read_text("utf-8-sig"))
     except ValueError as error:
         raise GraftError(f"the workflow is not JSON: {error}", file=path, hint=EXPORT) from error
     if isinstance(data, dict) and isinstance(data.get("prompt"), dict) and "class_type" not in data["prompt"]:
@@ -128,6 +131,10 @@ def load(path: Path) -> Workflow:
     for name, node in data.items():
         if not isinstance(node.get("class_type"), str) or not isinstance(node.get("inputs"), dict):
             raise GraftError("a node has no class or no inputs", file=path, key=name, hint=EXPORT)
+    try:
+        json.dumps(data, allow_nan=False)
+    except ValueError as error:
+        raise GraftError("the workflow holds NaN or Infinity, which no server takes", file=path, hint=EXPORT) from error
     return Workflow(data)
 
 

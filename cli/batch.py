@@ -10,6 +10,7 @@ import typer
 
 from ..choices import Batch
 from ..errors import GraftError
+from ..untrusted import visible
 from .guard import FAILED, INTERRUPTED, cleanly
 from .options import Debug
 
@@ -112,4 +113,4 @@ def batch(
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..untrusted import visible
 from .guard import cleanly
 from .menus import Layout
 from .options import BASE_HELP, Debug, DtypeOption, Force, Lora, Output
@@ -34,4 +35,4 @@ def convert(
 
     result = run(adapters.read(lora), layout.value, open_base(base) if base else None)
     publish(asked, adapter=result, dtype=dtype.value if dtype else None)
-    typer.echo(f"Wrote {output}: {len(result.modules)} modules in {result.layout} layout")
+    typer.echo(visible(f"Wrote {output}: {len(result.modules)} modules in {result.layout} layout"))

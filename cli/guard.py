@@ -10,6 +10,7 @@ from collections.abc import Callable
 import typer
 
 from ..errors import GraftError, in_words
+from ..untrusted import visible
 
 FAILED, INTERRUPTED = 1, 130
 
@@ -32,7 +33,7 @@ def cleanly(command: Callable) -> Callable:
         except (GraftError, OSError, MemoryError) as error:
             if kwargs.get("debug"):
                 raise
-            print(f"Error: {in_words(error)}", file=sys.stderr)
+            print(f"Error: {visible(in_words(error))}", file=sys.stderr)
             raise typer.Exit(FAILED) from None
 
     return run

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from .. import choices
+from ..untrusted import visible
 from .guard import cleanly
 from .options import Debug, Lora
 
@@ -25,7 +26,7 @@ def inspect(
 
     found = look(lora, top_tags=tags)
     if as_json:
-        typer.echo(found.to_json())
+        typer.echo(visible(found.to_json()))
     else:
         from .screen import show_inspection
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..choices import File, Merge, Work
+from ..untrusted import visible
 from .guard import cleanly
 from .menus import Device, Layout, MergeMethod, Units
 from .options import BASE_HELP, AsJson, Debug, DeviceOption, DtypeOption, Force, Output, Report, device_of
@@ -122,9 +123,9 @@ def weighted(text: str) -> tuple[Path, float, float]:
             break
         path, strengths = front, [number, *strengths]
     if ".safetensors:" in path.lower() and not Path(path).exists():
-        raise typer.BadParameter(f"what follows the last colon of {text} is not a strength", param_hint="LORA")
+        raise typer.BadParameter(visible(f"what follows the last colon of {text} is not a strength"), param_hint="LORA")
     if not all(map(math.isfinite, strengths)):
-        raise typer.BadParameter(f"the strength in {text} must be a finite number", param_hint="LORA")
+        raise typer.BadParameter(visible(f"the strength in {text} must be a finite number"), param_hint="LORA")
     model = strengths[0] if strengths else 1.0
     return Path(path), model, strengths[1] if len(strengths) > 1 else model
 
@@ -133,7 +134,7 @@ def rank_of(text: str) -> int | str:
     """A rank as a number, or one of ``choices.Merge.ranks``; a usage error otherwise."""
     if text in Merge.ranks:
         return text
-    if not text.isdecimal() or int(text) < 1:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10) or int(text) < 1:
         raise typer.BadParameter(f"{text} is not a number from 1, {', '.join(Merge.ranks)}", param_hint="--rank")
     return int(text)
 

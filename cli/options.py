@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import choices
+from ..untrusted import visible
 from .menus import Device, Dtype
 
 if TYPE_CHECKING:
@@ -81,5 +82,5 @@ def cache_of(unwanted: bool):
 def suffixed(path: Path | None, option: str, suffixes: tuple[str, ...]) -> Path | None:
     """The path, if it ends as it must; a usage error otherwise."""
     if path is not None and path.suffix.lower() not in suffixes:
-        raise typer.BadParameter(f"{path} must end in {' or '.join(suffixes)}", param_hint=option)
+        raise typer.BadParameter(visible(f"{path} must end in {' or '.join(suffixes)}"), param_hint=option)
     return path

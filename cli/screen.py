@@ -9,21 +9,30 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..untrusted import visible
+
 if TYPE_CHECKING:
     from ..jobs.inspect import Inspection
     from ..jobs.merge.report import MergeReport
     from ..jobs.transfer.report import Report
 
 
+class Visible(Console):
+    """A console on which nothing from a file moves the cursor, turns the writing or changes the window's title."""
+
+    def render_str(self, text: str, **style) -> Text:
+        return super().render_str(visible(text), **style)
+
+
 def console() -> Console:
     """Standard output; file names and keys are printed as they are (no markup, no colouring of numbers)."""
-    return Console(markup=False, highlight=False, soft_wrap=True)
+    return Visible(markup=False, highlight=False, soft_wrap=True)
 
 
 def show(report: Report | MergeReport, written: list[Path], *, as_json: bool = False) -> None:
     """A job's report, and the files written; as JSON the report alone."""
     if as_json:
-        print(report.to_json())
+        print(visible(report.to_json()))
     elif report.job in ("merge", "resize"):
         show_merge(report, written)
     else:
@@ -39,7 +48,7 @@ def show_report(report: Report, written: list[Path]) -> None:
     if report.modules:
         out.print(_blocks(report))
     if report.advice != "none":
-        out.print(Text(f"Advice: {report.advice}", style="bold"))
+        out.print(Text(visible(f"Advice: {report.advice}"), style="bold"))
     for path in written:
         out.print(f"Wrote {path}")
 
@@ -81,7 +90,7 @@ def show_inspection(inspection: Inspection) -> None:
     """The plain text, its first line in bold."""
     out = console()
     first, *rest = inspection.to_text().splitlines()
-    out.print(Text(first, style="bold"))
+    out.print(Text(visible(first), style="bold"))
     for line in rest:
         out.print(line)
 

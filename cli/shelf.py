@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from ..untrusted import visible
 from .guard import FAILED, INTERRUPTED
 from .progress import progress
 from .screen import console, figure
@@ -70,7 +71,7 @@ def show_outcomes(outcomes: list[Outcome], folder: Path) -> None:
         table.add_column("advice")
         for one in done:
             figures = figure(one.similarity), figure(one.kept_energy), str(one.empty_blocks)
-            table.add_row(Text(one.file.name), one.method, *figures, one.advice)
+            table.add_row(Text(visible(one.file.name)), one.method, *figures, one.advice)
         out.print(table)
     before = f", {len(present)} were there already" if present else ""
     out.print(f"{len(done)} transferred{before}, {len(failed)} failed.")

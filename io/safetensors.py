@@ -13,6 +13,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from operator import index
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import AdapterError, GraftError
+from ..untrusted import parse_json
 from .atomic import whole
 
 # As files spell them; what this version of torch lacks is left out.
@@ -50,6 +52,8 @@ _SPELLINGS = {dtype: name for name, dtype in DTYPES.items()}
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 _PICKLED = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))
 _AGAIN = "Download or copy the file again."
+MOST_HEADER = 25_000_000  # bytes; the largest models need two million, metadata with pictures in it some more
+MOST_TENSORS = 100_000  # the largest models and adapters have some ten thousand
 
 
 class Entry(NamedTuple):
@@ -82,16 +86,18 @@ class TensorFile:
             with self.path.open("rb") as file:
                 start = file.read(16)
                 length = int.from_bytes(start[:8], "little")
-                text = start[8:] + file.read(max(length - 8, 0)) if length <= size - 8 else b""
+                text = start[8:] + file.read(max(length - 8, 0)) if length <= min(size - 8, MOST_HEADER) else b""
         except OSError as problem:
             raise self._unreadable(problem) from problem
         self._guard(start, length, size)
         header = text[:length]
+        if header.count(b'"data_offsets"') > MOST_TENSORS:
+            raise error(f"The file has more than {MOST_TENSORS} tensors; no model or adapter has", file=self.path)
         try:
-            entries = json.loads(header)
+            entries = parse_json(header)
             self.metadata = {str(k): str(v) for k, v in (entries.pop("__metadata__", None) or {}).items()}
             self.entries = {name: _entry(value, 8 + length) for name, value in entries.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as problem:
             message = "Not a safetensors file: its header makes no sense"
             raise error(message, file=self.path, hint=_AGAIN) from problem
         self._check(8 + length, size)
@@ -116,6 +122,9 @@ class TensorFile:
         if length > size - 8:
             message = f"The file is truncated: its header alone needs {length + 8} bytes and it has {size}"
             raise self.error(message, file=self.path, hint=_AGAIN)
+        if length > MOST_HEADER:
+            message = f"The header of the file has {length} bytes; no model's or adapter's has more than {MOST_HEADER}"
+            raise self.error(message, file=self.path)
 
     def _check(self, start: int, size: int) -> None:
         """The tensors fill the file from `start` to its end, each as large as its shape says."""
@@ -300,8 +309,8 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 
 def _entry(value: dict, base: int) -> Entry:
-    begin, end = value["data_offsets"]
-    shape = tuple(int(n) for n in value["shape"])
+    begin, end = map(index, value["data_offsets"])
+    shape = tuple(map(index, value["shape"]))
     if begin < 0 or end < begin or any(n < 0 for n in shape):
         raise ValueError("offsets out of order")
     return Entry(str(value["dtype"]), shape, base + begin, end - begin)

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from .. import adapters, choices
-from ..kernels import lowrank
 from ..kernels.threads import one_thread
 from ..names import guess_adapter_architecture
 from ..names.keys import is_text_encoder, parse_key
+from ..untrusted import one_line
 
 TOP_MODULES = 8
 
@@ -95,7 +95,7 @@ class Inspection:
 
     def to_text(self) -> str:
         """Everything worth reading, as plain lines."""
-        return "\n".join(_lines(self)) + "\n"
+        return "\n".join(map(one_line, _lines(self))) + "\n"
 
 
 def inspect(path: str | os.PathLike, *, top_tags: int = choices.Inspect.tags) -> Inspection:
@@ -147,7 +147,7 @@ def _norm(module: adapters.AdapterModule) -> float | None:
     """‖ΔW‖_F at strength 1, or None when only the base weight could tell."""
     if module.needs_base:
         return None
-    return lowrank.norm(module.low_rank()) if module.kind == "lora" else float(module.delta().norm())
+    return module.norm()
 
 
 def _is_embedding(adapter: adapters.Adapter, key: str) -> bool:

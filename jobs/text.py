@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from statistics import fmean
+
+from ..untrusted import code, in_markdown
 
 
 @dataclass
@@ -36,7 +39,13 @@ class ReportText(ABC):
 def table(columns: tuple[str, ...], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """A cell of a table; what is between backticks stays a code span."""
+    plain = code(text[1:-1]) if len(text) > 1 and text[0] == text[-1] == "`" else in_markdown(text)
+    return re.sub(r"\\(?=\|)", r"\\ ", plain).replace("|", "\\|")
 
 
 def joined(parts: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import isfinite
 
 from comfy_api.latest import io
 
@@ -184,7 +185,7 @@ def parse_strengths(text: str) -> list[tuple[float, float]]:
             numbers = [float(number) for number in entry.split(":")]
         except ValueError:
             numbers = []
-        if not 1 <= len(numbers) <= 2:
+        if not 1 <= len(numbers) <= 2 or not all(map(isfinite, numbers)):
             raise SettingsError(f"{entry!r} is not a strength", hint="Write numbers like 0.8 or 0.8:0.5, with commas.")
         found.append((numbers[0], numbers[-1]))
     return found or [(1.0, 1.0)]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ...errors import AdapterError
 from ...io import safetensors
+from ...untrusted import parse_json
 from .train import State
 
 KIND = "lora_graft.checkpoint"
@@ -37,7 +38,7 @@ class FileKeeper:
             return None
         try:
             tensors, metadata, _ = safetensors.load(self.path)
-            header = json.loads(metadata[KIND])
+            header = parse_json(metadata[KIND])
             if header["identity"] != self.identity:
                 return None
             groups = {group: {} for group in ("params", "moments", "best")}
@@ -46,6 +47,8 @@ class FileKeeper:
                 groups[group][name] = tensor
             if not groups["params"] or groups["params"].keys() != groups["best"].keys():
                 raise KeyError("params")
+            if not isinstance(header["step"], int) or not all(isinstance(loss, float) for loss in header["losses"]):
+                raise TypeError("losses")
             return State(
                 header["step"],
                 **groups,

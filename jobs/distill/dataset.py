@@ -15,6 +15,8 @@ from torch import Tensor
 
 from ...errors import AdapterError, SettingsError
 from ...io import safetensors
+from ...kernels.finite import all_finite
+from ...untrusted import parse_json
 
 KIND = "lora_graft.dataset"
 _HEADER = "said"  # its name in the digest, which files and checkpoints quote
@@ -82,8 +84,8 @@ def load(path: str | os.PathLike) -> Dataset:
     """
     tensors, metadata, _ = safetensors.load(path)
     try:
-        header = json.loads(metadata[KIND])
-        return Dataset(
+        header = parse_json(metadata[KIND])
+        found = Dataset(
             header["prompts"],
             tensors["taught"],
             tensors["plain"],
@@ -93,8 +95,29 @@ def load(path: str | os.PathLike) -> Dataset:
             tensors.get("likeness"),
             header["info"],
         )
-    except (KeyError, TypeError, ValueError) as problem:
+        _check(found)
+        return found
+    except (KeyError, TypeError, ValueError, IndexError) as problem:
         raise AdapterError("This file is not a dataset of the Synthetic Dataset node", file=path) from problem
+
+
+def _check(found: Dataset) -> None:
+    """ValueError when the parts do not belong to as many samples of one shape, or are no numbers."""
+    n, shape = len(found.prompts), found.taught.shape[1:]
+    scores = [found.acts, found.kept] + ([] if found.likeness is None else [found.likeness])
+    latents = [found.taught, found.plain] + ([] if found.target is None else [found.target])
+    target = 0 if found.target is None else len(found.target)
+    if not isinstance(found.prompts, list) or not isinstance(found.info, dict):
+        raise ValueError("prompts")
+    if n < 1 or not all(isinstance(line, str) for line in found.prompts) or target > n:
+        raise ValueError("prompts")
+    if any(score.shape != (n,) for score in scores) or found.kept.dtype != torch.bool:
+        raise ValueError("scores")
+    if len(shape) < 2 or found.taught.shape != found.plain.shape or len(found.taught) != n:
+        raise ValueError("latents")
+    for values in [*scores, *latents]:
+        if values is not found.kept and not (values.is_floating_point() and all_finite(values.float())):
+            raise ValueError("numbers")
 
 
 def require_samples(dataset: Dataset) -> list[int]:

@@ -6,7 +6,6 @@ kohya's trainers write down every caption tag with its count, which is the task'
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from random import Random
 from ... import choices
 from ...adapters import Adapter
 from ...errors import SettingsError
+from ...untrusted import parse_json, real_text
 from .template import parse
 
 LONGEST = 20  # tags in one prompt; a CLIP text encoder reads about as many
@@ -135,7 +135,7 @@ class Sources:
 def tidy(line: str) -> str:
     """Single spaces, no empty parts between commas and none twice (parts with brackets may belong together)."""
     parts: dict[str, str] = {}
-    for i, part in enumerate(line.split(",")):
+    for i, part in enumerate(real_text(line).split(",")):
         words = " ".join(part.split())
         if words:
             parts.setdefault(f"{words} {i}" if re.search(r"[()\[\]]", words) else words.casefold(), words)
@@ -145,9 +145,10 @@ def tidy(line: str) -> str:
 def _images(metadata: dict[str, str]) -> int:
     """Training images by kohya's ``ss_dataset_dirs``; 0 when it does not tell."""
     try:
-        folders = json.loads(metadata.get("ss_dataset_dirs", "{}"))
-        return sum(int(folder["img_count"]) for folder in folders.values())
-    except (ValueError, TypeError, AttributeError, KeyError):
+        folders = parse_json(metadata.get("ss_dataset_dirs", "{}"))
+        found = sum(int(folder["img_count"]) for folder in folders.values())
+        return found if 0 <= found < 2**53 else 0
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
         return 0
 
 

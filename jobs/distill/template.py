@@ -28,6 +28,8 @@ _BARE = ("trigger", "tag", "tags")
 _PLACEHOLDER = re.compile(r"(trigger|seed|tag|tags)|(tags):([1-9]\d?)")
 _WEIGHT = re.compile(r"\s*(\d+(?:\.\d+)?)::")
 _ESCAPES = "{}|:\\"
+HEAVIEST = 1e9
+DEEPEST = 50  # brackets within brackets
 
 # A placeholder's words: (name, number asked for or None) -> text.
 Fill = Callable[[str, "int | None"], str]
@@ -113,7 +115,7 @@ class _Reader:
     """Reads one line of a template from left to right."""
 
     def __init__(self, line: str):
-        self.line_text, self.at = line, 0
+        self.line_text, self.at, self.depth = line, 0, 0
 
     def line(self) -> tuple[float, Sequence]:
         read = self._option(inside=False)
@@ -128,6 +130,8 @@ class _Reader:
             weight, self.at = float(found[1]), found.end()
             if weight == 0:
                 self._fail("has an alternative of weight 0")
+            if weight > HEAVIEST:
+                self._fail(f"has an alternative of a weight beyond {HEAVIEST:g}")
         parts: list[Node] = []
         words = ""
         while self.at < len(self.line_text):
@@ -148,6 +152,9 @@ class _Reader:
     def _group(self) -> Node:
         """What a bracket holds, behind the opened `{`."""
         start, options = self.at, []
+        self.depth += 1
+        if self.depth > DEEPEST:
+            self._fail(f"has brackets nested deeper than {DEEPEST} levels")
         while True:
             options.append(self._option(inside=True))
             if self.at == len(self.line_text):
@@ -155,6 +162,7 @@ class _Reader:
             self.at += 1
             if self.line_text[self.at - 1] == "}":
                 break
+        self.depth -= 1
         if len(options) > 1:
             if bare := next((name for _, option in options for name in _BARE if option.parts == (Text(name),)), None):
                 self._fail(f"has the bare word {bare} as an alternative; the placeholder is {{{bare}}}")

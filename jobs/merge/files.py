@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...adapters import Adapter
 from ...adapters.metadata import without_configs
+from ...untrusted import parse_json
 
 DTYPES = {None: None, "fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -64,9 +65,10 @@ def merged_metadata(adapters: Sequence[Adapter], totals: dict) -> dict[str, str]
 
 def _table(text: str | None):
     try:
-        return json.loads(text) if text else None
+        found = parse_json(text) if text else None
     except ValueError:
         return None
+    return found if isinstance(found, dict) else None
 
 
 def _united(tables: list[dict]) -> dict:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median
 
+from ...untrusted import code, in_markdown
 from ..text import ReportText, cell, grouped, joined, percent, rebuilt, table
 from .lines import MergedModule, SourceLora
 from .tables import BLOCK_COLUMNS, LORA_COLUMNS, MODULE_COLUMNS, block_row, lora_row, module_row
@@ -74,13 +75,20 @@ class MergeReport(ReportText):
 
     def to_markdown(self) -> str:
         """Sentences first, then the LoRAs, then one row per block, then one row per module."""
-        parts = [f"# {_title(self)}", self.summary(), *(f"- {note}" for note in self.notes)]
+        parts = [
+            f"# {in_markdown(_title(self))}",
+            in_markdown(self.summary()),
+            *(f"- {in_markdown(note)}" for note in self.notes),
+        ]
         parts += ["## LoRAs", table(LORA_COLUMNS, [lora_row(i, lora) for i, lora in enumerate(self.loras)])]
         parts += ["## By block", table(BLOCK_COLUMNS, [block_row(b, ms) for b, ms in self.blocks().items()])]
         if self.extras:
-            parts += ["## Keys no format explains (kept as they are)", *(f"- `{key}`" for key in self.extras)]
+            parts += ["## Keys no format explains (kept as they are)", *(f"- {code(key)}" for key in self.extras)]
         if self.settings:
-            parts += ["## Settings", *(f"- {n.replace('_', ' ')}: {cell(v)}" for n, v in self.settings.items())]
+            parts += [
+                "## Settings",
+                *(f"- {n.replace('_', ' ')}: {in_markdown(cell(v))}" for n, v in self.settings.items()),
+            ]
         parts += ["## Every module", table(MODULE_COLUMNS, [module_row(m) for m in self.modules])]
         return joined(parts)
 

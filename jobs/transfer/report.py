@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
+from ...untrusted import code, in_markdown
 from ..text import ReportText, cell, grouped, in_ranges, joined, mean_of, percent, rebuilt, table, words
 
 ADVICE = ("copy", "transfer", "distil", "none")
@@ -131,20 +132,20 @@ class Report(ReportText):
 
     def to_markdown(self) -> str:
         """Sentences first, then one row per block, then one row per module."""
-        parts = [f"# {_title(self)}", self.summary()]
-        parts += [f"- {note}" for note in self.notes]
+        parts = [f"# {in_markdown(_title(self))}", in_markdown(self.summary())]
+        parts += [f"- {in_markdown(note)}" for note in self.notes]
         parts += ["## By block", table(BLOCK_COLUMNS, [_block_row(b, ms) for b, ms in self.blocks().items()])]
         if self.unmatched:
-            parts += ["## Without a counterpart in the target", *(f"- `{name}`" for name in self.unmatched)]
+            parts += ["## Without a counterpart in the target", *(f"- {code(name)}" for name in self.unmatched)]
         if self.extras:
-            parts += ["## Keys no format explains (kept as they are)", *(f"- `{key}`" for key in self.extras)]
+            parts += ["## Keys no format explains (kept as they are)", *(f"- {code(key)}" for key in self.extras)]
         if self.copy_baseline:
             parts += [
                 "## Plain copy, for comparison",
-                *(f"- {words(n)}: {cell(v)}" for n, v in self.copy_baseline.items()),
+                *(f"- {words(n)}: {in_markdown(cell(v))}" for n, v in self.copy_baseline.items()),
             ]
         if self.settings:
-            parts += ["## Settings", *(f"- {words(n)}: {cell(v)}" for n, v in self.settings.items())]
+            parts += ["## Settings", *(f"- {words(n)}: {in_markdown(cell(v))}" for n, v in self.settings.items())]
         parts += ["## Every module", table(MODULE_COLUMNS, [_module_row(m) for m in self.modules])]
         return joined(parts)
 
