@@ -16,7 +16,7 @@ import torch
 from accelerate import init_empty_weights
 from diffusers.loaders import lora_pipeline as loaders
 from lora_graft.jobs.merge.targets import flat
-from lora_graft.names import Names
+from lora_graft.names import Names, module_of
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
@@ -164,6 +164,7 @@ def of_peft(family: str, tensors: Tensors, names: Names | None) -> tuple[dict[st
         config = LoraConfig(
             r=1,
             lora_alpha=1,
+            lora_bias=any(k.startswith(dot) and k.endswith(".lora_B.bias") for k in state),
             target_modules="|".join(re.escape(k) for k in mine),  # matched in full
             rank_pattern={f"^{re.escape(k)}$": r for k, r in mine.items()},
             alpha_pattern={f"^{re.escape(k)}$": r for k, r in mine.items()},
@@ -185,6 +186,9 @@ def _add(found: dict[str, Tensor], network: torch.nn.Module, prefix: str, names:
         if hasattr(layer, "lora_A"):
             down, up = (getattr(layer, f"lora_{side}")[adapter].weight.detach().flatten(1).double() for side in "AB")
             effect = layer.scaling[adapter] * (up @ (down @ vector(down.shape[1])))
+            bias = layer.lora_B[adapter].bias
+            if bias is not None:
+                place(found, prefix + path, layer.scaling[adapter] * bias.detach().double(), names, ".bias")
         else:
             change = layer.get_delta_weight(adapter).detach().flatten(1).double()
             effect = change @ vector(change.shape[1])
@@ -196,13 +200,14 @@ def vector(length: int) -> Tensor:
     return torch.randn(length, generator=torch.Generator().manual_seed(length)).double()
 
 
-def place(found: dict[str, Tensor], key: str, effect: Tensor, names: Names | None) -> None:
+def place(found: dict[str, Tensor], key: str, effect: Tensor, names: Names | None, end: str = "") -> None:
     """Adds a module's effect to its weight's, in its rows; under the module's own name where it has no other."""
     weight_slice = names.resolve(key) if names else None
     if weight_slice is None:
-        name, start, height = flat(key), 0, len(effect)
+        name, start, height = flat(key) + end, 0, len(effect)
     else:
-        name, height = weight_slice.name, names.shapes[weight_slice.name][0]
+        name = module_of(weight_slice.name) + end if end else weight_slice.name
+        height = names.shapes[weight_slice.name][0]
         start = weight_slice.rows[0] if weight_slice.rows else 0
         effect = effect.roll(len(effect) // 2) if weight_slice.swap else effect
     found.setdefault(name, torch.zeros(height).double())[start : start + len(effect)] += effect

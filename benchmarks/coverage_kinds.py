@@ -230,6 +230,11 @@ _WAN_WIDE = {
     "transformer.blocks.0.ffn.net.2": (1536, 8960),
     "transformer.condition_embedder.text_embedder.linear_1": (1536, 4096),
 }
+_WAN_WHOLE = {
+    **{f"blocks.{i}.{a}.{p}": (1536, 1536) for i in range(30) for a in ("self_attn", "cross_attn") for p in "qkvo"},
+    **{f"blocks.{i}.ffn.0": (8960, 1536) for i in range(30)},
+    **{f"blocks.{i}.ffn.2": (1536, 8960) for i in range(30)},
+}
 _WAN_WIDE_OWN = {**_WAN_OWN, "blocks.0.ffn.0": (8960, 1536), "blocks.0.ffn.2": (1536, 8960)}
 KINDS: dict[str, Kind] = {
     "SD 1.5, sd-scripts": Kind(_flat(_unet(_FORM, _SD, 768)) | _flat(_clip("", 768), "lora_te_"), ALPHA_1, "SD 1.5"),
@@ -352,6 +357,7 @@ KINDS: dict[str, Kind] = {
     "Qwen-Image, SimpleTuner LoKr": Kind(_flat(_QWEN, "lycoris_"), lokr, "Qwen-Image"),
     "Wan, diffusers, with feed-forward": Kind(_WAN_WIDE, P, "Wan"),
     "Wan, ComfyUI, with feed-forward": Kind(_prefixed(_WAN_WIDE_OWN), P, "Wan"),
+    "Wan, musubi, every block": Kind(_flat(_WAN_WHOLE), ALPHA_1, "Wan"),
     "Wan Fun": Kind(_flat(_WAN_OWN, "lora_unet__"), ALPHA_1, "Wan"),
     "Wan, DiffSynth": Kind(_WAN_OWN, spelled(NAMED), "Wan"),
     "Wan, with differences": Kind(_prefixed(_few(_WAN_OWN)), partial(full, bias=True), "Wan"),

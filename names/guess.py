@@ -51,7 +51,7 @@ def _any(names: Iterable[str], pattern: str) -> bool:
 
 def _unet(names: Mapping[str, Shape]) -> str:
     context = next((shape[-1] for name, shape in names.items() if name.endswith("attn2.to_k.weight")), None)
-    family = CONTEXTS.get(context, UNKNOWN)
+    family = CONTEXTS.get(context or 0, UNKNOWN)
     if family != "SDXL":
         return family
     depths: dict[int, int] = {}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...adapters import Adapter, AdapterModule, lora_module
 from ...adapters.full import Bias, Diff, Norm
-from ...adapters.lora import RESHAPE
+from ...adapters.lora import PEFT, RESHAPE, Lora
 from ...bases.model import Base
 from ...errors import AdapterError, GraftError, SettingsError
 from ...kernels import checks, lowrank, units
@@ -272,7 +272,9 @@ def dressed(module: AdapterModule, shares: Sequence[TaskVector], place: MergeTar
     bias = _bias(shares)
     tensors = dict(module.tensors)
     if bias is not None:
-        tensors[".diff_b"] = bias.to(tensors[module.spelling[0]].dtype)
+        # beside PEFT's factors the bias of B, which PEFT and diffusers read; both add it at the factors' scale
+        peft = isinstance(module, Lora) and module.spelling == PEFT and module.scale() == 1
+        tensors[".lora_B.bias" if peft else ".diff_b"] = bias.to(tensors[module.spelling[0]].dtype)
     padded = [p.module.tensors[RESHAPE] for p in place.parts if RESHAPE in p.module.tensors]
     if padded:
         tensors[RESHAPE] = padded[0]

@@ -72,7 +72,7 @@ def bound(module: AdapterModule) -> int:
 def _read(part: Contribution, base: Base | None) -> TaskVector:
     module = part.module
     weight = _weight(part, base) if module.needs_base else None
-    bias, shape = module.bias(), module.shape
+    bias, shape = module.bias(), _kernel(part, base)
     if module.kind == "bias":
         return TaskVector(part.index, (bias.shape[0], 1), bias=bias)
     if isinstance(module, (Diff, SetWeight)) or (shape is not None and len(shape) < 2):
@@ -88,6 +88,15 @@ def _read(part: Contribution, base: Base | None) -> TaskVector:
     rank = max(BAKED_RANK, BAKED_FACTOR * (module.rank or 1))
     update, error = lowrank.from_dense(delta.flatten(1), rank=min(rank, *delta.flatten(1).shape))
     return TaskVector(part.index, tuple(delta.shape), update, bias=bias, error=error)
+
+
+def _kernel(part: Contribution, base: Base | None) -> tuple[int, ...] | None:
+    """The module's shape; of a convolution whose product is stored flat, the base tells the kernel."""
+    shape = part.module.shape
+    whole = base.weights().get(part.weight_slice.name) if base is not None and part.weight_slice is not None else None
+    if shape is None or whole is None or prod(shape[1:]) != prod(whole[1:]):
+        return shape
+    return (shape[0], *whole[1:])
 
 
 def _weight(part: Contribution, base: Base | None) -> Tensor:
