@@ -1,10 +1,13 @@
-# Everything a new machine needs, in two targets: `make demo` and `make test` (`make test-fast` without ComfyUI and browser).
+# Everything a new machine needs, in two targets: `make demo` and `make test`. `make help` lists the others.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-fast lint docs install dev clean
+.PHONY: help demo test test-fast lint docs install dev clean
+
+help:  ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -16,25 +19,26 @@ $(VENV)/.dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet -e ".[dev,batch]"
 	touch $@
 
-install: $(VENV)/.installed
+install: $(VENV)/.installed  ## the package, in .venv
 
-dev: $(VENV)/.dev
+dev: $(VENV)/.dev  ## what the tests and checks need, too
 
-demo: install
+demo: install  ## moves a LoRA from one base to another and draws it, in out/demo
 	$(BIN)/lora-graft demo -o out/demo
 
-lint: dev
+lint: dev  ## ruff, import-linter and basedpyright
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
+	$(BIN)/basedpyright -p pyproject.toml
 
-docs: dev
-	$(BIN)/mkdocs build --strict
+docs: dev  ## the site, in out/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-test: dev lint docs
+test: dev lint docs  ## the checks, the site and all tests
 	$(BIN)/python -m pytest
 
-test-fast: dev lint
+test-fast: dev lint  ## the same without what needs a ComfyUI or a browser
 	$(BIN)/python -m pytest -m "not host"
 
-clean:
+clean:  ## removes .venv and out
 	rm -rf $(VENV) out

@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .face import convert, distill, inspect, merge, open_base, read, resize, similarity, transfer, write
+    from .face import (
+        convert,
+        distill,
+        inspect,
+        merge,
+        open_base,
+        read,
+        resize,
+        similarity,
+        transfer,
+        transfer_many,
+        write,
+    )
 
 WEB_DIRECTORY = "./web"
 __all__ = [
@@ -28,6 +40,7 @@ __all__ = [
     "resize",
     "similarity",
     "transfer",
+    "transfer_many",
     "write",
 ]
 

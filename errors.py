@@ -18,6 +18,11 @@ class GraftError(ValueError):
         where = ", ".join(part for part in (f"file {file}" if file else "", f"key {key}" if key else "") if part)
         super().__init__(what + (f" ({where})" if where else "") + (f"\n{hint}" if hint else ""))
 
+    def at(self, *, file: object = None, key: str | None = None, hint: str | None = None) -> GraftError:
+        """The same error with what the caller knows of where it happened; fields not given stay as they are."""
+        hint = self.hint if hint is None else hint
+        return type(self)(self.what, file=file or self.file, key=key or self.key, hint=hint)
+
 
 class AdapterError(GraftError):
     """The adapter file cannot be read, understood or written."""
@@ -36,9 +41,11 @@ class WrongBaseError(AdapterError):
         super().__init__(what, file=file, key=key, hint=f"{hint} {advice}" if advice else hint)
         self.looks_like, self.advice = looks_like, advice
 
-    def advising(self, advice: str) -> WrongBaseError:
-        """The same error with other advice."""
-        return WrongBaseError(self.what, looks_like=self.looks_like, advice=advice, file=self.file, key=self.key)
+    def at(self, *, file: object = None, key: str | None = None, hint: str | None = None) -> WrongBaseError:
+        """As :meth:`GraftError.at`; a hint given is other advice."""
+        advice = self.advice if hint is None else hint
+        file, key = file or self.file, key or self.key
+        return WrongBaseError(self.what, looks_like=self.looks_like, advice=advice, file=file, key=key)
 
 
 class BaseModelError(GraftError):
@@ -47,3 +54,10 @@ class BaseModelError(GraftError):
 
 class SettingsError(GraftError):
     """The settings contradict each other or the data."""
+
+
+def in_words(error: BaseException) -> str:
+    """An error as a user reads it: what was wrong, of the system's errors the file too."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f" (file {error.filename})" if error.filename else "")
+    return "out of memory" if isinstance(error, MemoryError) else str(error)

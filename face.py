@@ -1,14 +1,16 @@
 """LoRA Graft from Python: the jobs, with file names wherever a user has files. ``import lora_graft`` offers all of it.
 
-Every job returns what it made and a report; nothing is written but by :func:`write`. An adapter is a file name or an
-:class:`~.adapters.Adapter`, a base a file name (checkpoint or diffusers folder) or an opened :class:`~.bases.Base`.
-Settings are keyword arguments, named as in the job's settings. Errors are :class:`~.errors.GraftError`, with the file.
+Every job returns what it made and a report; nothing is written but by :func:`write` and :func:`transfer_many`. An
+adapter is a file name or an :class:`~.adapters.Adapter`, a base a file name (checkpoint or diffusers folder) or an
+opened :class:`~.bases.Base`. Settings are keyword arguments, named as in the job's settings. Errors are
+:class:`~.errors.GraftError`, with the file.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import pathlib
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from .adapters import Adapter, read, write
@@ -21,7 +23,10 @@ from .jobs.merge.merge import MergeResult, MergeSettings
 from .jobs.merge.merge import merge as _merge
 from .jobs.merge.resize import ResizeSettings
 from .jobs.merge.resize import resize as _resize
+from .jobs.progress import Progress
 from .jobs.transfer.compare import compare
+from .jobs.transfer.many import Job, Outcome, PhaseProgress, find_files
+from .jobs.transfer.many import transfer_many as _transfer_many
 from .jobs.transfer.report import Report
 from .jobs.transfer.transfer import TransferResult, TransferSettings
 from .jobs.transfer.transfer import transfer as _transfer
@@ -29,9 +34,20 @@ from .kernels.spectral import SubspaceSize
 
 Path: TypeAlias = "str | os.PathLike[str]"
 Lora: TypeAlias = "Path | Adapter"
-Progress: TypeAlias = Callable[[int, int, str], None]
 
-__all__ = ["convert", "distill", "inspect", "merge", "open_base", "read", "resize", "similarity", "transfer", "write"]
+__all__ = [
+    "convert",
+    "distill",
+    "inspect",
+    "merge",
+    "open_base",
+    "read",
+    "resize",
+    "similarity",
+    "transfer",
+    "transfer_many",
+    "write",
+]
 
 
 def inspect(lora: Lora) -> Inspection:
@@ -70,6 +86,49 @@ def transfer(
     return _transfer(
         _adapter(lora), _base(source), _base(target), chosen, progress=progress, cache=cache, device=device
     )
+
+
+def transfer_many(
+    loras: Path | Sequence[Path],
+    source: Path,
+    target: Path,
+    folder: Path,
+    *,
+    processes: int | None = None,
+    keep_cache: bool = True,
+    progress: PhaseProgress | None = None,
+    report: str | None = None,
+    dtype: str | None = None,
+    layout: str = "same",
+    overwrite: bool = False,
+    device: str = "cpu",
+    **settings: Any,
+) -> list[Outcome]:
+    """Every LoRA of a shelf rebuilt for `target` and written into `folder`, in processes of their own.
+
+    What cannot be done is told in its outcome, and the rest goes on; outputs that exist are left alone, so that the
+    same call goes on after a stop. A script calls this under ``if __name__ == "__main__"``, for its processes read it.
+
+    loras: files, or patterns with * and ** for subfolders.
+    processes: at a time; None for one per core, at most 4, and one on a GPU.
+    keep_cache, progress: see :func:`.jobs.transfer.many.transfer_many`.
+    report: ".md" or ".json" for a report beside each file.
+    dtype, layout: as :func:`write` takes them.
+    settings: fields of :class:`.jobs.transfer.transfer.TransferSettings`.
+    """
+    patterns = [loras] if isinstance(loras, (str, os.PathLike)) else loras
+    files = find_files([os.fspath(pattern) for pattern in patterns], pathlib.Path(folder))
+    job = Job(
+        pathlib.Path(source),
+        pathlib.Path(target),
+        TransferSettings(**settings),
+        dtype=dtype,
+        layout=layout,
+        report=report,
+        overwrite=overwrite,
+        device=device,
+    )
+    return _transfer_many(files, job, processes=processes, keep_cache=keep_cache, progress=progress)
 
 
 def merge(

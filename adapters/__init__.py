@@ -1,17 +1,16 @@
 """Adapter files: every format read into one form and written again, nothing lost.
 
 One file per format (``lora``, ``loha``, ``lokr``, ``glora``, ``oft``, ``boft``, ``ia3``, ``full``, ``dora``), a short
-ordered registry, and three floors of file handling: ``container`` (bytes), ``dialects`` (odd key schemes) and
-``layouts``/``convert`` (key and suffix styles).
+ordered registry, and the handling of files around them: ``dialects`` (odd key schemes), ``layouts`` and
+``convert`` (key and suffix styles).
 """
 
+from .adapter import Adapter, LoraState
 from .files import from_state_dict, read, to_state_dict, write
-from .layouts import LAYOUTS, layout_of, lora_module
-from .metadata import settled
-from .model import Adapter, AdapterModule, LoraState
+from .layouts import layout_of, lora_module
+from .module import AdapterModule
 
 __all__ = [
-    "LAYOUTS",
     "Adapter",
     "LoraState",
     "AdapterModule",
@@ -19,7 +18,6 @@ __all__ = [
     "layout_of",
     "lora_module",
     "read",
-    "settled",
     "to_state_dict",
     "write",
 ]

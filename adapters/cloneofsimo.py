@@ -24,7 +24,7 @@ _WHERE = [
 ]
 
 
-def translate(tensors: dict[str, Tensor], metadata: dict[str, str]):
+def translate(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str | None]] | None:
     """Tensors under ``unet.<diffusers name>.lora_up.weight`` keys and the way back; None for other files.
 
     Raises:
@@ -34,7 +34,8 @@ def translate(tensors: dict[str, Tensor], metadata: dict[str, str]):
     if not parts:
         return None
     names = {part: _names(part, _shapes(tensors, part)) for part in parts}
-    out, aliases = {}, {}
+    out: dict[str, Tensor] = {}
+    aliases: dict[str, str | None] = {}
     for key, tensor in tensors.items():
         hit = _KEY.match(key)
         ours = key if not hit else f"{names[hit['part']][int(hit['index'])]}.lora_{hit['half']}.weight"
@@ -86,24 +87,24 @@ def _names(part: str, shapes: list[tuple[int, int]]) -> list[str]:
 
 def _walk(resnets: bool, late: bool) -> Iterator[str]:
     """Layer names of an SD 1.x/2.x UNet; ``late``: the feed-forward comes after the second attention."""
-    for place, count, attentive, _ in _WHERE:
+    for block, count, attentive, _ in _WHERE:
         for i in range(count) if attentive else ():
-            block = f"{place}.attentions.{i}.transformer_blocks.0"
+            layer_block = f"{block}.attentions.{i}.transformer_blocks.0"
             for name in ("attn1", "attn2", "ff") if late else ("attn1", "ff", "attn2"):
                 if name == "ff":
-                    yield f"{block}.ff.net.0.proj"
+                    yield f"{layer_block}.ff.net.0.proj"
                 else:
-                    yield from (f"{block}.{name}.{layer}" for layer in ("to_q", "to_k", "to_v", "to_out.0"))
+                    yield from (f"{layer_block}.{name}.{layer}" for layer in ("to_q", "to_k", "to_v", "to_out.0"))
         if resnets:
-            for i in range(2 if place == "mid_block" else count):
-                yield from (f"{place}.resnets.{i}.{layer}" for layer in ("conv1", "time_emb_proj", "conv2"))
-                if _has_shortcut(place, i):
-                    yield f"{place}.resnets.{i}.conv_shortcut"
+            for i in range(2 if block == "mid_block" else count):
+                yield from (f"{block}.resnets.{i}.{layer}" for layer in ("conv1", "time_emb_proj", "conv2"))
+                if _has_shortcut(block, i):
+                    yield f"{block}.resnets.{i}.conv_shortcut"
 
 
-def _has_shortcut(place: str, i: int) -> bool:
+def _has_shortcut(block: str, i: int) -> bool:
     """Whether the resnet changes its number of channels."""
-    return place.startswith("up_blocks") or (place in ("down_blocks.1", "down_blocks.2") and i == 0)
+    return block.startswith("up_blocks") or (block in ("down_blocks.1", "down_blocks.2") and i == 0)
 
 
 def _plausible(name: str, shape: tuple[int, int]) -> bool:

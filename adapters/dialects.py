@@ -1,6 +1,6 @@
 """Files whose keys follow no key + suffix rule, translated on reading and translated back on writing.
 
-A dialect is a function from the file's tensors and metadata to (tensors under our keys, our key -> file key), or None
+A dialect is a function from the file's tensors to (tensors under our keys, our key -> file key), or None
 when the file is not of its kind. A tensor it adds has the file key None and is not written again.
 """
 
@@ -15,13 +15,13 @@ from torch import Tensor
 from . import cloneofsimo
 
 Translation = tuple[dict[str, Tensor], dict[str, "str | None"]]
-Dialect = Callable[[dict[str, Tensor], dict[str, str]], "Translation | None"]
+Dialect = Callable[[dict[str, Tensor]], "Translation | None"]
 
 _PROCESSOR = re.compile(
     r"(?P<block>(?:double|single)_blocks\.\d+)\.processor\.(?P<what>qkv|proj)_lora(?P<side>[12]?)"
     r"\.(?P<half>up|down)\.weight$"
 )
-_PLACES = {
+_PROCESSOR_MODULES = {
     ("qkv", "1"): "img_attn.qkv",
     ("proj", "1"): "img_attn.proj",
     ("qkv", "2"): "txt_attn.qkv",
@@ -36,22 +36,22 @@ def renamed(tensors: dict[str, Tensor], rename: Callable[[str], str]) -> Transla
     return {names[k]: t for k, t in tensors.items()}, {names[k]: k for k in tensors if names[k] != k}
 
 
-def flux_processors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Translation | None:
+def flux_processors(tensors: dict[str, Tensor]) -> Translation | None:
     """XLabs and USO adapters for Flux: ``double_blocks.0.processor.qkv_lora1.up.weight`` and the like."""
     if not any(_PROCESSOR.search(key) for key in tensors):
         return None
 
     def rename(key: str) -> str:
         hit = _PROCESSOR.search(key)
-        if not hit or (hit["what"], hit["side"]) not in _PLACES:
+        if not hit or (hit["what"], hit["side"]) not in _PROCESSOR_MODULES:
             return key
-        place = _PLACES[hit["what"], hit["side"]]
-        return f"diffusion_model.{hit['block']}.{place}.lora_{hit['half']}.weight"
+        module = _PROCESSOR_MODULES[hit["what"], hit["side"]]
+        return f"diffusion_model.{hit['block']}.{module}.lora_{hit['half']}.weight"
 
     return renamed(tensors, rename)
 
 
-def flux_control(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Translation | None:
+def flux_control(tensors: dict[str, Tensor]) -> Translation | None:
     """Black Forest Labs' control adapters: bare Flux names, bias of B, norm scales, a widened image input."""
     if not ("img_in.lora_A.weight" in tensors and "single_blocks.0.norm.key_norm.scale" in tensors):
         return None
@@ -65,7 +65,7 @@ def flux_control(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Transl
     return out, {**aliases, "diffusion_model.img_in.reshape_weight": None}
 
 
-def doubled_underscore(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Translation | None:
+def doubled_underscore(tensors: dict[str, Tensor]) -> Translation | None:
     """Wan Fun adapters: ``lora_unet__blocks_0_...`` for ``lora_unet_blocks_0_...``."""
     if not any(key.startswith("lora_unet__") for key in tensors):
         return None
@@ -75,10 +75,10 @@ def doubled_underscore(tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
 DIALECTS: tuple[Dialect, ...] = (cloneofsimo.translate, flux_control, flux_processors, doubled_underscore)
 
 
-def translate(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Translation:
+def translate(tensors: dict[str, Tensor]) -> Translation:
     """The first dialect that recognises the file, else the tensors as they are."""
     for dialect in DIALECTS:
-        found = dialect(tensors, metadata)
+        found = dialect(tensors)
         if found is not None:
             return found
     return tensors, {}

@@ -13,12 +13,12 @@ Three programs, two definitions of the norm that m is divided by:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from .model import AdapterModule
+from .module import AdapterModule
 
 SCALE = ".dora_scale"
 MAGNITUDES = (".lora_magnitude_vector", ".lora_magnitude_vector.weight", ".lora_magnitude_vector.default.weight")
@@ -29,7 +29,7 @@ DIRECTIONS = ("lora", "loha", "lokr", "glora")
 class Dora(AdapterModule):
     """inner: the module without its magnitudes; its ΔW gives the direction."""
 
-    inner: AdapterModule | None = None
+    inner: AdapterModule = field(kw_only=True)
 
     kind = "dora"
     needs_base = True
@@ -40,6 +40,8 @@ class Dora(AdapterModule):
         if self.inner.kind not in DIRECTIONS:
             self.fail(f"Magnitudes on a {self.inner.kind} module have no agreed meaning", suffix=self.suffix)
         self.inner.check()
+        if self.inner.shape is None:
+            self.fail("Magnitudes on a change of unknown shape", suffix=self.suffix)
         rows = self.inner.shape[0]
         if self.suffix != SCALE and self.tensors[self.suffix].numel() != rows:
             self.fail(f"{self.tensors[self.suffix].numel()} magnitudes for {rows} output channels", suffix=self.suffix)

@@ -11,17 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import choices
 from ..errors import AdapterError, SettingsError
+from ..io import safetensors
 from ..kernels.finite import all_finite
 from ..kernels.threads import one_thread
-from . import container, layouts
+from ..names import Names
+from .adapter import Adapter, LoraState
+from .convert import convert
 from .dialects import translate
 from .embeddings import embeddings
-from .layouts import DTYPES
+from .layouts import DTYPES, layout_of
 from .lokr import W1, W2
-from .metadata import PEFT_CONFIG, consistent, with_told_scales, written
-from .model import ALPHA, Adapter, LoraState
+from .metadata import PEFT_CONFIG, with_provenance
+from .module import ALPHA
 from .registry import modules_of
+from .scales import with_config_scales
 
 _CHECKPOINT = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.embedders.", "vae.")
 _UNSUPPORTED = {
@@ -47,7 +52,8 @@ def read(path: str | os.PathLike) -> Adapter:
         AdapterError: naming file and key: missing, truncated, not safetensors, a pickle, NaN or Inf inside, half of a
             pair missing, zero or mismatched rank, nothing in it that is an adapter.
     """
-    tensors, metadata, digest = container.load(path)
+    tensors, metadata, digest = safetensors.load(path)
+    tensors = {key: tensors[key] for key in sorted(tensors)}
     config = Path(path).with_name("adapter_config.json")
     if Path(path).name == "adapter_model.safetensors" and config.is_file() and PEFT_CONFIG not in metadata:
         try:
@@ -69,7 +75,7 @@ def from_state_dict(
     metadata = dict(getattr(tensors, "metadata", None) or {}) if metadata is None else dict(metadata)
     file = file or getattr(tensors, "file", None)
     kept = dict(tensors)
-    return _adapter(kept, metadata, file, getattr(tensors, "digest", "") or container.digest(kept))
+    return _adapter(kept, metadata, file, getattr(tensors, "digest", "") or safetensors.digest(kept))
 
 
 def _adapter(tensors: dict[str, Tensor], metadata: dict[str, str], file: str | None, digest: str) -> Adapter:
@@ -77,14 +83,14 @@ def _adapter(tensors: dict[str, Tensor], metadata: dict[str, str], file: str | N
         raise AdapterError("The file holds no tensors", file=file)
     _finite(tensors, file)
     try:
-        ours, aliases = translate(tensors, metadata)
+        ours, aliases = translate(tensors)
     except AdapterError as problem:
         raise AdapterError(problem.what, file=file, key=problem.key, hint=problem.hint) from problem
     modules, extras = modules_of(ours, file)
     if not modules:
         raise _not_an_adapter(extras, metadata, file)
-    layout = layouts.layout_of(tensors if aliases else modules)
-    return Adapter(with_told_scales(modules, metadata), extras, metadata, layout, file, digest, aliases)
+    layout = layout_of(tensors if aliases else modules)
+    return Adapter(with_config_scales(modules, metadata), extras, metadata, layout, file, digest, aliases)
 
 
 def _finite(tensors: dict[str, Tensor], file: str | None) -> None:
@@ -139,10 +145,13 @@ def _not_an_adapter(extras: dict[str, Tensor], metadata: dict[str, str], file: s
 
 
 @one_thread()
-def to_state_dict(adapter: Adapter, dtype: str | None = None, layout: str = "same", names: Any = None) -> LoraState:
+def to_state_dict(
+    adapter: Adapter, dtype: str | None = None, layout: str = "same", names: Names | None = None
+) -> LoraState:
     """The adapter's tensors under the keys of a layout.
 
-    With layout "same" and no dtype these are the very tensors that were read, under the same keys.
+    With layout "same" and no dtype these are the very tensors that were read, under the same keys; only such have the
+    adapter's digest.
 
     Args:
         dtype: None or "same" (as read), "fp16", "bf16" or "fp32"; integer tensors keep theirs, alphas are never
@@ -155,17 +164,20 @@ def to_state_dict(adapter: Adapter, dtype: str | None = None, layout: str = "sam
         SettingsError: an unknown dtype or layout, or no names for a change of layout.
     """
     if dtype not in DTYPES:
-        raise SettingsError(f"Unknown dtype {dtype!r}; choose one of fp16, bf16, fp32")
-    adapter = consistent(adapter) if layout == "same" else layouts.converted(adapter, layout, names)
+        raise SettingsError(f"Unknown dtype {dtype!r}; choose one of {', '.join(choices.File.dtypes)}")
+    written = adapter.consistent() if layout == "same" else convert(adapter, layout, names)
     out: dict[str, Tensor] = {}
-    for module in adapter.modules.values():
+    same = written is adapter
+    for module in written.modules.values():
         for suffix, tensor in module.tensors.items():
             key = module.key + suffix
-            if adapter.aliases.get(key, key) is not None:
-                out[adapter.aliases.get(key) or key] = cast(tensor, DTYPES[dtype], key, keep=suffix == ALPHA)
-    for key, tensor in adapter.extras.items():
-        out[adapter.aliases.get(key) or key] = cast(tensor, DTYPES[dtype], key)
-    return LoraState(out, metadata=adapter.metadata, file=adapter.file, digest=adapter.digest)
+            if written.aliases.get(key, key) is not None:
+                value = cast(tensor, DTYPES[dtype], key, keep=suffix == ALPHA)
+                out[written.aliases.get(key) or key], same = value, same and value is tensor
+    for key, tensor in written.extras.items():
+        value = cast(tensor, DTYPES[dtype], key)
+        out[written.aliases.get(key) or key], same = value, same and value is tensor
+    return LoraState(out, metadata=written.metadata, file=adapter.file, digest=adapter.digest if same else "")
 
 
 def cast(tensor: Tensor, dtype: torch.dtype | None, key: str, *, keep: bool = False) -> Tensor:
@@ -191,7 +203,7 @@ def write(
     *,
     dtype: str | None = None,
     layout: str = "same",
-    names: Any = None,
+    names: Names | None = None,
     overwrite: bool = False,
     provenance: dict[str, Any] | None = None,
 ) -> Path:
@@ -209,5 +221,5 @@ def write(
         raise AdapterError("Adapters are written as .safetensors only", file=path)
     state = to_state_dict(adapter, dtype, layout, names)
     changed = bool(provenance) or dtype not in (None, "same") or layout != "same"
-    metadata = written(state.metadata, provenance, changed=changed)
-    return container.publish(path, container.chunks(dict(state), metadata), overwrite=overwrite)
+    metadata = with_provenance(state.metadata, provenance, changed=changed)
+    return safetensors.save(path, state, metadata, overwrite=overwrite)

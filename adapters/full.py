@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .model import AdapterModule
+from .module import AdapterModule
 
 
 class Diff(AdapterModule):
@@ -52,7 +52,8 @@ class SetWeight(AdapterModule):
         return tuple(self.tensors[".set_weight"].shape)
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
-        return self.shaped(self.tensors[".set_weight"].float(), self.base(weight)) - weight.float()
+        base = self.base(weight)
+        return self.shaped(self.tensors[".set_weight"].float(), base) - base
 
 
 class Bias(AdapterModule):
@@ -70,7 +71,8 @@ class Bias(AdapterModule):
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
         """Zero, in the weight's shape (without a weight, the bias's): only the bias changes."""
-        return torch.zeros(self.bias().shape if weight is None else weight.shape)
+        like = self.bias() if weight is None else weight
+        return torch.zeros(() if like is None else like.shape)
 
     def scaled(self, strength: float) -> Bias:
         return replace(self, tensors=self.times(strength))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.lowrank import LowRank
-from .model import ALPHA, AdapterModule
+from .module import ALPHA, AdapterModule
 
 A1, A2, B1, B2, BM = ".a1.weight", ".a2.weight", ".b1.weight", ".b2.weight", ".bm.weight"
 
@@ -77,9 +77,9 @@ class Glora(AdapterModule):
         if BM in self.tensors:
             b2 = torch.einsum("i p ..., p j -> i j ...", self.tensors[BM].float(), b2).flatten(1)
         kernels = base.flatten(2).unbind(2) if base.ndim > 2 else [base]
-        ups, places = [w @ a1 for w in kernels], torch.eye(len(kernels), dtype=a2.dtype, device=a2.device)
+        ups, positions = [w @ a1 for w in kernels], torch.eye(len(kernels), dtype=a2.dtype, device=a2.device)
         # Row block k of ``down`` carries a2 into kernel position k and zeros elsewhere.
-        downs = [torch.kron(a2, place) for place in places]
+        downs = [torch.kron(a2, position) for position in positions]
         return LowRank(torch.cat([b1, *ups], 1) * self.scale(a2.shape[0]), torch.cat([b2, *downs]))
 
     def scaled(self, strength: float) -> Glora:

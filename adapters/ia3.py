@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from .model import AdapterModule
+from .module import AdapterModule
 
 WEIGHT, ON_INPUT, PEFT_L = ".weight", ".on_input", ".ia3_l"
 

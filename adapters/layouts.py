@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from math import log2, prod
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import AdapterError, SettingsError
+from ..errors import AdapterError
 from ..kernels.lowrank import LowRank
 from ..names.keys import parse_key
 from .dora import Dora
 from .lora import KOHYA, PEFT, Lora
-from .model import ALPHA, Adapter, AdapterModule
+from .module import ALPHA, AdapterModule
 
 DTYPES: dict[str | None, torch.dtype | None] = {
     None: None,
@@ -24,7 +22,6 @@ DTYPES: dict[str | None, torch.dtype | None] = {
     "bf16": torch.bfloat16,
     "fp32": torch.float32,
 }
-LAYOUTS = ("same", "kohya", "diffusers", "peft", "comfy")
 
 
 def layout_of(keys: Iterable[str]) -> str:
@@ -54,7 +51,7 @@ def lora_module(
 
     Args:
         key: the module key to write under.
-        update: factors (m, r) and (r, n·kh·kw), scale folded in.
+        update: factors (m, r) and (r, n·kh·kw), the scale in ``up``.
         shape: shape of the weight; kernels make ``up`` (m, r, 1, 1) and ``down`` (r, n, kh, kw).
         like: the module it replaces; its spelling, and unless ``dtype`` is given its dtype, are kept.
         dtype: dtype of the factors ("fp16" ... or a torch dtype); float32 when neither says.
@@ -99,17 +96,3 @@ def balanced(update: LowRank, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         return up, down
     shift = 2.0 ** round(log2(tops[0] / tops[1]) / 2)
     return up / shift, down * shift
-
-
-def converted(adapter: Adapter, layout: str, names: Any) -> Adapter:
-    """The adapter under the keys and suffixes of another layout; see :mod:`.convert`."""
-    if layout not in LAYOUTS:
-        raise SettingsError(f"Unknown layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
-    if names is None:
-        raise SettingsError(
-            "Changing the layout needs the names of a base model's weights",
-            hint="Give the base, or a file whose architecture can be recognised.",
-        )
-    from .convert import convert
-
-    return replace(convert(adapter, layout, names), layout=layout)

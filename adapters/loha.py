@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..kernels.kron import khatri_rao
 from ..kernels.lowrank import LowRank, scale
-from ..kernels.products import hadamard
-from .model import ALPHA, AdapterModule
+from .module import ALPHA, AdapterModule
 
 PAIRS = (".hada_w1_a", ".hada_w1_b"), (".hada_w2_a", ".hada_w2_b")
 CORES = ".hada_t1", ".hada_t2"
@@ -18,7 +18,7 @@ CORES = ".hada_t1", ".hada_t2"
 class Loha(AdapterModule):
     """A Hadamard product of two low-rank matrices; its exact rank is at most r₁·r₂.
 
-    Its factors are Khatri-Rao products of the halves' (:func:`..kernels.products.hadamard`).
+    Its factors are Khatri-Rao products of the halves' (:func:`..kernels.kron.khatri_rao`).
     With Tucker cores t (r, r, kh, kw), ``a`` is (r, m), ``b`` is (r, n) and
     W[o, i, k, l] = Σ_pq a[p,o] t[p,q,k,l] b[q,i].
     """
@@ -62,7 +62,7 @@ class Loha(AdapterModule):
         return (a.shape[0], *b.shape[1:])
 
     def low_rank(self, weight: Tensor | None = None) -> LowRank:
-        return scale(hadamard(self._pair(0), self._pair(1)), self.scale())
+        return scale(khatri_rao(self._pair(0), self._pair(1)), self.scale())
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
         (u1, d1), (u2, d2) = self._pair(0), self._pair(1)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..kernels.kron import kron, trivial
 from ..kernels.lowrank import LowRank, scale
-from ..kernels.products import kronecker, trivial
-from .model import ALPHA, AdapterModule
+from .module import ALPHA, AdapterModule
 
 W1, W1A, W1B = ".lokr_w1", ".lokr_w1_a", ".lokr_w1_b"
 W2, W2A, W2B, T2 = ".lokr_w2", ".lokr_w2_a", ".lokr_w2_b", ".lokr_t2"
@@ -18,7 +18,7 @@ W2, W2A, W2B, T2 = ".lokr_w2", ".lokr_w2_a", ".lokr_w2_b", ".lokr_t2"
 class Lokr(AdapterModule):
     """A Kronecker product; its exact rank is rank(w₁)·rank(w₂).
 
-    Its factors are those of w₁ and w₂ joined (:func:`..kernels.products.kronecker`), a full one split trivially. The
+    Its factors are those of w₁ and w₂ joined (:func:`..kernels.kron.kron`), a full one split trivially. The
     scale alpha/rank applies only when a factor is factored, with w₂'s rank before w₁'s; two full factors ignore alpha,
     in ComfyUI and LyCORIS alike (PEFT's configuration does scale them).
 
@@ -63,7 +63,7 @@ class Lokr(AdapterModule):
 
     def scale(self, rank: int | None = None) -> float:
         if self.rank is None:
-            return 1.0 if self.told is None else self.told
+            return 1.0 if self.config_scale is None else self.config_scale
         return super().scale(rank)
 
     @property
@@ -79,7 +79,7 @@ class Lokr(AdapterModule):
         return (first[0] * second[0], first[1] * second[1], *second[2:])
 
     def low_rank(self, weight: Tensor | None = None) -> LowRank:
-        return scale(kronecker(self._first(), self._second()), self.scale())
+        return scale(kron(self._first(), self._second()), self.scale())
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
         return self.shaped(torch.kron(self._first().dense(), self._second().dense()) * self.scale(), weight)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.lowrank import LowRank
-from .model import ALPHA, AdapterModule
+from .module import ALPHA, AdapterModule
 
 RESHAPE = ".reshape_weight"
 MID = ".lora_mid.weight"
@@ -122,6 +122,17 @@ class Lora(AdapterModule):
         if MID in self.tensors:
             down = torch.einsum("i p ..., p j -> i j ...", self.tensors[MID].float(), down.flatten(1))
         return LowRank(up.flatten(1) * self.scale(), down.flatten(1))
+
+    def in_kohya(self) -> Lora:
+        """The same factors under kohya's and ComfyUI's suffixes, with an ``alpha``."""
+        up, down = self.factors()
+        alpha = self.tensors.get(ALPHA, torch.tensor(float(self.scale() * self.rank)))
+        kept = {s: self.tensors[s] for s in (MID, RESHAPE, ".diff_b", ".b_norm") if s in self.tensors}
+        bias = self.bias()
+        if bias is not None and ".lora_B.bias" in self.tensors:
+            kept[".diff_b"] = bias.to(self.tensors[".lora_B.bias"].dtype)
+        tensors = {KOHYA[0]: up.contiguous(), KOHYA[1]: down.contiguous(), ALPHA: alpha, **kept}
+        return Lora(self.key, tensors, file=self.file)
 
     def scaled(self, strength: float) -> Lora:
         """Scales ``alpha`` where there is one, else ``up``."""

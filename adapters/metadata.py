@@ -1,20 +1,10 @@
-"""What an adapter's metadata says: trigger words, training tags, scales that live outside the tensors, provenance."""
+"""What an adapter's metadata says: trigger words, training tags, PEFT's configurations, provenance."""
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
-from math import sqrt
 from typing import Any
-
-import torch
-
-from .dora import Dora
-from .loha import Loha
-from .lokr import Lokr
-from .lora import Lora
-from .model import ALPHA, Adapter, AdapterModule
 
 PREFIX = "lora_graft."
 PEFT_CONFIG = PREFIX + "peft_config"
@@ -84,71 +74,12 @@ def peft_configs(metadata: dict[str, str]) -> dict[str, dict[str, Any]]:
             part, dot, rest = key.partition(".")
             prefix = part + "." if dot and part in _PARTS else ""
             found.setdefault(prefix, {})[rest if prefix else key] = value
-    return {prefix: config for prefix, config in found.items() if _alpha(config) is not None}
+    return {prefix: config for prefix, config in found.items() if config_alpha(config) is not None}
 
 
-def _alpha(config: dict[str, Any]) -> float | None:
+def config_alpha(config: dict[str, Any]) -> float | None:
     """PEFT calls it ``lora_alpha`` for LoRA and ``alpha`` for LoHa and LoKr."""
     return config.get("lora_alpha", config.get("alpha"))
-
-
-def told_scale(module: AdapterModule, configs: dict[str, dict[str, Any]]) -> float | None:
-    """The scale PEFT's configuration gives: lora_alpha/r, or lora_alpha/√r for rsLoRA (arXiv 2312.03732, eq. 4).
-
-    ``alpha_pattern`` is matched against the end of the module key as PEFT does. None when nothing is said, or the
-    module carries its own ``alpha``.
-    """
-    inner = module.inner if isinstance(module, Dora) else module
-    if not isinstance(inner, (Lora, Loha, Lokr)) or module.alpha is not None:
-        return None
-    key = module.key.removeprefix("base_model.model.")
-    prefix = max((p for p in configs if key.startswith(p)), key=len, default=None)
-    if prefix is None:
-        return None
-    config = configs[prefix]
-    rank, alpha = inner.rank or config.get("r") or 1, _alpha(config)
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", key):
-            alpha = value
-            break
-    return float(alpha) / (sqrt(rank) if config.get("use_rslora") else rank)
-
-
-def with_told_scales(modules: dict[str, AdapterModule], metadata: dict[str, str]) -> dict[str, AdapterModule]:
-    """Modules that know the scale the metadata gives them."""
-    configs = peft_configs(metadata)
-    if not configs:
-        return modules
-    return {key: _telling(module, told_scale(module, configs)) for key, module in modules.items()}
-
-
-def _telling(module: AdapterModule, scale: float | None) -> AdapterModule:
-    inner = {"inner": replace(module.inner, told=scale)} if isinstance(module, Dora) else {}
-    return replace(module, told=scale, **inner)
-
-
-def settled(adapter: Adapter) -> Adapter:
-    """The adapter with every scale that only its metadata tells written as an ``alpha`` tensor.
-
-    ComfyUI ignores PEFT's configuration (rsLoRA, lora_alpha other than the rank); with alphas it applies such a file
-    as it was trained. The configuration is dropped from the metadata: diffusers refuses both at once.
-    """
-    changed = {key: _with_alpha(module) for key, module in adapter.modules.items()}
-    if all(changed[key] is module for key, module in adapter.modules.items()):
-        return adapter
-    return replace(adapter, modules=changed, metadata=without_configs(adapter.metadata))
-
-
-def consistent(adapter: Adapter) -> Adapter:
-    """The adapter unchanged when its metadata still tells the truth about every module's scale, else settled.
-
-    A module made anew carries its whole scale in its factors; PEFT's configuration would scale it a second time.
-    """
-    configs = peft_configs(adapter.metadata)
-    if all(told_scale(module, configs) == module.told for module in adapter.modules.values()):
-        return adapter
-    settled_one = settled(adapter)
-    return replace(settled_one, metadata=without_configs(adapter.metadata))
 
 
 def without_configs(metadata: dict[str, str]) -> dict[str, str]:
@@ -156,19 +87,7 @@ def without_configs(metadata: dict[str, str]) -> dict[str, str]:
     return {k: v for k, v in metadata.items() if k not in _CONFIGS}
 
 
-def _with_alpha(module: AdapterModule) -> AdapterModule:
-    if module.told is None or module.told == 1.0 or module.alpha is not None:
-        return module
-    if isinstance(module, Dora):
-        inner = _with_alpha(module.inner)
-        return replace(module, told=None, tensors={**module.tensors, **inner.tensors}, inner=inner)
-    if module.rank is None:  # LoKr with two full factors, which no alpha scales
-        return replace(module.scaled(module.told), told=None)
-    alpha = torch.tensor(module.told * module.rank, dtype=torch.float32)
-    return replace(module, told=None, tensors={**module.tensors, ALPHA: alpha})
-
-
-def written(metadata: dict[str, str], provenance: dict[str, Any] | None, *, changed: bool) -> dict[str, str]:
+def with_provenance(metadata: dict[str, str], provenance: dict[str, Any] | None, *, changed: bool) -> dict[str, str]:
     """Metadata to write: the file's own, plus provenance as strings under ``lora_graft.``.
 
     Hashes of the tensors that no longer hold (``changed``) are kept under ``lora_graft.source.`` instead. Provenance
@@ -206,5 +125,5 @@ def history(metadata: dict[str, str]) -> list[dict[str, Any]]:
 def without_history(metadata: dict[str, str]) -> dict[str, str]:
     """Metadata without the history and the entries of its last step."""
     steps = history(metadata)
-    told = {HISTORY, *(PREFIX + key for key in (steps[-1] if steps else ()))}
-    return {key: value for key, value in metadata.items() if key not in told}
+    known = {HISTORY, *(PREFIX + key for key in (steps[-1] if steps else ()))}
+    return {key: value for key, value in metadata.items() if key not in known}

@@ -7,7 +7,7 @@ from collections.abc import Container, Mapping
 import torch
 from torch import Tensor
 
-from .model import AdapterModule
+from .module import AdapterModule
 
 BLOCKS, RESCALE = ".oft_blocks", ".rescale"
 

@@ -16,7 +16,7 @@ from .ia3 import Ia3
 from .loha import Loha
 from .lokr import Lokr
 from .lora import Lora
-from .model import ALPHA, AdapterModule
+from .module import ALPHA, AdapterModule
 from .oft import Oft
 
 FORMATS: tuple[type[AdapterModule], ...] = (Lora, Loha, Lokr, Glora, Oft, Boft, Ia3, Diff, Norm, SetWeight, Bias)

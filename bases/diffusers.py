@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 from ..errors import BaseModelError
+from ..io.weights import WeightFile
 from ..names import DENOISER
 from .file import FileBase, Stored, stack
 from .layout import canonical_parts
-from .tensors import TensorFile
 
 _COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 _WEIGHTS = ("diffusion_pytorch_model", "model")
@@ -27,9 +27,9 @@ def open_folder(path: str | Path) -> FileBase:
     path = Path(path)
     folders = [path / name for name in _COMPONENTS if (path / name).is_dir()] or [path]
     stored: dict[str, Stored] = {}
-    files: list[TensorFile] = []
+    files: list[WeightFile] = []
     for folder in folders:
-        shards = [TensorFile(file) for file in _weight_files(folder)]
+        shards = [WeightFile(file) for file in _weight_files(folder)]
         where = {key: shard for shard in shards for key in shard.entries}
         shapes = {key: shape for shard in shards for key, shape in shard.shapes().items()}
         for name, parts in canonical_parts(shapes).items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ..errors import BaseModelError
+from ..io.weights import WeightFile
 from ..kernels.finite import all_finite
 from ..names import Names, StoredPart, names_for
 from ..names.guess import guess_architecture
 from .layout import canonical_parts
-from .tensors import TensorFile
 
 Shape = tuple[int, ...]
 
@@ -25,14 +25,14 @@ Shape = tuple[int, ...]
 class Stored(NamedTuple):
     """A canonical weight: the parts that stack up to it (dimension 0), each in its file, and its shape."""
 
-    parts: tuple[tuple[TensorFile, StoredPart], ...]
+    parts: tuple[tuple[WeightFile, StoredPart], ...]
     shape: Shape
 
 
 class FileBase:
     """A base model read from safetensors files, one weight at a time (see ``Base``)."""
 
-    def __init__(self, path: str | os.PathLike, stored: Mapping[str, Stored], files: list[TensorFile]):
+    def __init__(self, path: str | os.PathLike, stored: Mapping[str, Stored], files: list[WeightFile]):
         self.path = Path(path)
         self.label = self.path.stem if self.path.is_file() else self.path.name
         self._stored = dict(stored)
@@ -46,7 +46,7 @@ class FileBase:
     @classmethod
     def open(cls, path: str | os.PathLike) -> FileBase:
         """One checkpoint file. Raises BaseModelError (see TensorFile)."""
-        file = TensorFile(path)
+        file = WeightFile(path)
         shapes = file.shapes()
         if sum(".lora_" in name or "_lora." in name for name in shapes) * 2 > len(shapes):
             raise BaseModelError("This file is an adapter, not a base model", file=path)
@@ -82,7 +82,7 @@ class FileBase:
                 file=self.path,
                 key=name,
             )
-        pieces = [_load(file, part) for file, part in _cut(stored, rows)]
+        pieces = [_load(file, part) for file, part in _pieces(stored, rows)]
         weight = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         if not all_finite(weight):
             raise BaseModelError("The weight contains NaN or Inf", file=self.path, key=name)
@@ -111,18 +111,18 @@ class FileBase:
         return stored
 
 
-def stack(parts: list[StoredPart], shapes: Mapping[str, Shape], files: Mapping[str, TensorFile]) -> Stored:
+def stack(parts: list[StoredPart], shapes: Mapping[str, Shape], files: Mapping[str, WeightFile]) -> Stored:
     """Where a canonical weight lies and what shape it has.
 
     Raises:
         BaseModelError: its parts do not stack.
     """
-    cuts = [_shape(part, shapes[part.key]) for part in parts]
-    if len({cut[1:] for cut in cuts}) > 1:
+    pieces = [_shape(part, shapes[part.key]) for part in parts]
+    if len({piece[1:] for piece in pieces}) > 1:
         raise BaseModelError(
             "The pieces of a fused weight differ in shape", file=files[parts[0].key].path, key=parts[0].key
         )
-    return Stored(tuple((files[p.key], p) for p in parts), (sum(cut[0] for cut in cuts), *cuts[0][1:]))
+    return Stored(tuple((files[p.key], p) for p in parts), (sum(piece[0] for piece in pieces), *pieces[0][1:]))
 
 
 def _shape(part: StoredPart, shape: Shape) -> Shape:
@@ -130,7 +130,7 @@ def _shape(part: StoredPart, shape: Shape) -> Shape:
     return tuple(reversed(shape)) if part.transpose else shape
 
 
-def _cut(stored: Stored, rows: tuple[int, int] | None):
+def _pieces(stored: Stored, rows: tuple[int, int] | None) -> Iterator[tuple[WeightFile, StoredPart]]:
     """The parts that rows (start, length) of the stack touch, cut to them."""
     if rows is None:
         yield from stored.parts
@@ -144,7 +144,7 @@ def _cut(stored: Stored, rows: tuple[int, int] | None):
         at += length
 
 
-def _load(file: TensorFile, part: StoredPart) -> Tensor:
+def _load(file: WeightFile, part: StoredPart) -> Tensor:
     if not part.transpose:
         return file.load(part.key, part.rows)
     whole = file.load(part.key).T.contiguous()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
+from ..kernels.lowrank import swap_halves
 from ..names import Names, WeightSlice
 
 Shape = tuple[int, ...]
@@ -46,6 +46,4 @@ class Base(Protocol):
 def load_weight_slice(base: Base, weight_slice: WeightSlice) -> Tensor:
     """The weight an adapter's module changes, in that module's own row order."""
     weight = base.load(weight_slice.name, weight_slice.rows)
-    if weight_slice.swap:
-        weight = torch.cat([half for half in reversed(weight.chunk(2))])
-    return weight
+    return swap_halves(weight) if weight_slice.swap else weight

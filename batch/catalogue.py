@@ -58,8 +58,8 @@ class Catalogue:
                     self._writes.add(kind)
                 mine = self._inputs.setdefault(kind, {})
                 for group in ("required", "optional"):
-                    for name, told in ((entry.get("input") or {}).get(group) or {}).items():
-                        spec = Spec.read(told)
+                    for name, definition in ((entry.get("input") or {}).get(group) or {}).items():
+                        spec = Spec.read(definition)
                         before = mine.get(name, spec)
                         mine[name] = replace(spec, options=tuple(dict.fromkeys((*before.options, *spec.options))))
 

@@ -47,9 +47,9 @@ def assignments(sets: list[str], workflow: Workflow, catalogue: Catalogue) -> li
         name, equals, values = text.partition("=")
         if not equals:
             raise SettingsError(f"--set {text}: there is no =", hint='Write --set "NODE.INPUT=VALUES".')
-        place = workflow.place(name.strip(), catalogue)
-        kept = found.setdefault((place.node, place.input), (place, []))[1]
-        kept += [v for v in expand(values, place.spec, name.strip()) if v not in kept]
+        node_input = workflow.node_input(name.strip(), catalogue)
+        kept = found.setdefault((node_input.node, node_input.input), (node_input, []))[1]
+        kept += [v for v in expand(values, node_input.spec, name.strip()) if v not in kept]
     return list(found.values())
 
 
@@ -63,10 +63,10 @@ def combine(workflow: Workflow, chosen: list[tuple[NodeInput, list]]) -> list[Jo
     if count > MOST:
         raise SettingsError(f"{count} combinations are too many; at most {MOST} go into one batch")
     jobs: dict[str, Job] = {}
-    places = [place for place, _ in chosen]
+    inputs = [node_input for node_input, _ in chosen]
     for values in itertools.product(*(values for _, values in chosen)):
-        prompt = workflow.filled({(p.node, p.input): v for p, v in zip(places, values, strict=True)})
-        told = {p.name: v for p, v in zip(places, values, strict=True)}
-        job = Job(identity(prompt), prompt, told)
+        prompt = workflow.filled({(i.node, i.input): v for i, v in zip(inputs, values, strict=True)})
+        named = {i.name: v for i, v in zip(inputs, values, strict=True)}
+        job = Job(identity(prompt), prompt, named)
         jobs.setdefault(job.id, job)
     return list(jobs.values())

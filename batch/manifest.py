@@ -59,8 +59,8 @@ class Manifest:
         data = self._file.read()
         for number, line in enumerate(data.splitlines(keepends=True)):
             try:
-                told = json.loads(line)
-                self._take(told["event"], told)
+                entry = json.loads(line)
+                self._take(entry["event"], entry)
             except (ValueError, KeyError, TypeError) as error:
                 if number == 0:
                     raise GraftError(
@@ -72,15 +72,15 @@ class Manifest:
         if data and not data.endswith(b"\n"):
             self._file.write(b"\n")
 
-    def _take(self, event: str, told: dict) -> None:
+    def _take(self, event: str, entry: dict) -> None:
         if event not in EVENTS:
             raise ValueError(event)
         if event == "done":
-            self.past.done.add(told["job"])
+            self.past.done.add(entry["job"])
         if event == "queued":
-            self.past.queued[told["prompt_id"]] = (told["server"], told["job"])
+            self.past.queued[entry["prompt_id"]] = (entry["server"], entry["job"])
         if event in ("returned", "done", "failed"):
-            self.past.queued.pop(told.get("prompt_id"), None)
+            self.past.queued.pop(entry.get("prompt_id"), None)
 
 
 def _lock(file, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..writing import whole
+from ..io.atomic import whole
 from .jobs import Job
 from .server import Server
 
@@ -13,8 +13,8 @@ from .server import Server
 def listed(outputs: dict[str, dict]) -> list[tuple[str, dict]]:
     """(node id, {"filename", "subfolder", "type"}) of the files in a prompt's ui outputs, whatever made them."""
     found = []
-    for node, told in outputs.items():
-        for entries in told.values() if isinstance(told, dict) else ():
+    for node, shown in outputs.items():
+        for entries in shown.values() if isinstance(shown, dict) else ():
             for entry in entries if isinstance(entries, (list, tuple)) else ():
                 if isinstance(entry, dict) and entry.get("filename") and (node, entry) not in found:
                     found.append((node, entry))
@@ -23,8 +23,8 @@ def listed(outputs: dict[str, dict]) -> list[tuple[str, dict]]:
 
 def texts(outputs: dict[str, dict]) -> dict[str, str]:
     """Node id → the text it showed."""
-    shown = {node: told.get("text") for node, told in outputs.items() if isinstance(told, dict)}
-    return {n: "\n".join(map(str, t)) if isinstance(t, (list, tuple)) else str(t) for n, t in shown.items() if t}
+    found = {node: shown.get("text") for node, shown in outputs.items() if isinstance(shown, dict)}
+    return {n: "\n".join(map(str, t)) if isinstance(t, (list, tuple)) else str(t) for n, t in found.items() if t}
 
 
 async def bring(server: Server, job: Job, outputs: dict[str, dict], folder: Path) -> list[str]:
@@ -34,10 +34,10 @@ async def bring(server: Server, job: Job, outputs: dict[str, dict], folder: Path
         Refused: the server has lost a file; Unreachable: it went away; OSError: the disk's fault.
     """
     names = []
-    for number, (node, place) in enumerate(listed(outputs), 1):
-        name = _name(job, node, f"_{number}{Path(place['filename']).suffix}")
+    for number, (node, output) in enumerate(listed(outputs), 1):
+        name = _name(job, node, f"_{number}{Path(output['filename']).suffix}")
         with whole(folder / name) as file:
-            async for piece in server.file(place):
+            async for piece in server.file(output):
                 file.write(piece)
         names.append(name)
     for node, text in texts(outputs).items():

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import choices
 from ..errors import GraftError
 from .catalogue import Catalogue
 from .jobs import Job, assignments, combine
@@ -31,10 +32,10 @@ class Order:
     sets: list[str]
     urls: list[str]
     folder: Path
-    ahead: int = 2
+    ahead: int = choices.Batch.ahead
     leave: bool = False
     grace: float = 3.0
-    patience: float = 60.0
+    patience: float = choices.Batch.patience
 
 
 @dataclass
@@ -78,7 +79,7 @@ class Batch:
     def ended(self, settled: list[tuple[str, Outcome]]) -> None:
         """Write down jobs that the pool has just settled."""
         for job, outcome in settled:
-            told = {
+            entry = {
                 "job": job,
                 "values": self.pool.jobs[job].values,
                 "prompt_id": outcome.prompt_id,
@@ -86,9 +87,9 @@ class Batch:
                 "seconds": outcome.seconds,
             }
             if outcome.error is None:
-                self.manifest.write("done", **told, files=outcome.files)
+                self.manifest.write("done", **entry, files=outcome.files)
             else:
-                self.manifest.write("failed", **told, error=outcome.error)
+                self.manifest.write("failed", **entry, error=outcome.error)
             self.screen.ended(sum(o.error is not None for o in self.pool.outcomes.values()))
         if self.pool.finished:
             self.over.set()
@@ -171,8 +172,8 @@ async def carry_out(workflow: Workflow, order: Order, *, say: Callable[[str], No
         _check(workflow, catalogue, list(infos))
         chosen = assignments(order.sets, workflow, catalogue)
         jobs = combine(workflow, chosen)
-        for place, values in chosen:
-            say(f"{place.name}: {len(values)} value{'s' * (len(values) != 1)}")
+        for node_input, values in chosen:
+            say(f"{node_input.name}: {len(values)} value{'s' * (len(values) != 1)}")
         if dry:
             return Summary(jobs, 0, {})
         manifest = stack.enter_context(Manifest(order.folder / NAME))

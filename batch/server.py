@@ -100,21 +100,21 @@ class Server:
         body = {"prompt": prompt, "client_id": self.client, "prompt_id": number}
         answer = await self._ask("POST", "/prompt", body)
         try:
-            told = answer.json()
+            reply = answer.json()
         except ValueError:
-            told = {}
-        if answer.status_code >= 500 and not told.get("error"):
+            reply = {}
+        if answer.status_code >= 500 and not reply.get("error"):
             raise Unreachable(f"{self.url} answers with status {answer.status_code}")
-        if answer.status_code != 200 or told.get("node_errors"):
+        if answer.status_code != 200 or reply.get("node_errors"):
             if answer.status_code == 200:  # some outputs are fine and would run: a result with holes
-                await self.cancel([told["prompt_id"]])
-            raise Refused(refusal(told, prompt) or f"the server answers with status {answer.status_code}")
-        return told["prompt_id"]
+                await self.cancel([reply["prompt_id"]])
+            raise Refused(refusal(reply, prompt) or f"the server answers with status {answer.status_code}")
+        return reply["prompt_id"]
 
     async def queue(self) -> tuple[set[str], set[str]]:
         """Ids of the prompts that run and that wait, other people's too."""
-        told = await self._json("/queue")
-        return tuple({item[1] for item in told.get(key, [])} for key in ("queue_running", "queue_pending"))
+        queue = await self._json("/queue")
+        return tuple({item[1] for item in queue.get(key, [])} for key in ("queue_running", "queue_pending"))
 
     async def record(self, number: str) -> dict | None:
         """What the history says of a finished prompt, or None."""
@@ -128,13 +128,13 @@ class Server:
             for number in going & set(numbers):
                 await self._ask("POST", "/interrupt", {"prompt_id": number})
 
-    async def file(self, place: dict) -> AsyncIterator[bytes]:
+    async def file(self, output: dict) -> AsyncIterator[bytes]:
         """The bytes of an output file, in pieces.
 
         Raises:
             Refused: the server does not have it any more.
         """
-        query = {key: str(place.get(key, "")) for key in ("filename", "subfolder", "type")}
+        query = {key: str(output.get(key, "")) for key in ("filename", "subfolder", "type")}
         try:
             async with self._http.stream("GET", "/view", params=query) as answer:
                 if answer.status_code != 200:
@@ -158,9 +158,9 @@ class Server:
             ) as socket:
                 async for message in socket:
                     if isinstance(message, str):
-                        told = json.loads(message)
-                        if isinstance(told, dict):
-                            yield told
+                        content = json.loads(message)
+                        if isinstance(content, dict):
+                            yield content
         except (OSError, TimeoutError, ValueError, websockets.WebSocketException):
             return
 
@@ -173,26 +173,26 @@ class Server:
     async def _json(self, path: str) -> dict:
         answer = await self._ask("GET", path)
         try:
-            told = answer.json() if answer.status_code == 200 else None
+            content = answer.json() if answer.status_code == 200 else None
         except ValueError:
-            told = None
-        if not isinstance(told, dict):
+            content = None
+        if not isinstance(content, dict):
             raise Unreachable(f"{self.url}{path} answers with status {answer.status_code} and nothing ComfyUI says")
-        return told
+        return content
 
     def _gone(self, error: Exception) -> Unreachable:
         why = "nothing listens there" if isinstance(error, httpx.ConnectError) else str(error) or type(error).__name__
         return Unreachable(f"{self.url} does not answer: {why}")
 
 
-def refusal(told: dict, prompt: dict) -> str:
+def refusal(reply: dict, prompt: dict) -> str:
     """The server's reasons in one line."""
-    error = told.get("error") or {}
+    error = reply.get("error") or {}
     if isinstance(error, str):
         return error
-    parts = [error.get("message", "")] if not told.get("node_errors") else []
-    parts += [error.get("details", "")] if not told.get("node_errors") and error.get("details") else []
-    for node, wrong in (told.get("node_errors") or {}).items():
+    parts = [error.get("message", "")] if not reply.get("node_errors") else []
+    parts += [error.get("details", "")] if not reply.get("node_errors") and error.get("details") else []
+    for node, wrong in (reply.get("node_errors") or {}).items():
         title = (prompt.get(node, {}).get("_meta") or {}).get("title") or wrong.get("class_type", "")
         for reason in wrong.get("errors", []):
             parts.append(f"{title} (node {node}): {reason.get('message', '')}: {reason.get('details', '')[:200]}")

@@ -202,7 +202,7 @@ class Worker:
     async def _fetch(self, number: str, flight: Flight, outputs: dict, seconds: float) -> None:
         try:
             if self.batch.folder is None:
-                files = [place for _, place in results.listed(outputs)]
+                files = [output for _, output in results.listed(outputs)]
             else:
                 files = await results.bring(self.server, flight.job, outputs, self.batch.folder)
             outcome = Outcome(self.name, number, files=files, seconds=seconds)

@@ -46,7 +46,7 @@ class Workflow:
             nodes[node]["inputs"][name] = value
         return nodes
 
-    def place(self, text: str, catalogue: Catalogue) -> NodeInput:
+    def node_input(self, text: str, catalogue: Catalogue) -> NodeInput:
         """The input that ``NODE.INPUT`` means; both parts may hold dots.
 
         NODE is an id, a title, a display name or a class, looked up in this order. INPUT is a name, or the front of

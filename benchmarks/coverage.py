@@ -2,7 +2,7 @@
 
 For each kind of file (coverage_kinds.py) it writes one with random values, reads it, asks inspect for the family,
 converts it to each layout and back, merges it with itself and resizes it to a rank it has already. The update of every
-weight, applied to a random vector in float64, must come out the same. Three judges:
+weight, applied to a few random vectors in float64 (one alone can miss a small rank), must come out the same. Three judges:
 
 - this project's own reader, with no base at hand;
 - ComfyUI's loader, on the files written for its own model (COMFYUI_PATH, else ~/comfy/ComfyUI);
@@ -38,8 +38,8 @@ from lora_graft.jobs.convert import convert
 from lora_graft.jobs.inspect import inspect_adapter
 from lora_graft.jobs.merge.merge import MergeSettings, merge
 from lora_graft.jobs.merge.resize import ResizeSettings, resize
-from lora_graft.jobs.merge.targets import flat
 from lora_graft.names import module_of, names_for, names_of_adapters
+from lora_graft.names.alike import flat
 from safetensors.torch import load_file
 
 LAYOUTS = ("kohya", "comfy", "diffusers", "peft")
@@ -78,7 +78,7 @@ def _random(name: str, shape, rows=None):
 
 
 def effects(adapter, names) -> Effects:
-    """Weight -> ΔW on a random vector, whatever the modules are called or however they are cut.
+    """Weight -> ΔW on a few random vectors, whatever the modules are called or however they are cut.
 
     A module whose update has not its weight's shape has no effect, as in ComfyUI.
     """
@@ -95,9 +95,9 @@ def effects(adapter, names) -> Effects:
                 found[flat(key) + end] = effect
                 continue
             height, start = names.shapes[weight_slice.name][0], weight_slice.rows[0] if weight_slice.rows else 0
-            effect = effect.roll(len(effect) // 2) if weight_slice.swap else effect
+            effect = effect.roll(len(effect) // 2, 0) if weight_slice.swap else effect
             name = module_of(weight_slice.name) + end if end else weight_slice.name
-            whole = found.setdefault(name, torch.zeros(height).double())
+            whole = found.setdefault(name, torch.zeros(height, *effect.shape[1:]).double())
             whole[start : start + len(effect)] += effect
     return found
 
@@ -111,8 +111,8 @@ def _seen(module, weight_slice, names):
         up, down = None, change.flatten(1).double()
     else:
         up, down = (t.double() for t in module.low_rank())
-    vector = torch.randn(down.shape[1], generator=torch.Generator().manual_seed(down.shape[1])).double()
-    return down @ vector if up is None else up @ (down @ vector)
+    vectors = others.vectors(down.shape[1])
+    return down @ vectors if up is None else up @ (down @ vectors)
 
 
 def same(one: Effects, other: Effects, tolerance=3e-6) -> str:

@@ -20,11 +20,11 @@ import comfy.ops
 import comfy.sd
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from lora_graft.jobs.distill.bank import HELD_OUT, Bank
 from lora_graft.jobs.distill.distill import Distillation
 from lora_graft.jobs.distill.distill import build as students_of
-from lora_graft.jobs.distill.pace import Training
-from lora_graft.jobs.distill.places import places
+from lora_graft.jobs.distill.noisy_latents import HELD_OUT, NoisyLatents
+from lora_graft.jobs.distill.schedule import Training
+from lora_graft.jobs.distill.target_modules import target_modules
 from lora_graft.jobs.distill.train import train
 from lora_graft.nodes.host.denoiser import HostDenoiser
 
@@ -149,25 +149,29 @@ def main() -> None:
         settings = Distillation(
             rank=options.rank,
             where="attention + feed-forward",
-            training=Training(steps=options.steps, batch=options.batch, checkpointing=not options.no_checkpointing),
+            training=Training(
+                steps=options.steps, batch=options.batch, accumulation=1, checkpointing=not options.no_checkpointing
+            ),
         )
-        names, _ = places(denoiser, settings.where, [], [])
+        names, _ = target_modules(denoiser, settings.where, [], [])
         students = students_of(denoiser, names, settings, {}, where)
         count = options.batch + HELD_OUT
         dice = torch.Generator().manual_seed(1)
         latents = torch.randn(4, 4, side, side, generator=dice)
         pick = torch.arange(count) % 4
-        bank = Bank(
+        training_set = NoisyLatents(
             latents,
             pick,
             torch.arange(count),
-            denoiser.ratios(torch.linspace(0.1, 0.9, count)),
+            denoiser.sigmas(torch.linspace(0.1, 0.9, count)),
             ["", "a"],
             pick % 2,
             latents[pick].clone(),
         )
         started = []
-        result = train(denoiser, students, bank, settings.training, progress=lambda *_: started.append(time.time()))
+        result = train(
+            denoiser, students, training_set, settings.training, progress=lambda *_: started.append(time.time())
+        )
     peak = torch.cuda.max_memory_allocated() / 2**20 if cuda else memory("VmHWM")
     print(
         json.dumps(

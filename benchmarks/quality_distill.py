@@ -30,13 +30,12 @@ from lora_graft.bases import open_base
 from lora_graft.family import judge, materialize, text
 from lora_graft.family.denoiser import FamilyDenoiser
 from lora_graft.family.sample import sample
-from lora_graft.jobs.distill.bank import Teacher
 from lora_graft.jobs.distill.dataset import Dataset
-from lora_graft.jobs.distill.denoiser import Drawing
+from lora_graft.jobs.distill.denoiser import Drawing, Teacher
 from lora_graft.jobs.distill.distill import Distillation, distill
 from lora_graft.jobs.distill.generate import Generation, generate
-from lora_graft.jobs.distill.pace import Training
 from lora_graft.jobs.distill.prompts import PromptSettings, synthesize
+from lora_graft.jobs.distill.schedule import Training
 from lora_graft.jobs.distill.strength import match_strength
 from lora_graft.jobs.transfer.transfer import TransferSettings, transfer
 from lora_graft.kernels.distill.filter import action
@@ -66,8 +65,8 @@ class Bench:
         self.data: dict[tuple, Dataset] = {}
         self.known: dict[tuple, tuple[Tensor, float, float, float]] = {}
 
-    def denoiser(self, name: str, worn: Sequence[tuple[Adapter, float]] = ()) -> FamilyDenoiser:
-        return FamilyDenoiser(name, self.models, worn)
+    def denoiser(self, name: str, adapters: Sequence[tuple[Adapter, float]] = ()) -> FamilyDenoiser:
+        return FamilyDenoiser(name, self.models, adapters)
 
     def teacher(self, names: Sequence[str], base: str = "a") -> Teacher:
         return Teacher(self.denoiser(base), [self.denoiser(base, [(self.loras[e], 1.0)]) for e in names])
@@ -79,9 +78,9 @@ class Bench:
             dice = torch.Generator().manual_seed(seed)
             draws = [torch.randint(n, (64,), generator=dice).tolist() for n in (10, 4)]
             lines = prompts or [text.prompt(*pair) for pair in zip(*draws, strict=True)]
-            worn = Teacher(self.denoiser("a"), [self.denoiser("a", [(self.loras[e], 1.0) for e in names])])
+            teacher = Teacher(self.denoiser("a"), [self.denoiser("a", [(self.loras[e], 1.0) for e in names])])
             settings = Generation(64, 100_000 + seed, DRAWING)
-            self.data[key] = generate(worn, self.denoiser(target), lines, settings)
+            self.data[key] = generate(teacher, self.denoiser(target), lines, settings)
         return self.data[key]
 
     def taught(
@@ -96,17 +95,19 @@ class Bench:
         rank: int = 8,
         **settings,
     ) -> tuple[Adapter, int, float]:
-        """(adapter, evaluations, share of the effect on held-out lessons)."""
+        """(adapter, evaluations, share of the effect on held-out noisy latents)."""
         data = dataset or self.dataset(names, target, seed)
         student, teacher = self.denoiser(target), self.teacher(names)
-        chosen = Distillation(rank=rank, training=Training(steps=steps, seed=seed), **settings)
+        chosen = Distillation(
+            rank=rank, training=Training(steps=steps, seed=seed, batch=32, accumulation=1), **settings
+        )
         result = distill(
             data,
             teacher,
             student,
             [self.loras[e] for e in names],
             chosen,
-            start=start,
+            warm_start=start,
             translate=self.translation(target),
         )
         return result.adapter, sum(result.report.evaluations.values()), result.report.explained
@@ -136,13 +137,13 @@ class Bench:
         )
         return found.value, found.residual, found.evaluations
 
-    def judged(self, name: str, worn: Sequence[tuple[Adapter, float]], seed: int, effect: str) -> tuple:
+    def judged(self, name: str, adapters: Sequence[tuple[Adapter, float]], seed: int, effect: str) -> tuple:
         """(effect strengths (3,), share of right classes, Fréchet distance, own look)."""
         index = torch.arange(self.pictures)
         digits, colours = index % 10, index // 10 % 4
         prompts = [text.prompt(int(d), int(c)) for d, c in zip(digits, colours, strict=True)]
         decoder = materialize.autoencoder(name) if name == "v" else materialize.autoencoder()
-        images = sample(materialize.base(name), decoder, prompts, range(seed, seed + self.pictures), adapters=worn)
+        images = sample(materialize.base(name), decoder, prompts, range(seed, seed + self.pictures), adapters=adapters)
         weights = materialize.judge_weights()
         verdict = judge.look(weights, images)
         right = (verdict.digits.argmax(1) == digits) & (verdict.colours.argmax(1) == colours)
@@ -152,11 +153,11 @@ class Bench:
             for which in ("night", "dusk")
         }
         way = real["dusk"][0] - real["night"][0]
-        place = float((verdict.features.mean(0) - real["night"][0]) @ way / way.square().sum())
+        look_share = float((verdict.features.mean(0) - real["night"][0]) @ way / way.square().sum())
         distance = judge.frechet(judge.gaussian(verdict.features), tuple(real[look]))
-        return verdict.effects.mean(0), right.float().mean().item(), distance, place if look == "dusk" else None
+        return verdict.effects.mean(0), right.float().mean().item(), distance, look_share if look == "dusk" else None
 
-    def score(self, name: str, worn: Sequence[tuple[Adapter, float]], seed: int, effect: str) -> dict[str, float]:
+    def score(self, name: str, adapters: Sequence[tuple[Adapter, float]], seed: int, effect: str) -> dict[str, float]:
         """Lift and the rest of one result."""
         at = materialize.EFFECTS.index(effect)
         key = (name, effect, seed)
@@ -167,7 +168,7 @@ class Bench:
                 self.judged(name, [(trained, 1.0)], seed, effect)[0][at],
             )
         zero, one = self.known[key]
-        strengths, right, distance, look = self.judged(name, worn, seed, effect)
+        strengths, right, distance, look = self.judged(name, adapters, seed, effect)
         figures = {
             "lift": float((strengths[at] - zero) / (one - zero)),
             "class accuracy": right,
@@ -224,9 +225,11 @@ def pairs(bench: Bench, seeds: Sequence[int], names: Sequence[str]) -> list[str]
         for seed in seeds:
             for effect in bench.effects:
 
-                def put(row, worn, cost=0, seen=None, effect=effect, seed=seed, rows=rows, name=name):
+                def put(row, adapters, cost=0, seen=None, effect=effect, seed=seed, rows=rows, name=name):
                     extra = {"share of the effect": seen} if seen is not None else {}
-                    rows.add(row, seed, effect, bench.score(name, worn, seed, effect) | extra | {"evaluations": cost})
+                    rows.add(
+                        row, seed, effect, bench.score(name, adapters, seed, effect) | extra | {"evaluations": cost}
+                    )
 
                 def teach(row, effect=effect, seed=seed, put=put, name=name, **how):
                     adapter, cost, seen = bench.taught([effect], name, seed, **how)
@@ -396,17 +399,17 @@ class HostBench(Bench):
             self.clip = comfy.sd.load_clip([path], clip_type=comfy.sd.CLIPType.SD3)
         self.bases: dict[str, object] = {}
 
-    def denoiser(self, name: str, worn: Sequence[tuple[Adapter, float]] = ()):
+    def denoiser(self, name: str, adapters: Sequence[tuple[Adapter, float]] = ()):
         import comfy.sd
-        from lora_graft.nodes.distilling import dressed
+        from lora_graft.nodes.distilling import with_loras
         from lora_graft.nodes.host.denoiser import HostDenoiser
 
         with torch.inference_mode():
             if name not in self.bases:
                 self.bases[name] = comfy.sd.load_diffusion_model(str(self.models[f"family_{name}"]))
         model = self.bases[name]
-        given = [(adapter, strength, strength) for adapter, strength in worn]
-        return dressed(model, self.clip, None, given) if given else HostDenoiser(model, self.clip)
+        given = [(adapter, strength, strength) for adapter, strength in adapters]
+        return with_loras(model, self.clip, None, given) if given else HostDenoiser(model, self.clip)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..choices import Batch
 from ..errors import GraftError
 from .guard import FAILED, INTERRUPTED, cleanly
 from .options import Debug
@@ -40,10 +41,10 @@ def batch(
     ] = False,
     ahead: Annotated[
         int, typer.Option("--ahead", min=1, max=16, help="Prompts on one server at a time, the running one included.")
-    ] = 2,
+    ] = Batch.ahead,
     patience: Annotated[
         float, typer.Option("--patience", min=0, help="Seconds to wait for a server to come back, when none is left.")
-    ] = 60.0,
+    ] = Batch.patience,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the combinations and stop.")] = False,
     debug: Debug = False,
 ) -> None:

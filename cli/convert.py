@@ -8,15 +8,16 @@ from typing import Annotated
 import typer
 
 from .guard import cleanly
-from .options import BASE_HELP, Debug, DtypeOption, Force, Layout, Lora, suffixed
-from .output import claim
+from .menus import Layout
+from .options import BASE_HELP, Debug, DtypeOption, Force, Lora, Output
+from .output import outputs, publish
 
 
 @cleanly
 def convert(
     lora: Lora,
     layout: Annotated[Layout, typer.Option("--layout", help="Key names to write.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.safetensors", help="File to write.")],
+    output: Output,
     base: Annotated[
         Path | None, typer.Option("--base", metavar="BASE", help=f"Where the names cannot be guessed: the {BASE_HELP}")
     ] = None,
@@ -25,13 +26,12 @@ def convert(
     debug: Debug = False,
 ) -> None:
     """Rewrite an adapter in another layout; its weights stay the same."""
-    suffixed(output, "--output", (".safetensors",))
-    claim(output, force=force, inputs=(lora, base))
+    asked = outputs(output, force=force, inputs=(lora, base))
 
     from .. import adapters
     from ..bases import open_base
     from ..jobs.convert import convert as run
 
     result = run(adapters.read(lora), layout.value, open_base(base) if base else None)
-    adapters.write(result, output, dtype=dtype.value if dtype else None, overwrite=force)
+    publish(asked, adapter=result, dtype=dtype.value if dtype else None)
     typer.echo(f"Wrote {output}: {len(result.modules)} modules in {result.layout} layout")

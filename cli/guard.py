@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import typer
 
-from ..errors import GraftError
+from ..errors import GraftError, in_words
 
 FAILED, INTERRUPTED = 1, 130
 
@@ -32,16 +32,7 @@ def cleanly(command: Callable) -> Callable:
         except (GraftError, OSError, MemoryError) as error:
             if kwargs.get("debug"):
                 raise
-            print(f"Error: {told(error)}", file=sys.stderr)
+            print(f"Error: {in_words(error)}", file=sys.stderr)
             raise typer.Exit(FAILED) from None
 
     return run
-
-
-def told(error: Exception) -> str:
-    """The error in words for a user."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror + (f" (file {error.filename})" if error.filename else "")
-    if isinstance(error, MemoryError):
-        return "out of memory"
-    return str(error)

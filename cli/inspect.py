@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .. import choices
 from .guard import cleanly
 from .options import Debug, Lora
 
@@ -14,7 +15,9 @@ from .options import Debug, Lora
 def inspect(
     lora: Lora,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-    tags: Annotated[int, typer.Option("--tags", min=0, help="How many training tags to list.")] = 30,
+    tags: Annotated[int, typer.Option("--tags", min=0, help="How many training tags to list.")] = (
+        choices.Inspect.tags
+    ),
     debug: Debug = False,
 ) -> None:
     """Say what an adapter is: format, likely base, modules, ranks, norms, trigger words, training tags."""

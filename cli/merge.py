@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..choices import File, Merge, Work
 from .guard import cleanly
-from .menus import KERNELS, MERGE_FOLDER, constant, menu, method_names, readers
-from .options import BASE_HELP, Debug, Device, DeviceOption, DtypeOption, Force, Layout, device_of, png, suffixed
-from .output import claim, staged
+from .menus import Device, Layout, MergeMethod, Units
+from .options import BASE_HELP, AsJson, Debug, DeviceOption, DtypeOption, Force, Output, Report, device_of
+from .output import Outputs, outputs, publish
 from .progress import progress
 
-MergeMethod = menu("MergeMethod", method_names(MERGE_FOLDER))
-Units = menu("Units", constant(KERNELS / "units.py", "UNITS"))
-RANK_WORDS = ("auto", "max", "sum")
+if TYPE_CHECKING:
+    from ..bases import Base
+    from ..jobs.merge.merge import MergeResult
 
-Report = Annotated[
-    Path | None, typer.Option("--report", metavar="OUT.json|OUT.md", help="Write the report as JSON or Markdown.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
-Base = Annotated[
+BaseOption = Annotated[
     Path | None, typer.Option("--base", metavar="BASE", help=f"For DoRA and the like, and odd names: the {BASE_HELP}")
 ]
-Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT.safetensors", help="File to write.")]
 LayoutOption = Annotated[Layout, typer.Option("--layout", help="Key names to write; same: the first LoRA's.")]
 
 
@@ -40,43 +36,54 @@ def merge(
         ),
     ],
     output: Output,
-    method: Annotated[MergeMethod, typer.Option("--method", help="How to merge.")] = MergeMethod.lego,
+    method: Annotated[MergeMethod, typer.Option("--method", help="How to merge.")] = MergeMethod[Merge.method],
     rank: Annotated[
         str,
         typer.Option(
             "--rank",
-            metavar="N|auto|max|sum",
+            metavar="|".join(("N", *Merge.ranks)),
             help="Rank of the result: a number; max, the largest of the LoRAs; sum, all together; auto, per module "
             "what keeps --energy of the sum. concat and linear are cut by a number only.",
         ),
-    ] = "max",
+    ] = Merge.rank,
     units: Annotated[
         Units, typer.Option("--units", help="lego: form of the units; paper is LoRA-LEGO as printed.")
-    ] = Units.canonical,
+    ] = Units[Merge.units],
     density: Annotated[
-        float, typer.Option("--density", help=f"Share of entries kept, above 0 up to 1: {readers('density')}.")
-    ] = 0.5,
-    energy: Annotated[float, typer.Option("--energy", help="Rank auto: share of the sum's energy to keep.")] = 0.95,
-    seed: Annotated[int, typer.Option("--seed", help=f"Of k-means and of random masks: {readers('seed')}.")] = 0,
-    parameter_reweighting: Annotated[bool, typer.Option(help="lego: restore the size of clusters' means.")] = True,
-    output_reweighting: Annotated[bool, typer.Option(help="lego: scale means to one LoRA's size.")] = True,
+        float,
+        typer.Option(
+            "--density", help=f"Share of entries kept, above 0 up to 1: {', '.join(Merge.readers['density'])}."
+        ),
+    ] = Merge.density,
+    energy: Annotated[float, typer.Option("--energy", help="Rank auto: share of the sum's energy to keep.")] = (
+        Merge.energy
+    ),
+    seed: Annotated[
+        int, typer.Option("--seed", help=f"Of k-means and of random masks: {', '.join(Merge.readers['seed'])}.")
+    ] = (Merge.seed),
+    parameter_reweighting: Annotated[bool, typer.Option(help="lego: restore the size of clusters' means.")] = (
+        Merge.parameter_reweighting
+    ),
+    output_reweighting: Annotated[
+        bool, typer.Option(help="lego: scale means to one LoRA's size.")
+    ] = Merge.output_reweighting,
     dtype: DtypeOption = None,
-    layout: LayoutOption = Layout.same,
-    base: Base = None,
+    layout: LayoutOption = Layout[File.layout],
+    base: BaseOption = None,
     report: Report = None,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", metavar="OUT.png", help="Draw, block by block, how many clusters mix several LoRAs."),
     ] = None,
     as_json: AsJson = False,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = Device[Work.device],
     force: Force = False,
     debug: Debug = False,
 ) -> None:
     """Merge LoRAs of any ranks, formats and trainers into one. A single LoRA is pruned to the rank."""
     wanted = [weighted(text) for text in loras]
     chosen = rank_of(rank)
-    outputs(output, report, plot, force=force, inputs=(*(path for path, *_ in wanted), base))
+    asked = outputs(output, report=report, plot=plot, force=force, inputs=(*(path for path, *_ in wanted), base))
 
     from .. import adapters
     from ..bases import open_base
@@ -98,7 +105,7 @@ def merge(
     given = [(adapters.read(path), model, clip) for path, model, clip in wanted]
     with progress("Merging") as tell:
         result = run(given, settings, base=opened, progress=tell, device=device_of(device))
-    publish(result, output, layout, opened, report, plot, as_json=as_json, force=force)
+    publish_merged(asked, result, layout, opened, as_json=as_json)
 
 
 def weighted(text: str) -> tuple[Path, float, float]:
@@ -123,48 +130,24 @@ def weighted(text: str) -> tuple[Path, float, float]:
 
 
 def rank_of(text: str) -> int | str:
-    """A rank as a number, or one of RANK_WORDS; a usage error otherwise."""
-    if text in RANK_WORDS:
+    """A rank as a number, or one of ``choices.Merge.ranks``; a usage error otherwise."""
+    if text in Merge.ranks:
         return text
     if not text.isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f"{text} is not a number from 1, {', '.join(RANK_WORDS)}", param_hint="--rank")
+        raise typer.BadParameter(f"{text} is not a number from 1, {', '.join(Merge.ranks)}", param_hint="--rank")
     return int(text)
 
 
-def outputs(output: Path, report: Path | None, plot: Path | None, *, force: bool, inputs) -> None:
-    """Check names and places of everything to write before any work is done."""
-    suffixed(output, "--output", (".safetensors",))
-    claim(output, suffixed(report, "--report", (".json", ".md")), png(plot), force=force, inputs=inputs)
-
-
-def publish(
-    result, output: Path, layout: Layout, base, report: Path | None, plot: Path | None, *, as_json: bool, force: bool
-) -> None:
-    """Write the adapter, its report and its picture, all or none, and say what was done."""
-    from .. import adapters
-    from ..jobs.convert import names_of
+def publish_merged(asked: Outputs, result: MergeResult, layout: Layout, base: Base | None, *, as_json: bool) -> None:
+    """Write the adapter in a layout, its report and its picture, and say what was done."""
+    from ..jobs.names import names_of
+    from .screen import show
 
     names = None
     if layout is not Layout.same:
         names = base.names if base else names_of(result.adapter)
-    files = {}
-    if report:
-        markdown = report.suffix.lower() == ".md"
-        files[report] = (result.report.to_markdown() if markdown else result.report.to_json()).encode()
-    if plot:
-        from .. import plots
-
-        files[plot] = plots.encode(plots.clusters(result.report))
-    with staged(files):
-        adapters.write(
-            result.adapter, output, layout=layout.value, names=names, overwrite=force, provenance=result.provenance
-        )
-    if as_json:
-        typer.echo(result.report.to_json())
-    else:
-        from .screen import show_merge
-
-        show_merge(result.report, [output, *files])
+    how = dict(layout=layout.value, names=names, provenance=result.provenance)
+    show(result.report, publish(asked, result.report, result.adapter, drawing="clusters", **how), as_json=as_json)
 
 
 def _number(text: str) -> float | None:

@@ -7,28 +7,36 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .menus import menu, method_names
+from .. import choices
+from .menus import Device, Dtype
 
 if TYPE_CHECKING:
     from ..kernels.spectral import SubspaceSize
 
-MethodName = menu("MethodName", ("auto", *method_names()))
-Layout = menu("Layout", ("same", "kohya", "diffusers", "peft", "comfy"))
-Dtype = menu("Dtype", ("fp16", "bf16", "fp32"))
-Device = menu("Device", ("auto", "cpu", "cuda"))
-
 Lora = Annotated[Path, typer.Argument(metavar="LORA", help="Adapter file (.safetensors).")]
 Share = Annotated[
     float | None,
-    typer.Option("--k-share", min=1e-6, max=1, help="Subspace size as a share of the smaller side. Default: 0.25."),
+    typer.Option(
+        "--k-share",
+        min=1e-6,
+        max=1,
+        help=f"Subspace size as a share of the smaller side. Default: {choices.Subspace.k_share:g}.",
+    ),
 ]
-K = Annotated[int | None, typer.Option("--k", min=1, help="Subspace size as a number (the paper: 320).")]
+K = Annotated[
+    int | None, typer.Option("--k", min=1, help=f"Subspace size as a number (the paper: {choices.Subspace.k}).")
+]
 Energy = Annotated[
     float | None,
     typer.Option("--energy", min=1e-6, max=1, help="Subspace size as a share of the weight's squared norm."),
 ]
 DtypeOption = Annotated[Dtype | None, typer.Option("--dtype", help="Number type to write. Default: the input's.")]
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where to compute; auto takes a GPU when there is one.")]
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT.safetensors", help="File to write.")]
+Report = Annotated[
+    Path | None, typer.Option("--report", metavar="OUT.json|OUT.md", help="Write the report as JSON or Markdown.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 Plot = Annotated[Path | None, typer.Option("--plot", metavar="OUT.png", help="Write a heat map by block and role.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the cache of subspaces.")]
 Force = Annotated[bool, typer.Option("--force", help="Write over existing output files.")]
@@ -68,11 +76,6 @@ def cache_of(unwanted: bool):
     from ..jobs.cache import SubspaceCache
 
     return SubspaceCache()
-
-
-def png(path: Path | None) -> Path | None:
-    """The path, if it names a PNG file."""
-    return suffixed(path, "--plot", (".png",))
 
 
 def suffixed(path: Path | None, option: str, suffixes: tuple[str, ...]) -> Path | None:

@@ -2,57 +2,82 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..errors import GraftError
-from ..writing import beside
+from ..io.outputs import claim, staged
+from .options import suffixed
+
+if TYPE_CHECKING:
+    from ..adapters import Adapter
 
 
-def claim(*paths: Path | None, force: bool = False, inputs: tuple[Path | None, ...] = ()) -> None:
-    """Check that every output can be written, before the work starts.
+@dataclass(frozen=True)
+class Outputs:
+    """The files that a command was asked for.
+
+    texts: file → the report's method that makes its text. force: write over files that exist.
+    """
+
+    adapter: Path | None = None
+    texts: dict[Path, str] = field(default_factory=dict)
+    plot: Path | None = None
+    force: bool = False
+
+
+def outputs(
+    adapter: Path | None = None,
+    *,
+    report: Path | None = None,
+    json: Path | None = None,
+    plot: Path | None = None,
+    force: bool,
+    inputs: tuple[Path | None, ...],
+) -> Outputs:
+    """Check names and places of everything to write, before any work is done.
+
+    Args:
+        report: Markdown or JSON, as the name ends; json: JSON, whatever the name.
 
     Raises:
-        GraftError: a path exists (unless ``force``), is one of the inputs, a folder, or given twice; its folder is
-            missing.
+        BadParameter: a name that ends otherwise than it must.
+        GraftError: see :func:`..io.outputs.claim`.
     """
-    outputs = [path for path in paths if path is not None]
-    taken = {path.resolve() for path in inputs if path is not None}
-    for number, path in enumerate(outputs):
-        if path.resolve() in taken:
-            raise GraftError("the output would overwrite an input", file=path, hint="Choose another name.")
-        if path.resolve() in {other.resolve() for other in outputs[:number]}:
-            raise GraftError("two outputs have the same name", file=path)
-        if path.is_dir():
-            raise GraftError("the output is a folder", file=path, hint="Give the name of a file.")
-        if path.exists() and not force:
-            raise GraftError("the output exists already", file=path, hint="Choose another name, or add --force.")
-        if not path.parent.is_dir():
-            raise GraftError("the folder for the output does not exist", file=path, hint="Create it first.")
+    suffixed(adapter, "--output", (".safetensors",))
+    suffixed(report, "--report", (".json", ".md"))
+    suffixed(plot, "--plot", (".png",))
+    claim(adapter, report, json, plot, force=force, inputs=inputs)
+    texts = {}
+    if report:
+        texts[report] = "to_markdown" if report.suffix.lower() == ".md" else "to_json"
+    if json:
+        texts[json] = "to_json"
+    return Outputs(adapter, texts, plot, force)
 
 
-@contextmanager
-def staged(files: dict[Path, bytes]) -> Iterator[None]:
-    """Write files beside their places, run the body (which writes the main file), then move them in.
+def publish(
+    asked: Outputs, report: Any = None, adapter: Adapter | None = None, *, drawing: str = "heatmap", **how: Any
+) -> list[Path]:
+    """Write the adapter, its report and its picture, all or none; the files, in this order.
 
-    When a write or the body fails, none of them appears.
+    Args:
+        report: a report of one of the jobs, where a text or a picture is asked for.
+        adapter: where a file for it is asked for.
+        drawing: the function of ``plots`` that draws the report.
+        how: keyword arguments of :func:`..adapters.write`.
+
+    Raises:
+        GraftError: a file cannot be written.
     """
-    scratch: dict[Path, Path] = {}
-    try:
-        for path, data in files.items():
-            scratch[path] = beside(path)
-            scratch[path].write_bytes(data)
-        yield
-        for path, temporary in scratch.items():
-            os.replace(temporary, path)
-    except OSError as error:
-        raise GraftError(f"could not write: {error.strerror or error}", file=error.filename or _names(files)) from error
-    finally:
-        for temporary in scratch.values():
-            temporary.unlink(missing_ok=True)
+    files = {path: getattr(report, text)().encode() for path, text in asked.texts.items()}
+    if asked.plot:
+        from .. import plots
 
+        files[asked.plot] = plots.encode(getattr(plots, drawing)(report))
+    with staged(files):
+        if asked.adapter and adapter is not None:
+            from .. import adapters
 
-def _names(files: dict[Path, bytes]) -> str:
-    return ", ".join(str(path) for path in files)
+            adapters.write(adapter, asked.adapter, overwrite=asked.force, **how)
+    return [asked.adapter, *files] if asked.adapter else [*files]

@@ -20,6 +20,16 @@ def console() -> Console:
     return Console(markup=False, highlight=False, soft_wrap=True)
 
 
+def show(report: Report | MergeReport, written: list[Path], *, as_json: bool = False) -> None:
+    """A job's report, and the files written; as JSON the report alone."""
+    if as_json:
+        print(report.to_json())
+    elif report.job in ("merge", "resize"):
+        show_merge(report, written)
+    else:
+        show_report(report, written)
+
+
 def show_report(report: Report, written: list[Path]) -> None:
     """Sentences, a table by block, the files written."""
     out = console()
@@ -43,14 +53,14 @@ def _blocks(report: Report) -> Table:
     for column in ("modules", "similarity", *(("kept energy",) if moved else ())):
         table.add_column(column, justify="right")
     for block, modules in rows(report).items():
-        cells = [block, str(len(modules)), _figure(similarity(modules))]
-        table.add_row(*cells, *([_figure(kept_energy(modules))] if moved else []))
+        cells = [block, str(len(modules)), figure(similarity(modules))]
+        table.add_row(*cells, *([figure(kept_energy(modules))] if moved else []))
     return table
 
 
 def show_merge(report: MergeReport, written: list[Path]) -> None:
     """Sentences, a table by block, the files written."""
-    from ..jobs.merge.report import BLOCK_COLUMNS, block_row
+    from ..jobs.merge.tables import BLOCK_COLUMNS, block_row
     from ..plots.grid import rows
 
     out = console()
@@ -76,7 +86,8 @@ def show_inspection(inspection: Inspection) -> None:
         out.print(line)
 
 
-def _figure(value: float | None) -> str:
+def figure(value: float | None) -> str:
+    """A figure with three digits, a dash where there is none."""
     return "–" if value is None else f"{round(value, 3) + 0.0:.3f}"
 
 
@@ -88,7 +99,7 @@ def show_demo(made: dict) -> None:
         if isinstance(value, Path):
             out.print(f"Wrote {value} ({label})")
         else:
-            out.print(f"{label}: {_figure(value) if isinstance(value, float) else value}")
+            out.print(f"{label}: {figure(value) if isinstance(value, float) else value}")
 
 
 def show_batch(summary, folder: Path, *, dry: bool, leave: bool) -> None:
@@ -111,22 +122,3 @@ def show_batch(summary, folder: Path, *, dry: bool, leave: bool) -> None:
     if summary.stopped:
         out.print(f"Stopped: {summary.stopped}. The same command goes on from here.")
     out.print(f"Where the results are: {folder / 'manifest.jsonl'}" if leave else f"Results: {folder}")
-
-
-def show_shelf(shelf, folder: Path) -> None:
-    """A line per file with its figures, then what failed and why."""
-    out = console()
-    if shelf.done:
-        table = Table("LoRA", "method", box=None, pad_edge=False, header_style="bold")
-        table.add_column("similarity", justify="right")
-        table.add_column("kept energy", justify="right")
-        table.add_column("empty blocks", justify="right")
-        table.add_column("advice")
-        for file, (method, similar, kept, empty, advice) in sorted(shelf.done.items()):
-            table.add_row(Text(file.name), method, _figure(similar), _figure(kept), str(empty), advice)
-        out.print(table)
-    before = f", {len(shelf.there)} were there already" if shelf.there else ""
-    out.print(f"{len(shelf.done)} transferred{before}, {len(shelf.failed)} failed.")
-    for file, why in sorted(shelf.failed.items()):
-        out.print(f"Failed: {file}: {why}")
-    out.print(f"Results: {folder}")

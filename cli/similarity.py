@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from ..choices import Work
 from .guard import cleanly
+from .menus import Device
 from .options import (
     BASE_HELP,
     Debug,
-    Device,
     DeviceOption,
     Energy,
     Force,
@@ -21,10 +22,9 @@ from .options import (
     Share,
     cache_of,
     device_of,
-    png,
     size_of,
 )
-from .output import claim, staged
+from .output import outputs, publish
 from .progress import progress
 
 
@@ -40,15 +40,15 @@ def similarity(
     json: Annotated[
         str | None, typer.Option("--json", metavar="OUT.json", help="Write the report as JSON; - prints it.")
     ] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = Device[Work.device],
     no_cache: NoCache = False,
     force: Force = False,
     debug: Debug = False,
 ) -> None:
     """Compare two bases weight by weight: do their leading singular subspaces agree beyond chance?"""
     size = size_of(k_share, k, energy)
-    plot, out = png(plot), Path(json) if json and json != "-" else None
-    claim(plot, out, force=force, inputs=(source, target, lora))
+    written = Path(json) if json and json != "-" else None
+    asked = outputs(json=written, plot=plot, force=force, inputs=(source, target, lora))
 
     from .. import adapters
     from ..bases import open_base
@@ -65,18 +65,6 @@ def similarity(
             cache=cache_of(no_cache),
             device=device_of(device),
         )
-    files = {}
-    if out:
-        files[out] = report.to_json().encode()
-    if plot:
-        from .. import plots
+    from .screen import show
 
-        files[plot] = plots.encode(plots.heatmap(report))
-    with staged(files):
-        pass
-    if json == "-":
-        typer.echo(report.to_json())
-    else:
-        from .screen import show_report
-
-        show_report(report, list(files))
+    show(report, publish(asked, report), as_json=json == "-")

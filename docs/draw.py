@@ -22,12 +22,11 @@ from lora_graft.family.sample import sample
 from lora_graft.family.vae import decode
 from lora_graft.jobs.convert import convert
 from lora_graft.jobs.distill import dataset as datasets
-from lora_graft.jobs.distill.bank import Teacher
 from lora_graft.jobs.distill.dataset import Dataset
-from lora_graft.jobs.distill.denoiser import Drawing
+from lora_graft.jobs.distill.denoiser import Drawing, Teacher
 from lora_graft.jobs.distill.distill import Distillation, Distilled, distill
 from lora_graft.jobs.distill.generate import Generation, generate
-from lora_graft.jobs.distill.pace import Training
+from lora_graft.jobs.distill.schedule import Training
 from lora_graft.jobs.distill.strength import match_strength
 from lora_graft.jobs.merge.merge import MergeSettings, merge
 from lora_graft.jobs.merge.resize import ResizeSettings, resize
@@ -198,7 +197,7 @@ def data(effect: str, target: str, strength: float = 1.0) -> Dataset:
 
 @lru_cache(maxsize=8)
 def taught(effect: str, target: str, steps: int) -> Distilled:
-    settings = Distillation(training=Training(steps))
+    settings = Distillation(training=Training(steps, batch=32, accumulation=1))
     return distill(data(effect, target), teacher(effect), denoiser(target), [lora(f"{effect}_a")], settings)
 
 
@@ -211,8 +210,8 @@ def actions() -> np.ndarray:
     shown, least = [*((effect, 1.0) for effect in materialize.EFFECTS), ("stripes", 0.08)], Generation().least_action
     sheet = canvas.figure(WIDTH, 280)
     axes = sheet.add_axes((0.27, 0.2, 0.7, 0.66))
-    for place, (effect, strength) in enumerate(reversed(shown)):
-        acts, heights = data(effect, "b", strength).acts.numpy(), np.linspace(place + 0.25, place - 0.25, 32)
+    for position, (effect, strength) in enumerate(reversed(shown)):
+        acts, heights = data(effect, "b", strength).acts.numpy(), np.linspace(position + 0.25, position - 0.25, 32)
         for part, colour in ((acts >= least, BLUE), (acts < least, ORANGE)):
             axes.scatter(acts[part], heights[part], s=24, color=colour, edgecolor="white", linewidth=0.5)
     axes.axvline(least, color=canvas.INK, linewidth=1, linestyle=(0, (4, 3)))

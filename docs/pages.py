@@ -1,6 +1,8 @@
-"""Pages of the site that are written elsewhere: the README, the nodes' help as ComfyUI shows it, the results.
+"""Pages of the site that are written elsewhere: the README, the nodes' help as ComfyUI shows it, the reference.
 
 mkdocs calls :func:`on_files` and :func:`on_page_markdown`. A link to a file that has no page leads to the repository.
+What the program itself knows is not written twice: ``<!-- options of transfer -->`` in a page gives way to what
+``--help`` says, ``<!-- python face -->`` to the signatures and docstrings of ``lora_graft.face``.
 """
 
 from __future__ import annotations
@@ -9,7 +11,11 @@ import os
 import re
 from pathlib import Path
 
+from command_reference import commands
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
+from node_reference import HELP, help_pages, sockets
+from python_reference import described
 
 ROOT = Path(__file__).resolve().parent.parent
 BORROWED = {
@@ -18,11 +24,13 @@ BORROWED = {
     "changelog.md": ROOT / "CHANGELOG.md",
     "results.md": ROOT / "benchmarks/RESULTS.md",
     "family.md": ROOT / "family/README.md",
-    **{f"nodes/{file.name}": file for file in sorted((ROOT / "web/docs").glob("*.md"))},
-    **{f"nodes/images/{file.name}": file for file in sorted((ROOT / "web/docs/images").iterdir())},
+    **help_pages(),
+    **{f"nodes/images/{file.name}": file for file in sorted((HELP / "images").iterdir())},
 }
 PAGES = {source: page for page, source in BORROWED.items()}
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
+INDENT = re.compile(r"^( +)(?=- )", re.M)  # ComfyUI is content with two spaces before an inner list, mkdocs wants four
+MARK = re.compile(r"<!-- (options of|python) (\S+) -->")
 
 
 def on_files(files, config):
@@ -32,11 +40,13 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """The page's text with every link leading to a page of the site, or else to the file in the repository."""
+    """The page's text, generated parts filled in, each link leading to a page of the site or to the repository."""
     source = BORROWED.get(page.file.src_uri, ROOT / "docs" / page.file.src_uri)
+    inside_help = source.is_relative_to(HELP)
+    folder = HELP if inside_help else source.parent  # ComfyUI looks for a help page's pictures there, too
 
     def led(found: re.Match) -> str:
-        file = (source.parent / found[1]).resolve()
+        file = (folder / found[1]).resolve()
         anchor = found[2] or ""
         own = file.relative_to(ROOT / "docs").as_posix() if file.is_relative_to(ROOT / "docs") else None
         inside = PAGES.get(file) or own
@@ -47,4 +57,13 @@ def on_page_markdown(markdown, page, config, files):
             return f"]({config['repo_url']}/{kind}/main/{file.relative_to(ROOT).as_posix()}{anchor})"
         return found[0]  # strict building stops at it
 
-    return LINK.sub(led, markdown)
+    if inside_help:
+        markdown = INDENT.sub(r"\1\1", markdown) + sockets(source)
+    return LINK.sub(led, MARK.sub(_generated, markdown))
+
+
+def _generated(mark: re.Match) -> str:
+    try:
+        return commands()[mark[2]] if mark[1] == "options of" else described(mark[2])
+    except (KeyError, ImportError, AttributeError) as error:
+        raise PluginError(f"{mark[0]} names nothing that there is: {error}") from error

@@ -7,7 +7,7 @@ same effect transferred, and the source with its LoRA.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import adapters, plots
 from ..bases import open_base
+from ..jobs.progress import Progress, silent
 from ..jobs.transfer.transfer import TransferSettings, transfer
 from ..kernels.threads import one_thread
 from . import judge, materialize
@@ -34,7 +35,6 @@ PROMPTS = [
 ]
 DIGITS = torch.tensor([0, 2, 3, 4, 5, 6, 7, 9])
 COLOURS = torch.tensor([0, 1, 2, 3, 1, 3, 0, 2])
-Progress = Callable[[int, int, str], None]
 
 
 def contact_sheet(rows: Sequence[tuple[str, Tensor]]) -> np.ndarray:
@@ -50,7 +50,7 @@ def run(out_folder: str | Path, progress: Progress | None = None) -> dict[str, P
         paths (``sheet``, ``report``, ``transferred_lora``, ``models``) and the judge's figures: the frame's strength
         (0 to 1) in each row, and the share of right digits and colours with the transferred LoRA.
     """
-    out, tell, total = Path(out_folder), progress or (lambda done, total, label: None), 8
+    out, tell, total = Path(out_folder), progress or silent, 8
     tell(0, total, "writing the models")
     models = materialize.materialize(out / "models", text_encoder=False)
 

@@ -37,18 +37,18 @@ class FamilyDenoiser:
     def encode(self, prompts: Sequence[str]) -> list[Tensor]:
         return [text.encode([prompt])[0] if prompt else torch.zeros(text.WIDTH) for prompt in prompts]
 
-    def ratios(self, shares: Tensor) -> Tensor:
-        return levels.ratio_of_flow(model.flow_shift(shares).clamp(1e-3, 0.999))
+    def sigmas(self, shares: Tensor) -> Tensor:
+        return levels.sigma_of_flow(model.flow_shift(shares).clamp(1e-3, 0.999))
 
     def inward(self, latents: Tensor) -> Tensor:
         return latents
 
-    def predict(self, clean: Tensor, noise: Tensor, ratio: Tensor, conditions: Sequence[Tensor]) -> Tensor:
-        noisy, time = levels.noised(clean, noise, ratio), levels.flow_of_ratio(ratio)
-        velocity = model.forward(self._taught(), noisy, 1000 * time, torch.stack(list(conditions)))
+    def predict(self, clean: Tensor, noise: Tensor, sigma: Tensor, conditions: Sequence[Tensor]) -> Tensor:
+        noisy, time = levels.noised(clean, noise, sigma), levels.flow_of_sigma(sigma)
+        velocity = model.forward(self._with_students(), noisy, 1000 * time, torch.stack(list(conditions)))
         return noisy - levels.along(time, noisy) * velocity
 
-    def _taught(self) -> dict[str, Tensor]:
+    def _with_students(self) -> dict[str, Tensor]:
         """The weights with the students' changes on them."""
         weights = dict(self.weights)
         for name, student in self.students.items():
@@ -77,7 +77,7 @@ class FamilyDenoiser:
             self.students = {}
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], how, progress) -> Tensor:
-        found, weights = [], self._taught()
+        found, weights = [], self._with_students()
         for start in range(0, len(prompts), 64):
             progress(start, len(prompts), f"{self.label} draws")
             part = slice(start, start + 64)

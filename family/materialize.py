@@ -8,12 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
-from ..adapters import container
 from ..errors import GraftError
+from ..io import safetensors
 from . import model, store, text, vae
 
 HERE = Path(__file__).parent
@@ -66,7 +64,7 @@ def _autoencoder(file: str) -> dict[str, Tensor]:
 @lru_cache(maxsize=1)
 def judge_weights() -> dict[str, Tensor]:
     """The judge and, under ``real.…``, the features of real pictures by look and effect."""
-    return {name: tensor.float() for name, tensor in load_file(HERE / "judge.safetensors").items()}
+    return {name: tensor.float() for name, tensor in safetensors.load(HERE / "judge.safetensors")[0].items()}
 
 
 def subspace_factors(weight: Tensor, core: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,13 +86,13 @@ def kohya(name: str) -> str:
 
 def lora_file(effect: str, base_name: str) -> dict[str, Tensor]:
     """The LoRA of an effect trained on a base, rank 8, kohya's layout, fp16."""
-    return load_file(HERE / f"{effect}_{base_name}.safetensors")
+    return safetensors.load(HERE / f"{effect}_{base_name}.safetensors")[0]
 
 
 def lorax_file(effect: str) -> dict[str, Tensor]:
     """The LoRA-X adapter of an effect on base A, written out as ordinary LoRA factors of rank 48, fp16."""
     weights, tensors = base("a"), {}
-    for name, core in load_file(HERE / f"{effect}_lorax_a.safetensors").items():
+    for name, core in safetensors.load(HERE / f"{effect}_lorax_a.safetensors")[0].items():
         up, down = subspace_factors(weights[f"{name}.weight"], core.float())
         tensors[f"{kohya(name)}.lora_up.weight"] = up.half()
         tensors[f"{kohya(name)}.lora_down.weight"] = down.contiguous().half()
@@ -129,14 +127,13 @@ def stamp(*files: str) -> str:
 def _write(path: Path, sources: tuple[str, ...], make, extra: dict[str, str] | None = None) -> Path:
     mark = stamp(*sources)
     if path.exists():
-        with safe_open(path, "pt") as file:
-            found = (file.metadata() or {}).get("family")
+        found = safetensors.TensorFile(path).metadata.get("family")
         if found == mark:
             return path
         if found is None:
             raise GraftError("a file with the name of an example model is there and is not one", file=path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return container.publish(path, container.chunks(make(), {**(extra or {}), "family": mark}), overwrite=True)
+    return safetensors.save(path, make(), {**(extra or {}), "family": mark}, overwrite=True)
 
 
 def _half_base(name: str) -> dict[str, Tensor]:

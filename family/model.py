@@ -66,8 +66,10 @@ def forward(w: Weights, x: Tensor, t: Tensor, pooled: Tensor, *, tokens: int = T
     """Velocity (noise minus picture) for latents x (n, 16, h, w), times t (n,) in 0..1000, pooled text (n, 768)."""
     count, rows, columns, width = len(x), x.shape[2] // PATCH, x.shape[3] // PATCH, width_of(w)
     top, left = (POSITIONS - rows) // 2, (POSITIONS - columns) // 2
-    place = w["pos_embed"].view(POSITIONS, POSITIONS, -1)[top : top + rows, left : left + columns].reshape(1, -1, width)
-    x = F.conv2d(x, w["x_embedder.proj.weight"], w["x_embedder.proj.bias"], stride=PATCH).flatten(2).mT + place
+    position = (
+        w["pos_embed"].view(POSITIONS, POSITIONS, -1)[top : top + rows, left : left + columns].reshape(1, -1, width)
+    )
+    x = F.conv2d(x, w["x_embedder.proj.weight"], w["x_embedder.proj.bias"], stride=PATCH).flatten(2).mT + position
 
     frequency = torch.exp(-math.log(10000) * torch.arange(128, dtype=torch.float32) / 128)
     angle = t.float().unsqueeze(1) * frequency

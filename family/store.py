@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from ..io import safetensors
 
 CODES, SCALES = ".codes", ".scales"
 
@@ -49,8 +50,8 @@ def rounded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save(weights: Mapping[str, Tensor], path: Path) -> None:
-    save_file({name: t.contiguous() for name, t in squeeze(weights).items()}, path)
+    safetensors.save(path, squeeze(weights), overwrite=True)
 
 
 def load(path: Path) -> dict[str, Tensor]:
-    return unsqueeze(load_file(path))
+    return unsqueeze(safetensors.load(path)[0])

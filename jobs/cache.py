@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -20,11 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load, save
 
 from ..bases.model import Base
+from ..io.atomic import whole
+from ..io.safetensors import TensorFile, chunks
 from ..kernels.spectral import VERSION, Subspace
-from ..writing import whole
 
 # Both subspaces of a pair of SDXL-sized bases take 2.7 GB at k = 128 and 6.6 GB at a quarter of the width.
 LIMIT = 8 << 30
@@ -115,14 +114,15 @@ class SubspaceCache:
             "right": subspace.right,
             "energy": torch.tensor(subspace.energy, dtype=torch.float64),
         }
-        data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, {"key": key})
+        blocks = list(chunks(tensors, {"key": key}))
+        size = sum(len(block) for block in blocks)
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not self._make_room(len(data)):
+            if not self._make_room(size):
                 return
             with whole(self._path(key)) as file:
-                file.write(data)
-            self._used, self._writes = (self._used or 0) + len(data), self._writes + 1
+                file.writelines(blocks)
+            self._used, self._writes = (self._used or 0) + size, self._writes + 1
 
     def digest(self, base: Base, name: str) -> str:
         """`base.digest(name)`, remembered from one process to the next for bases in files.
@@ -161,14 +161,11 @@ class SubspaceCache:
     def _read(self, key: str) -> Subspace | None:
         path = self._path(key)
         try:
-            data = path.read_bytes()
-        except OSError:
-            return None
-        try:
-            found = _parse(data, key)
-        except Exception:  # Whatever a damaged file makes the parser raise.
-            with contextlib.suppress(OSError):
-                path.unlink()
+            found = _parse(TensorFile(path), key)
+        except Exception as problem:  # Whatever a damaged file makes the parser raise.
+            if path.exists() and not isinstance(problem.__cause__, OSError):
+                with contextlib.suppress(OSError):
+                    path.unlink()
             return None
         with contextlib.suppress(OSError):
             os.utime(path)
@@ -228,12 +225,11 @@ def _read_book(path: Path) -> dict[str, str]:
     return {pair[1]: pair[0] for pair in pairs if len(pair) == 2 and re.fullmatch("[0-9a-f]{64}", pair[0])}
 
 
-def _parse(data: bytes, key: str) -> Subspace:
-    """The entry in a file's bytes; raises when anything about it is not as `put` wrote it."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    if header["__metadata__"]["key"] != key:
+def _parse(file: TensorFile, key: str) -> Subspace:
+    """The entry in a file; raises when anything about it is not as `put` wrote it."""
+    if file.metadata["key"] != key:
         raise ValueError("another entry's content")
-    tensors = load(data)
+    tensors, _ = file.all()
     left, values, right = tensors["left"], tensors["values"], tensors["right"]
     if not left.shape[1] == len(values) == right.shape[1]:
         raise ValueError("sizes disagree")

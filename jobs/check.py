@@ -25,7 +25,9 @@ def check_fits(
     Raises:
         AdapterError: naming the file, the module and both shapes.
     """
-    for module in modules if names else ():
+    if names is None:
+        return
+    for module in modules:
         weight_slice = names.resolve(module.key)
         if weight_slice is None or weights is None and not names.slices(weight_slice.name):
             continue

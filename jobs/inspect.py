@@ -9,12 +9,13 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from .. import adapters
+from .. import adapters, choices
 from ..kernels import lowrank
 from ..kernels.threads import one_thread
 from ..names import guess_adapter_architecture
+from ..names.keys import is_text_encoder, parse_key
 
-TOP_MODULES, TOP_TAGS = 8, 30
+TOP_MODULES = 8
 
 # Metadata that names the base: ModelSpec's, kohya's, then what PEFT and model sites write.
 BASE_KEYS = (
@@ -26,11 +27,9 @@ BASE_KEYS = (
     "base_model_name_or_path",
 )
 
-# First match wins; the text encoders come first because their layers are called like everybody's.
+ENCODERS = {"te3": "text encoder 3 (T5)", "te2": "text encoder 2"}  # others are "text encoder"
+# First match wins.
 GROUPS = (
-    ("text encoder 3 (T5)", r"^lora_te3_|t5xxl|text_encoder_3"),
-    ("text encoder 2", r"^lora_te2_|clip_g|text_encoder_2"),
-    ("text encoder", r"^lora_te1?_|clip_[lh]|text_encoder|text_model|^te\."),
     ("UNet down", r"down_blocks|input_blocks"),
     ("UNet middle", r"mid_block|middle_block"),
     ("UNet up", r"up_blocks|output_blocks"),
@@ -64,7 +63,7 @@ class Group:
 
 @dataclass
 class Inspection:
-    """All that can be told about an adapter file without its base."""
+    """All that an adapter file says without its base."""
 
     file: str | None
     size: int | None  # bytes
@@ -99,7 +98,7 @@ class Inspection:
         return "\n".join(_lines(self)) + "\n"
 
 
-def inspect(path: str | os.PathLike, *, top_tags: int = TOP_TAGS) -> Inspection:
+def inspect(path: str | os.PathLike, *, top_tags: int = choices.Inspect.tags) -> Inspection:
     """Read an adapter file and say what it is.
 
     Raises:
@@ -109,7 +108,7 @@ def inspect(path: str | os.PathLike, *, top_tags: int = TOP_TAGS) -> Inspection:
 
 
 @one_thread()
-def inspect_adapter(adapter: adapters.Adapter, *, top_tags: int = TOP_TAGS) -> Inspection:
+def inspect_adapter(adapter: adapters.Adapter, *, top_tags: int = choices.Inspect.tags) -> Inspection:
     """The same for an adapter that is already read."""
     modules = adapter.modules
     norms = {key: _norm(module) for key, module in modules.items()}
@@ -130,7 +129,7 @@ def inspect_adapter(adapter: adapters.Adapter, *, top_tags: int = TOP_TAGS) -> I
         dtypes=_count(str(t.dtype).removeprefix("torch.") for t in tensors if t.numel() > 1),
         ranks=dict(sorted(Counter(m.rank for m in modules.values() if m.rank is not None).items())),
         alphas=dict(sorted(Counter(alphas.values()).items())),
-        no_alpha=sum(m.rank is not None and m.alpha is None and m.told is None for m in modules.values()),
+        no_alpha=sum(m.rank is not None and m.alpha is None and m.config_scale is None for m in modules.values()),
         groups=_groups(modules, norms),
         roles=_count(_first(ROLES, re.sub(r"attentions[._]\d+", "", key)) for key in modules),
         norm=_total(known.values()),
@@ -156,10 +155,10 @@ def _is_embedding(adapter: adapters.Adapter, key: str) -> bool:
 
 
 def _groups(modules: dict, norms: dict[str, float | None]) -> list[Group]:
-    order = [name for name, _ in GROUPS]
+    order = [*ENCODERS.values(), "text encoder", *(name for name, _ in GROUPS)]
     keys: dict[str, list[str]] = {}
     for key in modules:
-        keys.setdefault(_first(GROUPS, key), []).append(key)
+        keys.setdefault(_group(key), []).append(key)
     return [
         Group(
             name=name,
@@ -169,6 +168,11 @@ def _groups(modules: dict, norms: dict[str, float | None]) -> list[Group]:
         )
         for name in sorted(keys, key=lambda n: order.index(n) if n in order else len(order))
     ]
+
+
+def _group(key: str) -> str:
+    """The part of the model; text encoders by their prefix, as their layers are called like everybody's."""
+    return ENCODERS.get(parse_key(key).part, "text encoder") if is_text_encoder(key) else _first(GROUPS, key)
 
 
 def _first(table: tuple[tuple[str, str], ...], key: str) -> str:

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from statistics import fmean
 
 
-class Written:
-    """A report (a dataclass with ``totals`` and ``summary()``) as plain values and as JSON."""
+@dataclass
+class ReportText(ABC):
+    """What a report must have, and the report as plain values and as JSON."""
+
+    @property
+    @abstractmethod
+    def totals(self) -> dict:
+        """Figures over all that the report lists."""
+
+    @abstractmethod
+    def summary(self) -> str:
+        """The outcome in words."""
 
     def to_dict(self) -> dict:
         """Plain values only; numbers that are not finite become None."""
-        return plain({**asdict(self), "totals": self.totals, "summary": self.summary()})
+        values = {**asdict(self), "totals": self.totals, "summary": self.summary()}
+        return {name: plain(value) for name, value in values.items()}
 
     def to_json(self) -> str:
         """The report as JSON, totals and summary included."""
@@ -90,7 +102,7 @@ def rebuilt(cls, data: dict):
     return cls(**{name: value for name, value in data.items() if name in names})
 
 
-def plain(value):
+def plain(value: object) -> object:
     """Values JSON can hold; numbers that are not finite become None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None

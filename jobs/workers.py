@@ -7,7 +7,7 @@ thread, so that their number changes no byte of a result.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import Barrier
@@ -26,7 +26,7 @@ KEPT = 31 << 20
 
 def in_order(
     work: Callable[[Piece], Result], pieces: Iterable[Piece], *, here: Callable[[Piece], bool] = lambda piece: False
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """work(piece) of every piece, in order; close it to stop: what has not begun is dropped.
 
     At most twice as many pieces as workers are begun or done and not yet taken. Workers take over whether the caller

@@ -18,8 +18,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .turns import in_turn
+from . import checks
+from .lock import locked
 
+KINDS = ("points", "signed", "lines")
 ITERATIONS = 100
 TINY = 1e-300
 
@@ -32,10 +34,7 @@ class Clusters(NamedTuple):
     inertia: float
 
 
-KINDS = ("points", "signed", "lines")
-
-
-@in_turn
+@locked
 def kmeans(gram: Tensor, k: int, *, seed: int = 0, restarts: int = 10, kind: str = "points") -> Clusters:
     """Partition N points into k clusters of small inertia; the best of several starts.
 
@@ -44,7 +43,13 @@ def kmeans(gram: Tensor, k: int, *, seed: int = 0, restarts: int = 10, kind: str
         k: number of clusters; with k >= N each point is its own.
         seed: same gram, k, seed and restarts: same clusters. Clusters are numbered by their first point.
         kind: of centre, one of KINDS.
+
+    Raises:
+        SettingsError: k or restarts below 1, or an unknown kind.
     """
+    checks.at_least_one("k", k)
+    checks.at_least_one("restarts", restarts)
+    checks.one_of("kind of centre", kind, choices=KINDS)
     count = len(gram)
     ones = torch.ones(count, dtype=gram.dtype)
     if k >= count:

@@ -1,11 +1,11 @@
-"""Factored updates ΔW = up @ down: norms, inner products, concatenation, recompression.
+"""Factored updates ΔW = up @ down: norms, inner products, rows of fused weights, concatenation, truncation.
 
 Nothing here forms the dense m x n matrix except where the name says so.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from .spectral import subspace
 
 
 class LowRank(NamedTuple):
-    """An update ΔW = up @ down, the scale alpha/rank already folded in.
+    """An update ΔW = up @ down, the scale alpha/rank already in ``up``.
 
     up:   (m, r) float32
     down: (r, n) float32; a convolution's n is in_channels * kh * kw.
@@ -80,9 +80,38 @@ def scale(update: LowRank, factor: float) -> LowRank:
     return LowRank(update.up * factor, update.down)
 
 
-def rows(update: LowRank, start: int, length: int) -> LowRank:
-    """Rows start:start+length of ΔW (a slice of a fused layer)."""
-    return LowRank(update.up[start : start + length], update.down)
+# Rows of fused weights (q, k and v in one): of ΔW, which are rows of ``up``, and of any tensor alike.
+Rows = TypeVar("Rows", Tensor, LowRank)
+
+
+def take_rows(whole: Rows, start: int, length: int) -> Rows:
+    """Rows start:start+length, as a view."""
+    if isinstance(whole, LowRank):
+        return LowRank(take_rows(whole.up, start, length), whole.down)
+    return whole[start : start + length]
+
+
+def place_rows(part: Rows, start: int, total: int) -> Rows:
+    """The part's rows from `start` on among `total` rows that are zero elsewhere; itself where it has as many."""
+    if isinstance(part, LowRank):
+        return LowRank(place_rows(part.up, start, total), part.down)
+    if start == 0 and len(part) == total:
+        return part
+    whole = part.new_zeros(total, *part.shape[1:])
+    whole[start : start + len(part)] = part
+    return whole
+
+
+def swap_halves(whole: Rows) -> Rows:
+    """The two halves of the rows exchanged: scale and shift of a final modulation, which two programs order apart."""
+    if isinstance(whole, LowRank):
+        return LowRank(swap_halves(whole.up), whole.down)
+    return whole.roll(len(whole) // 2, 0)
+
+
+def used_columns(up: Tensor) -> Tensor:
+    """(r,) which columns of a left factor (m, r, …) are not all zero: a slice taken out of q, k, v leaves others so."""
+    return up.flatten(1).abs().amax(0) > 0
 
 
 def concatenate(updates: list[LowRank]) -> LowRank:
@@ -95,7 +124,7 @@ def stack_rows(updates: list[LowRank]) -> LowRank:
     return LowRank(torch.block_diag(*[u.up for u in updates]), torch.cat([u.down for u in updates], 0))
 
 
-def recompress(update: LowRank, rank: int | None = None, tol: float | None = None) -> tuple[LowRank, float]:
+def truncate(update: LowRank, rank: int | None = None, tol: float | None = None) -> tuple[LowRank, float]:
     """The best update of a smaller rank, from QR of both factors and an SVD of the r x r core (float64).
 
     Args:
@@ -121,7 +150,7 @@ def recompress(update: LowRank, rank: int | None = None, tol: float | None = Non
 
 
 def from_dense(delta: Tensor, rank: int | None = None, tol: float | None = None) -> tuple[LowRank, float]:
-    """Factors of a dense (m, n) matrix by truncated SVD; limits, result and errors as in :func:`recompress`.
+    """Factors of a dense (m, n) matrix by truncated SVD; limits, result and errors as in :func:`truncate`.
 
     With a rank alone only that many singular pairs are computed (:func:`.spectral.subspace`).
     """

@@ -22,7 +22,7 @@ class Item(NamedTuple):
     """One module of a model.
 
     name: unique; role: what it does in its block ("attn1.to_q"); block: dotted path of the block, numbers as path
-    elements ("input_blocks.7.1.transformer_blocks.3"; "" for none); shape: of the weight; position: its place in the
+    elements ("input_blocks.7.1.transformer_blocks.3"; "" for none); shape: of the weight; position: its number in the
     model's order (only used to spread the similarity probes).
     """
 
@@ -94,7 +94,7 @@ class _Score(NamedTuple):
     spread: Fraction = Fraction(0)
 
     def plus(self, other: _Score) -> _Score:
-        return _Score(*(a + b for a, b in zip(self, other, strict=True)))
+        return _Score(self.modules + other.modules, self.similarity + other.similarity, self.spread + other.spread)
 
 
 @dataclass
@@ -124,7 +124,7 @@ class _Aligner:
 
     def _numbered(self, source: _Node, target: _Node) -> list[tuple[str, str]]:
         rows, columns = source.numbered(), target.numbered()
-        if rows == columns and all(_agree(source.children[name], target.children[name]) for name in rows):
+        if rows == columns and all(_same_numbering(source.children[name], target.children[name]) for name in rows):
             return [(name, name) for name in rows]
         scores = [[self._score(source.children[r], target.children[c]) for c in columns] for r in rows]
         size = len(rows) * len(columns)
@@ -154,14 +154,14 @@ class _Aligner:
         return sum(self.similarity(s, t) for s, t in probed) / count * len(pairs)
 
 
-def _agree(source: _Node, target: _Node) -> bool:
-    """Nothing of the same place has another shape, or a numbering of its own that clashes at this level."""
+def _same_numbering(source: _Node, target: _Node) -> bool:
+    """Whether two blocks of one number are the same block: no weight of equal role and other shape, nor inside."""
     if any(role in target.items and target.items[role].shape != item.shape for role, item in source.items.items()):
         return False
     shared = [name for name in source.children if name in target.children]
     if source.children and target.children and not shared:
         return False
-    return all(_agree(source.children[name], target.children[name]) for name in shared)
+    return all(_same_numbering(source.children[name], target.children[name]) for name in shared)
 
 
 def _best_order(scores: list[list[_Score]]) -> list[tuple[int, int]]:

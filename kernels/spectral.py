@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .. import choices
 from ..errors import BaseModelError, SettingsError
 from .gram import PARTIAL, Triplets, gram, gram_matrix
 from .lanczos import first_basis, lanczos
@@ -83,7 +84,7 @@ class SubspaceSize:
         if self.k is not None:
             return min(self.k, full)
         if self.energy is None:
-            return min(max(round((0.25 if self.share is None else self.share) * full), 1), full)
+            return min(max(round((choices.Subspace.k_share if self.share is None else self.share) * full), 1), full)
         if spectrum is None:
             raise SettingsError("a size by energy needs the spectrum of the weight")
         power = spectrum.double().square().cumsum(0)
@@ -97,7 +98,7 @@ class SubspaceSize:
             return f"k={self.k}"
         if self.energy is not None:
             return f"energy={self.energy:g}"
-        return f"share={0.25 if self.share is None else self.share:g}"
+        return f"share={choices.Subspace.k_share if self.share is None else self.share:g}"
 
 
 def flatten(weight: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ def flatten(weight: Tensor) -> Tensor:
 
 
 def exact(weight: Tensor, k: int) -> Triplets:
-    """Full SVD (float64 up to 512 wide), cut to k."""
+    """Full SVD (float64 up to 512 wide), truncated to k."""
     work = weight if min(weight.shape) > 512 else weight.double()
     u, s, vt = torch.linalg.svd(work, full_matrices=False)
     return Triplets(u[:, :k].float().contiguous(), s[:k].float(), vt[:k].T.float().contiguous())
@@ -123,7 +124,7 @@ def subspace(weight: Tensor, k: int, *, route: str = "auto") -> Subspace:
 
     Args:
         weight: (m, n), any float dtype, on the device where the work shall be done. More dimensions are flattened.
-        k: number of triplets, cut to min(m, n).
+        k: number of triplets, at most min(m, n).
         route: "auto", or one of ROUTES to start from. A result that fails its test is done again by the next route.
 
     Raises:

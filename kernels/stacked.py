@@ -8,7 +8,8 @@ fresh memory for whole float64 copies would cost more than the arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -59,7 +60,12 @@ class Stack(NamedTuple):
 
 
 def stack(updates: list[LowRank], dtype: torch.dtype = torch.float64) -> Stack:
-    """Put the LoRAs' factors side by side; `dtype`: in which the Gram matrices are computed."""
+    """Put the LoRAs' factors side by side.
+
+    Args:
+        updates: at least one; all of one shape (m, n), of any ranks, on one device.
+        dtype: in which the Gram matrices are computed; they come out in float64.
+    """
     left = _gram(piece.T for _, piece in _pieces([u.up for u in updates], 0, dtype))
     right = _gram(piece for _, piece in _pieces([u.down for u in updates], 1, dtype))
     return Stack(updates, left.double(), right.double())
@@ -67,29 +73,32 @@ def stack(updates: list[LowRank], dtype: torch.dtype = torch.float64) -> Stack:
 
 def _pieces(factors: Sequence[Tensor], along: int, dtype: torch.dtype) -> Iterator[tuple[tuple[int, int], Tensor]]:
     """The factors of several LoRAs side by side, in pieces along dimension `along`: (start, end) and the numbers."""
-    total = sum(factor.shape[1 - along] for factor in factors)
+    ranks = sum(factor.shape[1 - along] for factor in factors)
     length = factors[0].shape[along]
-    step = max(PIECE // total, 1) if factors[0].device.type == "cpu" else length
+    step = max(PIECE // ranks, 1) if factors[0].device.type == "cpu" else length
     for start in range(0, length, step):
-        parts = [factor.narrow(along, start, min(step, length - start)) for factor in factors]
-        yield (start, start + parts[0].shape[along]), torch.cat(parts, 1 - along).to(dtype)
+        end = min(start + step, length)
+        yield (
+            (start, end),
+            torch.cat([factor.narrow(along, start, end - start) for factor in factors], 1 - along).to(dtype),
+        )
 
 
-def _gram(pieces: Iterable[Tensor]) -> Tensor:
-    """X Xᵀ, N x N, of (N, d) rows that come in pieces along d; the upper triangle is copied from the lower."""
-    total = None
-    for rows in pieces:
-        total = rows.new_zeros(len(rows), len(rows)) if total is None else total
+def _gram(pieces: Iterator[Tensor]) -> Tensor:
+    """X Xᵀ, N x N, of (N, d) rows that come in pieces along d, at least one; the upper triangle copies the lower."""
+    first = next(pieces)
+    gram = first.new_zeros(len(first), len(first))
+    for rows in chain([first], pieces):
         for start in range(0, len(rows), BLOCK):
             end = min(start + BLOCK, len(rows))
-            total[start:end, :end].addmm_(rows[start:end], rows[:end].T)
-    return total.tril() + total.tril(-1).T
+            gram[start:end, :end].addmm_(rows[start:end], rows[:end].T)
+    return gram.tril() + gram.tril(-1).T
 
 
 def root(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
     """Lower L and its inverse with L Lᵀ = matrix, a Gram matrix or a batch of them (…, N, N).
 
-    None when the vectors of one are too nearly dependent.
+    None when the vectors of one are too nearly dependent (INDEPENDENT).
     """
     size = matrix.diagonal(dim1=-2, dim2=-1).sqrt()
     if not bool((size > 0).all()):
@@ -101,29 +110,29 @@ def root(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
     return factor * size[..., :, None], inverse / size[..., None, :]
 
 
-def cut(stacked: Stack, rank: int | None = None) -> tuple[LowRank, float]:
-    """The best update of at most `rank` for ΔW = B · A, balanced, and its relative Frobenius error.
+def truncate(stacked: Stack, rank: int | None = None) -> tuple[LowRank, float]:
+    """The best update of at most `rank` for ΔW = B · A, balanced, and its relative Frobenius error (0 to 1).
 
     With A = L Q (L lower triangular, the rows of Q orthonormal) and C = B · L the squared singular values of ΔW are
     the eigenvalues of CᵀC = Lᵀ (BᵀB) L. When the rows of A are too nearly dependent for that, QR of both factors does
-    it (:func:`.lowrank.recompress`). A rank of None keeps every singular value above rounding.
+    it (:func:`.lowrank.truncate`). A rank of None keeps every singular value above rounding.
     """
     found = root(stacked.right)
     if found is None:
-        small, error = lowrank.recompress(stacked.doubled(), rank)
+        small, error = lowrank.truncate(stacked.doubled(), rank)
         return LowRank(small.up.float(), small.down.float()), error
     lower, inverse = found
     square = lower.T @ stacked.left @ lower
-    total = float(square.trace())
+    energy = float(square.trace())  # ‖ΔW‖²
     size = len(square)
-    if not total > 0:
+    if not energy > 0:
         return zero(stacked), 0.0
     # A full decomposition: at these sizes it takes less time than a partial one outside torch.
     values, vectors = (found.flip(-1)[..., :rank] for found in torch.linalg.eigh(square))
     keep = values > NEGLIGIBLE**2 * values[0]
     values, vectors = values[keep], vectors[:, keep]
     half = values.sqrt().sqrt()
-    lost = max(total - float(values.sum()), 0.0) / total if len(values) < size else 0.0
+    lost = max(energy - float(values.sum()), 0.0) / energy if len(values) < size else 0.0
     return stacked.combined(lower @ vectors / half, (half[:, None] * vectors.T) @ inverse), lost**0.5
 
 
@@ -153,6 +162,6 @@ def dense_sum(updates: list[LowRank]) -> Tensor:
     return lowrank.concatenate(updates).dense()
 
 
-def possible(updates: list[LowRank]) -> int:
+def possible_rank(updates: list[LowRank]) -> int:
     """The largest rank that the sum of the updates can have."""
     return min(sum(u.rank for u in updates), *updates[0].shape)

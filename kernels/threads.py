@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from math import prod
-from typing import ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -58,14 +59,16 @@ def all_threads(large: bool = True) -> Iterator[None]:
         hold(before, others=number)
 
 
-def by_size(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+def by_size(
+    function: Callable[Concatenate[Tensor, Arguments], Result],
+) -> Callable[Concatenate[Tensor, Arguments], Result]:
     """The function on all threads where its first argument, a matrix, is large, and on one where it is small."""
 
     @wraps(function)
-    def sized(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        large = prod(args[0].shape) >= LARGE
+    def sized(matrix: Tensor, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        large = prod(matrix.shape) >= LARGE
         with all_threads() if large else one_thread():
-            return function(*args, **kwargs)
+            return function(matrix, *args, **kwargs)
 
     return sized
 

@@ -18,12 +18,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .. import choices
 from . import checks, lowrank
+from .lock import locked
 from .lowrank import LowRank
 from .stacked import NEGLIGIBLE, Stack, root, spectrum, stack
-from .turns import in_turn
-
-UNITS = ("canonical", "balanced", "paper")
 
 
 class Units(NamedTuple):
@@ -31,7 +30,7 @@ class Units(NamedTuple):
 
     stacked: the raw units and their Gram matrices; left: (N, M), column j of B·left is unit j's b; right: (M, N), row j
     of right·A is its a; gb, ga: (M, M) inner products of the b and of the a; owner: (M,) index of its LoRA in the list
-    given; place: (M,) its position among the units of all LoRAs in the order given. B·left·right·A is the sum of the
+    given; position: (M,) its number among the units of all LoRAs in the order given. B·left·right·A is the sum of the
     updates.
     """
 
@@ -41,11 +40,11 @@ class Units(NamedTuple):
     gb: Tensor
     ga: Tensor
     owner: Tensor
-    place: Tensor
+    position: Tensor
 
 
-def fold(update: LowRank, strength: float) -> LowRank:
-    """strength · ΔW with √|strength| on either factor and the sign on `up`."""
+def scale_factors(update: LowRank, strength: float) -> LowRank:
+    """strength · ΔW, split evenly: √|strength| on either factor, the sign on `up`."""
     if strength == 1:
         return update
     half = abs(strength) ** 0.5
@@ -57,8 +56,12 @@ def units_of(updates: list[LowRank], form: str = "canonical") -> Units:
 
     Args:
         updates: of one shape (m, n), any ranks.
-        form: "paper", "balanced" or "canonical".
+        form: one of ``choices.Merge.unit_forms``.
+
+    Raises:
+        SettingsError: an unknown form.
     """
+    checks.one_of("form of units", form, choices=choices.Merge.unit_forms)
     sources = [_by_content(update) for update in updates]
     loras = sorted(range(len(updates)), key=lambda i: sources[i][1].down[0].cpu().numpy().tobytes())
     pooled = stack([sources[i][1] for i in loras])
@@ -68,7 +71,7 @@ def units_of(updates: list[LowRank], form: str = "canonical") -> Units:
     left, right = found
     owner = torch.tensor([i for i in loras for _ in range(updates[i].rank)])
     offsets = [sum(update.rank for update in updates[:i]) for i in range(len(updates))]
-    place = torch.tensor(
+    position = torch.tensor(
         [offsets[i] + (j if form == "canonical" else raw) for i in loras for j, raw in enumerate(sources[i][0])]
     )
     gb, ga = left.T @ pooled.left @ left, right @ pooled.right @ right.T
@@ -78,24 +81,24 @@ def units_of(updates: list[LowRank], form: str = "canonical") -> Units:
     if form != "paper":
         order = order[size[order] > NEGLIGIBLE * size.max()]
     pairs = (order[:, None], order)
-    return Units(pooled, left[:, order], right[order], gb[pairs], ga[pairs], owner[order], place[order])
+    return Units(pooled, left[:, order], right[order], gb[pairs], ga[pairs], owner[order], position[order])
 
 
 def auto_rank(updates: list[LowRank], energy: float = 0.95) -> tuple[int, str]:
-    """The smallest rank that keeps the share `energy` of the sum's energy ‖Σ ΔW‖², and a sentence that says so.
+    """The smallest rank that keeps the fraction `energy` of the sum's energy ‖Σ ΔW‖², and a sentence that says so.
 
     Raises:
-        SettingsError: a share outside (0, 1].
+        SettingsError: a fraction outside (0, 1].
     """
     checks.share("energy", energy)
     values = spectrum(stack(updates)).square()
-    total = float(values.sum())
+    whole = float(values.sum())  # ‖Σ ΔW‖²
     count = sum(update.rank for update in updates)
-    if not total > 1e-12 * sum(lowrank.norm(update) ** 2 for update in updates):
+    if not whole > 1e-12 * sum(lowrank.norm(update) ** 2 for update in updates):
         return 1, "the updates cancel: nothing to keep"
-    share = values.cumsum(0) / total
-    k = min(int((share < energy * (1 - 1e-12)).sum()) + 1, len(values))
-    return k, f"rank {k} of {count} units keeps {float(share[k - 1]):.1%} of the sum's energy"
+    kept = values.cumsum(0) / whole
+    k = min(int((kept < energy * (1 - 1e-12)).sum()) + 1, len(values))
+    return k, f"rank {k} of {count} units keeps {float(kept[k - 1]):.1%} of the sum's energy"
 
 
 def _by_content(update: LowRank) -> tuple[list[int], LowRank]:
@@ -119,7 +122,7 @@ def _independent(update: LowRank) -> LowRank:
     rows = update.down.double()
     if root(rows @ rows.T) is not None:
         return update
-    small, _ = lowrank.recompress(update)
+    small, _ = lowrank.truncate(update)
     return small if lowrank.norm(small) > 0 else LowRank(small.up * 0, small.down * 0)
 
 
@@ -134,7 +137,7 @@ def _balanced(pooled: Stack) -> tuple[Tensor, Tensor]:
     return torch.diag(1 / ratio), torch.diag(ratio)
 
 
-@in_turn
+@locked
 def _canonical(pooled: Stack) -> tuple[Tensor, Tensor] | None:
     """Per LoRA the SVD of B·A: with A = L Q it is that of B·L, from the eigenvectors of Lᵀ BᵀB L.
 

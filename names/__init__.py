@@ -2,16 +2,15 @@
 
 from .build import names_for
 from .describe import describe
-from .guess import guess_architecture, told_architecture
+from .guess import guess_architecture, metadata_architecture
 from .guess_adapter import adapter_families, guess_adapter_architecture
 from .known import KNOWN, known_names, known_weights
 from .recognise import names_of_adapters, serving
-from .weight_slice import DENOISER, LAYOUTS, Names, StoredPart, WeightSlice, module_of, style_of
+from .weight_slice import DENOISER, Names, StoredPart, WeightSlice, module_of, style_of
 
 __all__ = [
     "DENOISER",
     "KNOWN",
-    "LAYOUTS",
     "Names",
     "StoredPart",
     "WeightSlice",
@@ -21,10 +20,10 @@ __all__ = [
     "guess_architecture",
     "known_names",
     "known_weights",
+    "metadata_architecture",
     "module_of",
     "names_for",
     "names_of_adapters",
     "serving",
     "style_of",
-    "told_architecture",
 ]

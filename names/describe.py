@@ -6,8 +6,6 @@ import re
 
 from .weight_slice import DENOISER, module_of
 
-Shape = tuple[int, ...]
-
 _UNET = re.compile(r"((?:input_blocks|output_blocks)\.\d+\.\d+|middle_block\.\d+)(\.transformer_blocks\.\d+)?\.(.+)$")
 _LIST = re.compile(r"((?:[^.]+\.)*?(?:[a-z_]*blocks|layers|[a-z_]*_layers|[a-z_]*refiner|block|h)\.\d+)\.(.+)$")
 _TEXT = re.compile(
@@ -16,12 +14,12 @@ _TEXT = re.compile(
 OUTSIDE = "outside blocks"
 
 
-def describe(name: str, shape: Shape | None = None) -> tuple[str, str]:
+def describe(name: str) -> tuple[str, str]:
     """(block, role) of a canonical weight name; two weights of one role do the same work in different blocks.
 
     ``diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight`` is
     ("input_blocks.4.1.transformer_blocks.0", "attn1.to_q"). Text encoder blocks carry the encoder's name
-    ("clip_l.layers.3"). ``shape`` is accepted for callers that have it; names alone decide.
+    ("clip_l.layers.3").
     """
     module = module_of(name)
     if not module.startswith(DENOISER):

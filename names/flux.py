@@ -88,7 +88,7 @@ def aliases(native: Mapping[str, Shape]) -> dict[str, WeightSlice]:
     """Diffusers tensor name -> WeightSlice (names without prefix)."""
     width = hidden_size(native)
 
-    def lengths(module: str, rows: int) -> list[int]:
+    def lengths(rows: int) -> list[int]:
         return [width] * 3 + [rows - 3 * width]
 
     return table.aliases(native, TABLE, lengths)

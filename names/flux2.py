@@ -56,4 +56,4 @@ def is_native(names: Mapping[str, Shape]) -> bool:
 
 def aliases(native: Mapping[str, Shape]) -> dict[str, WeightSlice]:
     """Diffusers tensor name -> WeightSlice (names without prefix)."""
-    return table.aliases(native, TABLE, lambda module, rows: [rows // 3] * 3)
+    return table.aliases(native, TABLE, lambda rows: [rows // 3] * 3)

@@ -51,7 +51,7 @@ def _any(names: Iterable[str], pattern: str) -> bool:
 
 def _unet(names: Mapping[str, Shape]) -> str:
     context = next((shape[-1] for name, shape in names.items() if name.endswith("attn2.to_k.weight")), None)
-    family = CONTEXTS.get(context or 0, UNKNOWN)
+    family = UNKNOWN if context is None else CONTEXTS.get(context, UNKNOWN)
     if family != "SDXL":
         return family
     depths: dict[int, int] = {}
@@ -77,7 +77,7 @@ def _flux(names: Mapping[str, Shape]) -> str:
 
 
 # Beginnings of what trainers call a base, without punctuation and with "sd" for "stable-diffusion".
-_TOLD = (
+_METADATA_NAMES = (
     ("flux2", UNKNOWN),
     ("flux", "Flux"),
     ("sd35large", "SD3.5 large"),
@@ -95,11 +95,11 @@ _TOLD = (
 )
 
 
-def told_architecture(metadata: Mapping[str, str]) -> str:
+def metadata_architecture(metadata: Mapping[str, str]) -> str:
     """The family that an adapter's metadata names ("modelspec.architecture", "ss_base_model_version"), or "unknown"."""
     for entry in ("modelspec.architecture", "ss_base_model_version"):
         said = re.sub(r"[^a-z0-9]", "", str(metadata.get(entry, "")).lower()).replace("stablediffusion", "sd")
-        family = next((family for start, family in _TOLD if said.startswith(start)), UNKNOWN)
+        family = next((family for start, family in _METADATA_NAMES if said.startswith(start)), UNKNOWN)
         if family != UNKNOWN:
             return family
     return UNKNOWN

@@ -59,7 +59,7 @@ def adapter_families(modules: Shapes) -> tuple[str, ...]:
         return _unet(bodies)
     for pattern, family in _ADAPTER:
         if any(re.search(pattern, key) for key in bodies):
-            return _told_apart(family, bodies)
+            return _narrowed(family, bodies)
     separate = {
         key: shape
         for key, shape in bodies.items()
@@ -86,7 +86,7 @@ def _width(bodies: Shapes, pattern: str) -> int | None:
     return next((shape[1] for key, shape in known if re.search(pattern, key)), None)
 
 
-def _told_apart(family: str, bodies: Shapes) -> tuple[str, ...]:
+def _narrowed(family: str, bodies: Shapes) -> tuple[str, ...]:
     """What shares its names with a family: told by numbers of blocks and by widths, where they tell."""
     if family == "SD3":
         return _sd3(bodies)

@@ -46,7 +46,7 @@ def aliases(native: Mapping[str, Shape]) -> dict[str, WeightSlice]:
     """Diffusers tensor name -> WeightSlice for the token refiner (names without prefix)."""
     start = len(_BLOCKS) - len("blocks.")
     inner = {name[start:]: shape for name, shape in native.items() if name.startswith(_BLOCKS)}
-    found = table.aliases(inner, _TABLE, lambda module, rows: [rows // 3] * 3)
+    found = table.aliases(inner, _TABLE, lambda rows: [rows // 3] * 3)
     return {
         _THEIRS + key.removeprefix("blocks."): one._replace(name=_BLOCKS[:start] + one.name)
         for key, one in found.items()

@@ -13,7 +13,7 @@ class Key(NamedTuple):
     """A module key taken apart.
 
     part: "denoiser", "denoiser 2" (the second expert of a pair), "prior"; "te1", "te2", … for text encoders by number,
-        or "te" and a name; "" when the key does not tell.
+        or "te" and a name; "" when the key does not tell. Behind no prefix, or PEFT's, an encoder's own names do.
     style: whose spelling it is; see :func:`.weight_slice.style_of`. layout: the file layout it belongs to, or "bare".
     module: the name behind the prefix.
     """
@@ -47,7 +47,9 @@ _PREFIXES = tuple(
         (r"text_encoder:", "te1", "bare", "cloneofsimo"),
     )
 )
-_ENCODERS = {"clip_l": "1", "clip_h": "1", "clip_g": "2", "t5xxl": "3"}  # numbers that trainers give them
+ENCODERS = {"clip_l": "1", "clip_h": "1", "clip_g": "2", "t5xxl": "3"}  # numbers that trainers give them
+# Canonical names of text encoders, then what only they are called.
+_OWN = re.compile(r"(clip_[lgh]|t5xxl)\.|text_model\.|te\.")
 
 
 def parse_key(key: str) -> Key:
@@ -56,11 +58,18 @@ def parse_key(key: str) -> Key:
         found = prefix.match(key)
         if found:
             if prefix.groups:
-                part += _ENCODERS.get(found[1], found[1])
-            return Key(part, style, layout, key[found.end() :])
-    return Key("", "bare", "bare", key)
+                part += ENCODERS.get(found[1], found[1])
+            module = key[found.end() :]
+            return Key(part or _encoder(module), style, layout, module)
+    return Key(_encoder(key), "bare", "bare", key)
+
+
+def _encoder(module: str) -> str:
+    """The text encoder that a module's own name tells of, or ""."""
+    found = _OWN.match(module)
+    return f"te{ENCODERS.get(found[1] or '', '1')}" if found else ""
 
 
 def is_text_encoder(key: str) -> bool:
-    """Whether the key's prefix says that it changes a text encoder; bare keys do not."""
+    """Whether the key says that it changes a text encoder."""
     return parse_key(key).part.startswith("te")

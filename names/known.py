@@ -83,10 +83,10 @@ def _unet(size: _UNet) -> Weights:
         found |= block("middle_block", width, width, size.middle)
         found |= resnet("middle_block.2", width, width) if size.middle else {}
     for n, depth in enumerate(size.up):
-        level, place = last - n // (blocks + 1), n % (blocks + 1)
+        level, position = last - n // (blocks + 1), n % (blocks + 1)
         found |= block(f"output_blocks.{n}", width + skips.pop(), size.widths[level], depth)
         width = size.widths[level]
-        if level and place == blocks:
+        if level and position == blocks:
             found |= _layer(f"output_blocks.{n}.{2 if depth else 1}.conv", width, width, 3, 3)
     return found | _layer("out.0", first) | _layer("out.2", 4, first, 3, 3)
 
@@ -222,12 +222,12 @@ def unet_blocks(family: str) -> dict[tuple[str, int, int], tuple[int, int]]:
     levels, found = len(size.widths), {}
     blocks = len(size.down) // levels
     for n, depth in enumerate(size.down):
-        level, place = divmod(n, blocks)
-        number = 1 + level * (blocks + 1) + place
-        found[("down", level, place)] = found[("input", number, 0)] = depth, size.widths[level]
+        level, position = divmod(n, blocks)
+        number = 1 + level * (blocks + 1) + position
+        found[("down", level, position)] = found[("input", number, 0)] = depth, size.widths[level]
     for n, depth in enumerate(size.up):
-        level, place = divmod(n, blocks + 1)
-        found[("up", level, place)] = found[("output", n, 0)] = depth, size.widths[levels - 1 - level]
+        level, position = divmod(n, blocks + 1)
+        found[("up", level, position)] = found[("output", n, 0)] = depth, size.widths[levels - 1 - level]
     return found | {("middle", 0, 0): (size.middle or 0, size.widths[-1])}
 
 

@@ -56,7 +56,7 @@ def aliases(native: Mapping[str, Shape]) -> dict[str, WeightSlice]:
     rows, width = native["layers.0.attention.qkv.weight"]
     if rows != 3 * width:
         return {}
-    return table.aliases(native, TABLE, lambda module, count: [count // 3] * 3)
+    return table.aliases(native, TABLE, lambda count: [count // 3] * 3)
 
 
 def parts(diffusers: Mapping[str, Shape]) -> dict[str, list[StoredPart]]:

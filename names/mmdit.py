@@ -57,7 +57,7 @@ def is_diffusers(names: Mapping[str, Shape]) -> bool:
 
 def aliases(native: Mapping[str, Shape]) -> dict[str, WeightSlice]:
     """Diffusers tensor name -> WeightSlice (names without prefix)."""
-    return table.aliases(native, TABLE, lambda module, rows: [rows // 3] * 3)
+    return table.aliases(native, TABLE, lambda rows: [rows // 3] * 3)
 
 
 def parts(diffusers: Mapping[str, Shape]) -> dict[str, list[StoredPart]]:

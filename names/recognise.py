@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import NamedTuple
 
-from .guess import UNKNOWN, told_architecture
+from .guess import UNKNOWN, metadata_architecture
 from .guess_adapter import adapter_families
 from .known import KNOWN, known_names, known_weights
 from .weight_slice import Names, WeightSlice
@@ -48,7 +48,7 @@ def names_of_adapters(
         metadata: the adapter's, if it has any.
         every: whether each key must have a place; else the named model with most places serves.
     """
-    told, guessed = told_architecture(metadata or {}), adapter_families(modules)
+    told, guessed = metadata_architecture(metadata or {}), adapter_families(modules)
     models = serving((told,) if told in guessed else guessed)
     if models - {*KNOWN}:
         return None

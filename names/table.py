@@ -28,13 +28,14 @@ class Table(NamedTuple):
     whole: Mapping[str, str] = {}  # diffusers parameter -> checkpoint parameter, full names
 
 
-# lengths(module name, number of rows) -> rows of each part of a fused weight, or None when it is not fused so
-Lengths = Callable[[str, int], "list[int] | None"]
+# lengths(number of rows) -> rows of each part of a fused weight
+Lengths = Callable[[int], list[int]]
 
 
-def rows_of(*pairs: str, part_names: tuple[str, ...] = ()) -> tuple[Row, ...]:
+def rows_of(*pairs: str) -> tuple[Row, ...]:
     """Rows from "theirs = ours" lines."""
-    return tuple(Row(*(side.strip() for side in pair.split("="))) for pair in pairs)
+    sides = (pair.split("=") for pair in pairs)
+    return tuple(Row(theirs.strip(), ours.strip()) for theirs, ours in sides)
 
 
 def fused(ours: str, *theirs: str) -> tuple[Row, ...]:
@@ -59,7 +60,7 @@ def aliases(native: Mapping[str, Shape], table: Table, lengths: Lengths) -> dict
         for row in rows:
             if row.ours != inner:
                 continue
-            weight_slice = _weight_slice(name, module, shape, row, lengths, block is None or block[1] == last[block[0]])
+            weight_slice = _weight_slice(name, shape, row, lengths, block is None or block[1] == last[block[0]])
             if weight_slice is not None:
                 found[f"{prefix}{row.theirs}.{end}"] = weight_slice
     return found
@@ -93,11 +94,11 @@ def parts(diffusers: Mapping[str, Shape], table: Table) -> dict[str, list[Stored
     return {name: [pieces[i] for i in sorted(pieces)] for name, pieces in found.items()}
 
 
-def _weight_slice(name: str, module: str, shape: Shape, row: Row, lengths: Lengths, last: bool) -> WeightSlice | None:
+def _weight_slice(name: str, shape: Shape, row: Row, lengths: Lengths, last: bool) -> WeightSlice | None:
     if row.part is None:
         return WeightSlice(name, swap=row.swap and last)
-    sizes = lengths(module, shape[0])
-    if sizes is None or row.part >= len(sizes) or sizes[row.part] <= 0:
+    sizes = lengths(shape[0])
+    if row.part >= len(sizes) or sizes[row.part] <= 0:
         return None
     return WeightSlice(name, (sum(sizes[: row.part]), sizes[row.part]))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from .keys import DENOISER, ENCODERS
 from .weight_slice import Shape, StoredPart, WeightSlice, module_of
 
 _CLIP_WIDTHS = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}
@@ -40,7 +41,7 @@ def is_t5(names: Iterable[str]) -> bool:
 
 
 def clip_kind(names: Mapping[str, Shape]) -> str:
-    """clip_l, clip_h or clip_g, told by the width (768, 1024, 1280)."""
+    """clip_l, clip_h or clip_g, by the width (768, 1024, 1280)."""
     for name, shape in names.items():
         if name.endswith(("final_layer_norm.weight", "ln_final.weight", ".layer_norm1.weight", ".ln_1.weight")):
             return _CLIP_WIDTHS.get(shape[0], "clip_l")
@@ -98,7 +99,7 @@ def aliases(weights: Mapping[str, Shape], *, numbered: bool) -> dict[str, Weight
         weights: canonical names -> shapes; the denoiser's are ignored.
         numbered: whether ``lora_te1_`` comes before ``lora_te_`` (bases with more than one encoder).
     """
-    weights = {name: shape for name, shape in weights.items() if not name.startswith("diffusion_model.")}
+    weights = {name: shape for name, shape in weights.items() if not name.startswith(DENOISER)}
     encoders = {name.split(".")[0] for name in weights}
     found: dict[str, WeightSlice] = {}
     for name in weights:
@@ -107,15 +108,15 @@ def aliases(weights: Mapping[str, Shape], *, numbered: bool) -> dict[str, Weight
         module, weight_slice = module_of(name), WeightSlice(name)
         encoder, _, rest = module.partition(".transformer.")
         found[f"text_encoders.{module}"] = weight_slice
-        if rest and not module.startswith("clip_"):
+        if rest and encoder not in _CLIP_WIDTHS.values():
             found[f"text_encoders.transformer.{rest}"] = weight_slice
         flat = rest.replace(".", "_")
-        if encoder in ("clip_l", "clip_h", "clip_g"):
+        if encoder in _CLIP_WIDTHS.values():
             second = encoder == "clip_g" and "clip_l" in encoders
             if _TRAINED.match(rest):
                 found.update(dict.fromkeys(_clip_keys(flat, rest, encoder, second, numbered), weight_slice))
             elif rest == "text_projection":
-                found[f"lora_te{2 if encoder == 'clip_g' else 1}_text_projection"] = weight_slice
+                found[f"lora_te{ENCODERS[encoder]}_text_projection"] = weight_slice
                 if encoder == "clip_g":
                     found["lora_prior_te_text_projection"] = weight_slice
             else:

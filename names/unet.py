@@ -148,8 +148,8 @@ def _diffusers_pairs(names: Mapping[str, Shape]) -> dict[str, str]:
             pairs[f"output_blocks.{n}.1"] = f"up_blocks.{level}.attentions.{index}"
             n += 1
         if f"up_blocks.{level}.upsamplers.0" in heads:
-            place = 2 if f"up_blocks.{level}.attentions.0" in heads else 1
-            if place == 1:
+            number = 2 if f"up_blocks.{level}.attentions.0" in heads else 1
+            if number == 1:
                 del pairs[f"output_blocks.{n - 1}.1"]
-            pairs[f"output_blocks.{n - 1}.{place}.conv"] = f"up_blocks.{level}.upsamplers.0.conv"
+            pairs[f"output_blocks.{n - 1}.{number}.conv"] = f"up_blocks.{level}.upsamplers.0.conv"
     return pairs

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from .. import choices
 from .keys import DENOISER, parse_key
 
 Shape = tuple[int, ...]
 
 
 class WeightSlice(NamedTuple):
-    """The place an adapter's module changes.
+    """What an adapter's module changes: a weight, or rows of it.
 
     name: canonical name of the weight.
     rows: (start, length) on dimension 0 when the module is a slice of a fused weight, else None.
@@ -63,11 +64,9 @@ _SIBLINGS = {
     "diffusers": ("comfy",),
 }
 
-LAYOUTS = ("kohya", "diffusers", "peft", "comfy")
-
 
 def style_of(key: str, weight_slice: WeightSlice | None = None) -> str:
-    """The naming style of an adapter's module key, told by its prefix.
+    """The naming style of an adapter's module key, by its prefix.
 
     ``lora_unet_`` alone does not tell the checkpoint's names from diffusers' names; ``weight_slice`` does.
     """
@@ -147,7 +146,7 @@ class Names:
         return self.key_for(target, style_of(key, source))
 
     def layout_key(self, weight_slice: WeightSlice, layout: str) -> str | None:
-        """The key for ``weight_slice`` in one of LAYOUTS; None when that layout has no name for it (a slice, say)."""
+        """The key for ``weight_slice`` in one of ``choices.File.layouts``; None where that has no name (a slice)."""
         text = not weight_slice.name.startswith(DENOISER)
         if layout == "kohya":
             own = "kohya" if self.kohya == "own" else "kohya-diffusers"
@@ -159,7 +158,7 @@ class Names:
             return key
         if layout == "comfy":
             return self.key_for(weight_slice, "comfy")
-        raise ValueError(f"unknown layout {layout!r}; one of {', '.join(LAYOUTS)}")
+        raise ValueError(f"unknown layout {layout!r}; one of {', '.join(choices.File.layouts)}")
 
 
 def _inside(inner: tuple[int, int], outer: tuple[int, int]) -> bool:

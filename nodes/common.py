@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 from comfy_api.latest import io, ui
 
+from ..choices import Subspace
+
 CATEGORY = "LoRA Graft"
-SIZES = ["share", "fixed", "energy"]
 
 
 def size_inputs() -> list[io.Input]:
@@ -17,14 +18,14 @@ def size_inputs() -> list[io.Input]:
     return [
         io.Combo.Input(
             "subspace",
-            options=SIZES,
-            default="share",
+            options=list(Subspace.subspaces),
+            default=Subspace.subspace,
             tooltip="How to choose k, the number of singular vectors per side of each weight: a share of its smaller "
             "side, one fixed number, or as many as hold a share of the weight's energy.",
         ),
         io.Float.Input(
             "k_share",
-            default=0.25,
+            default=Subspace.k_share,
             min=0.01,
             max=1.0,
             step=0.01,
@@ -32,15 +33,16 @@ def size_inputs() -> list[io.Input]:
         ),
         io.Int.Input(
             "k",
-            default=320,
+            default=Subspace.k,
             min=1,
             max=8192,
             advanced=True,
-            tooltip="The same k for every weight (the LoRA-X paper uses 320). Used when subspace is 'fixed'.",
+            tooltip="Size of the subspace, k, the same for every weight (the LoRA-X paper uses 320). Used when "
+            "subspace is 'fixed'.",
         ),
         io.Float.Input(
             "energy",
-            default=0.9,
+            default=Subspace.energy,
             min=0.01,
             max=1.0,
             step=0.01,
@@ -79,9 +81,7 @@ def to_state(adapter):
     """A LORA_MODEL that core nodes take for a plain state dict and that still knows its metadata."""
     from .. import adapters
 
-    return adapters.LoraState(
-        adapters.to_state_dict(adapter), metadata=adapter.metadata, file=adapter.file, digest=adapter.digest
-    )
+    return adapters.to_state_dict(adapter)
 
 
 def fitting(adapter, base):
@@ -92,15 +92,14 @@ def fitting(adapter, base):
     Raises:
         WrongBaseError: no module belongs to the base, or a shape does not fit it.
     """
-    from ..adapters import settled
     from ..errors import WrongBaseError
     from ..jobs.transfer.plan import plan
 
-    adapter = settled(adapter)
+    adapter = adapter.with_alphas()
     try:
         steps = plan(adapter, base, base)
     except WrongBaseError as error:
-        raise error.advising("") from None
+        raise error.at(hint="") from None
     foreign = {s.module.key: s.source for s in steps if s.source and s.module.key not in base.loadable}
     renames = {key: base.names.key_for(weight_slice, "comfy") or key for key, weight_slice in foreign.items()}
     modules = {renames.get(key, key): m.renamed(renames.get(key, key)) for key, m in adapter.modules.items()}

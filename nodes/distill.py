@@ -8,18 +8,19 @@ from dataclasses import replace
 import torch
 from comfy_api.latest import io
 
+from ..choices import Distill
 from . import host
 from .common import CATEGORY, fitting, menu, picture, shown, to_adapter, to_state
 from .distilling import (
     DATASET,
     comparable,
     decoded,
-    dressed,
     given,
     learning,
     nothing_to_show,
     previewer,
     teacher_inputs,
+    with_loras,
 )
 
 LARGE = 200e6  # numbers in a network from which its blocks are computed twice to save memory
@@ -45,19 +46,22 @@ class DistillAdapter(io.ComfyNode):
                 io.Clip.Input("target_clip", tooltip="The target's text encoder."),
                 io.Combo.Input(
                     "objective",
-                    options=["auto", "difference", "output", "samples"],
-                    default="auto",
+                    options=list(Distill.objectives),
+                    default=Distill.objective,
                     tooltip="difference: learn what the LoRAs add, and keep the target's own look; output: learn the "
                     "source's answers as they are; samples: learn from pictures, for another latent space. auto: "
                     "difference where both bases share a latent space, else samples.",
                 ),
                 io.Combo.Input(
-                    "kind", options=list(STUDENTS), default="lora", tooltip="Kind of the new adapter. " + menu(STUDENTS)
+                    "kind",
+                    options=list(Distill.kinds),
+                    default=Distill.kind,
+                    tooltip="Kind of the new adapter. " + menu(STUDENTS),
                 ),
-                io.Int.Input("rank", default=16, min=1, max=1024, tooltip="Rank of the new adapter."),
+                io.Int.Input("rank", default=Distill.rank, min=1, max=1024, tooltip="Rank of the new adapter."),
                 io.Float.Input(
                     "alpha",
-                    default=0.0,
+                    default=Distill.alpha or 0.0,
                     min=0.0,
                     max=4096.0,
                     step=0.5,
@@ -66,22 +70,22 @@ class DistillAdapter(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "modules",
-                    options=["auto", "attention", "attention + feed-forward", "linear", "linear + convolution"],
-                    default="auto",
+                    options=list(Distill.module_sets),
+                    default=Distill.modules,
                     advanced=True,
                     tooltip="Which weights learn. auto: those the LoRAs change, where the target has them; else "
                     "attention and feed-forward.",
                 ),
                 io.Int.Input(
                     "steps",
-                    default=100,
+                    default=Distill.steps,
                     min=1,
                     max=100000,
                     tooltip="Steps. From a transferred LoRA 25 to 50 do, from nothing 50 to 200.",
                 ),
                 io.Float.Input(
                     "learning_rate",
-                    default=0.0,
+                    default=Distill.learning_rate,
                     min=0.0,
                     max=1.0,
                     step=0.00001,
@@ -90,14 +94,14 @@ class DistillAdapter(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "schedule",
-                    options=["cosine", "linear", "constant"],
-                    default="cosine",
+                    options=list(Distill.schedules),
+                    default=Distill.schedule,
                     advanced=True,
                     tooltip="How the learning rate falls, after a warm-up over a tenth of the steps.",
                 ),
                 io.Int.Input(
                     "batch",
-                    default=8,
+                    default=Distill.batch,
                     min=1,
                     max=1024,
                     advanced=True,
@@ -105,7 +109,7 @@ class DistillAdapter(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "accumulation",
-                    default=4,
+                    default=Distill.accumulation,
                     min=1,
                     max=1024,
                     advanced=True,
@@ -120,15 +124,15 @@ class DistillAdapter(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "dtype",
-                    options=["auto", "bf16", "fp16", "fp32"],
-                    default="auto",
+                    options=list(Distill.dtypes),
+                    default=Distill.dtype,
                     advanced=True,
                     tooltip="Number format of the computation; auto: the host's, and bf16 or fp32 where that is fp16. "
                     "What is learnt is always kept in fp32.",
                 ),
                 io.Float.Input(
                     "effect",
-                    default=1.0,
+                    default=Distill.effect,
                     min=-10.0,
                     max=10.0,
                     step=0.05,
@@ -137,14 +141,14 @@ class DistillAdapter(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "match_effect",
-                    default=False,
+                    default=Distill.match_effect,
                     advanced=True,
                     tooltip="At the end, draw with the new adapter and scale it until it moves the target's pictures "
                     "as far as the LoRAs moved the source's. For targets far from the source.",
                 ),
                 io.Int.Input(
                     "lessons",
-                    default=0,
+                    default=Distill.noisy_latents or 0,
                     min=0,
                     max=1000000,
                     advanced=True,
@@ -169,7 +173,7 @@ class DistillAdapter(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "seed",
-                    default=0,
+                    default=Distill.seed,
                     min=0,
                     max=2**31 - 1,
                     advanced=True,
@@ -246,23 +250,23 @@ class DistillAdapter(io.ComfyNode):
         source_vae=None,
         target_vae=None,
     ) -> io.NodeOutput:
-        from ..adapters.metadata import written
-        from ..jobs.distill.bank import Teacher
+        from ..adapters.metadata import with_provenance
         from ..jobs.distill.checkpoint import FileKeeper, identity
+        from ..jobs.distill.denoiser import Teacher
         from ..jobs.distill.distill import Distillation, distill
-        from ..jobs.distill.pace import Training
+        from ..jobs.distill.schedule import Training
         from .host.denoiser import HostDenoiser, training_dtype
 
         loras, progress = given(loras, strengths), host.Progress(spoken=True)
         marks = comparable(source_vae, target_vae)
         dtype = training_dtype(target) if dtype == "auto" else dtype
         with learning():
-            said: dict = {}
+            conditionings: dict = {}
             teacher = Teacher(
-                HostDenoiser(source, source_clip, marks[0], said=said),
-                [dressed(source, source_clip, marks[0], [lora], said) for lora in loras],
+                HostDenoiser(source, source_clip, marks[0], conditionings=conditionings),
+                [with_loras(source, source_clip, marks[0], [lora], conditionings) for lora in loras],
             )
-            student = HostDenoiser(target, target_clip, marks[1], dtype=dtype, said=said)
+            student = HostDenoiser(target, target_clip, marks[1], dtype=dtype, conditionings=conditionings)
             size = sum(torch.Size(shape).numel() for shape in student.base.weights().values())
             settings = Distillation(
                 objective,
@@ -283,23 +287,23 @@ class DistillAdapter(io.ComfyNode):
                     seed,
                 ),
             )
-            start = None if start_from is None else to_adapter(start_from)
+            warm_start = None if start_from is None else to_adapter(start_from)
             who = [
                 *_marks(teacher.base),
                 *_marks(student),
                 dataset.digest,
                 dtype,
                 *([a.digest, m, c] for a, m, c in loras),
-                start and start.digest,
+                warm_start and warm_start.digest,
             ]
-            keeper = FileKeeper(host.checkpoint_folder(), identity(repr(settings), *who), checkpoint_every)
+            keeper = FileKeeper(host.checkpoint_folder(), identity(settings.stored(), *who), checkpoint_every)
             result = distill(
                 dataset,
                 teacher,
                 student,
                 [adapter for adapter, _, _ in loras],
                 settings,
-                start=start,
+                warm_start=warm_start,
                 translate=_translation(source_vae, target_vae),
                 keeper=keeper,
                 progress=progress,
@@ -310,7 +314,7 @@ class DistillAdapter(io.ComfyNode):
             if keeper.trouble:
                 result.report.notes.append(keeper.trouble)
             adapter = replace(
-                result.adapter, metadata=written(result.adapter.metadata, result.provenance, changed=True)
+                result.adapter, metadata=with_provenance(result.adapter.metadata, result.provenance, changed=True)
             )
         try:
             model, _ = host.apply(target, None, fitting(adapter, host.HostBase(target)), 1.0, 1.0)
@@ -334,7 +338,7 @@ class DistillAdapter(io.ComfyNode):
 def _marks(denoiser) -> list:
     """What of a model decides a run's result: weights, text encoder, latent space, noise levels."""
     both = host.HostBase(denoiser.patcher, denoiser.clip)
-    return [both.fingerprint, denoiser.space, denoiser.ratios(torch.tensor([0.1, 0.5, 0.9])).tolist()]
+    return [both.fingerprint, denoiser.space, denoiser.sigmas(torch.tensor([0.1, 0.5, 0.9])).tolist()]
 
 
 def _translation(source_vae, target_vae):
@@ -375,10 +379,9 @@ def _before_and_after(dataset, before, model, clip, source_vae, target_vae, coun
     count = min(count, len(dataset.prompts))
     if vae is None or not count:
         return nothing_to_show()
-    shared = dataset.target is not None
-    mine = dataset.target[:count] if shared else draw_again(before, dataset, count, progress)
-    taught = HostDenoiser(model, clip, label="target with the new adapter", said=before.said)
+    own = dataset.target[:count] if dataset.target is not None else draw_again(before, dataset, count, progress)
+    taught = HostDenoiser(model, clip, label="target with the new adapter", conditionings=before.conditionings)
     after = draw_again(taught, dataset, count, progress)
     rows = [("source\nwith its LoRAs", decoded(source_vae, dataset.taught[:count]))] if source_vae is not None else []
-    rows += [("target", decoded(vae, mine)), ("target with the\nnew adapter", decoded(vae, after))]
+    rows += [("target", decoded(vae, own)), ("target with the\nnew adapter", decoded(vae, after))]
     return picture([(label, images.numpy()) for label, images in rows], "contact_sheet")

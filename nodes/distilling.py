@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from comfy_api.latest import io
 
+from ..choices import Drawing
 from . import host, merging
 from .common import fitting
 
@@ -20,7 +21,7 @@ def teacher_inputs() -> list[io.Input]:
     return [
         io.Model.Input("source", tooltip="The base model the LoRAs were trained on: the teacher. It is not changed."),
         io.Clip.Input("source_clip", tooltip="The teacher's text encoder."),
-        *merging.lora_inputs("The LoRAs the teacher wears. One LoRA is moved; of several the effects are merged."),
+        *merging.lora_inputs("The LoRAs on the teacher. One LoRA is moved; of several the effects are merged."),
     ]
 
 
@@ -32,33 +33,39 @@ def drawing_inputs(*, folded: bool = False) -> list[io.Input]:
     return [
         io.Int.Input(
             "width",
-            default=512,
+            default=Drawing.width,
             min=16,
             max=8192,
             step=8,
             tooltip="Width of the pictures in pixels. Take a size that both bases draw well.",
         ),
-        io.Int.Input("height", default=512, min=16, max=8192, step=8, tooltip="Height of the pictures in pixels."),
-        io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps for each picture.", **more),
+        io.Int.Input(
+            "height", default=Drawing.height, min=16, max=8192, step=8, tooltip="Height of the pictures in pixels."
+        ),
+        io.Int.Input(
+            "steps", default=Drawing.steps, min=1, max=1000, tooltip="Sampling steps for each picture.", **more
+        ),
         io.Float.Input(
-            "cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance, as in a sampler node.", **more
+            "cfg", default=Drawing.cfg, min=0.0, max=100.0, step=0.1, tooltip="Guidance, as in a sampler node.", **more
         ),
         io.Combo.Input(
             "sampler_name",
             options=comfy.samplers.KSampler.SAMPLERS,
-            default="euler",
+            default=Drawing.sampler,
             advanced=True,
             tooltip="Sampler, as in a sampler node.",
         ),
         io.Combo.Input(
             "scheduler",
             options=comfy.samplers.KSampler.SCHEDULERS,
-            default="simple",
+            default=Drawing.scheduler,
             advanced=True,
             tooltip="Spacing of the noise levels, as in a sampler node.",
         ),
-        io.String.Input("negative", default="", advanced=True, tooltip="Negative prompt of all pictures."),
-        io.Int.Input("batch", default=4, min=1, max=64, advanced=True, tooltip="Pictures drawn at a time."),
+        io.String.Input(
+            "negative", default=Drawing.negative, advanced=True, tooltip="Negative prompt of all pictures."
+        ),
+        io.Int.Input("batch", default=Drawing.batch, min=1, max=64, advanced=True, tooltip="Pictures drawn at a time."),
     ]
 
 
@@ -85,15 +92,15 @@ def given(loras, strengths) -> list[tuple]:
     return found
 
 
-def dressed(model, clip, vae, loras: list[tuple], said: dict | None = None):
-    """The source with LoRAs on it, as the host's loader puts them there. said: see HostDenoiser."""
+def with_loras(model, clip, vae, loras: list[tuple], conditionings: dict | None = None):
+    """The source with LoRAs on it, as the host's loader puts them there. conditionings: see HostDenoiser."""
     from .host.denoiser import HostDenoiser
 
     base = host.HostBase(model, clip)
     label = f"{base.label} with " + " and ".join(name_of(adapter) for adapter, _, _ in loras)
     for adapter, strength, strength_clip in loras:
         model, clip = host.apply(model, clip, fitting(adapter, base), strength, strength_clip)
-    return HostDenoiser(model, clip, vae, label=label, said=said)
+    return HostDenoiser(model, clip, vae, label=label, conditionings=conditionings)
 
 
 def comparable(source_vae, target_vae) -> tuple:

@@ -55,7 +55,7 @@ class LEGOMerge(io.ComfyNode):
             clip,
             method="lego",
             rank=rank,
-            k=k,
+            fixed_rank=k,
             energy=energy,
             units=units,
             parameter_reweighting=parameter_reweighting,

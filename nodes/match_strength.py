@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
+from ..choices import Dataset
 from . import host
 from .common import CATEGORY, fitting, strengthened, to_adapter, to_state
-from .distilling import DATASET, drawing_inputs, dressed, learning
+from .distilling import DATASET, drawing_inputs, learning, with_loras
 
 
 class MatchStrength(io.ComfyNode):
@@ -36,7 +39,7 @@ class MatchStrength(io.ComfyNode):
                 *drawing_inputs(folded=True),
                 io.Int.Input(
                     "seed",
-                    default=0,
+                    default=Dataset.seed,
                     min=0,
                     max=2**31 - 1,
                     advanced=True,
@@ -80,44 +83,34 @@ class MatchStrength(io.ComfyNode):
         seed,
         dataset=None,
     ) -> io.NodeOutput:
+        from ..adapters.metadata import with_provenance
         from ..jobs.distill.denoiser import Drawing
 
         drawing = Drawing(width, height, steps, cfg, sampler_name, scheduler, negative, batch)
+        moved, first = to_adapter(lora), to_adapter(original)
         found = matched(
-            to_adapter(lora),
-            target,
-            target_clip,
-            to_adapter(original),
-            source,
-            source_clip,
-            prompts.splitlines(),
-            drawing,
-            seed,
-            dataset,
+            moved, target, target_clip, first, source, source_clip, prompts.splitlines(), drawing, seed, dataset
         )
-        text = found.to_markdown()
+        adapter, text = strengthened(moved, found.value, host.HostBase(target, target_clip)), found.to_markdown()
+        metadata = with_provenance(adapter.metadata, found.provenance(moved, first), changed=True)
         return io.NodeOutput(
-            to_state(strengthened(to_adapter(lora), found.value, host.HostBase(target, target_clip))),
-            found.value,
-            found.residual,
-            text,
-            ui={"text": (text,)},
+            to_state(replace(adapter, metadata=metadata)), found.value, found.residual, text, ui={"text": (text,)}
         )
 
 
 def matched(lora, target, target_clip, original, source, source_clip, prompts, drawing, seed, dataset=None):
     """The Strength of an adapter on the target; a few pictures are drawn where no dataset is given."""
-    from ..jobs.distill.bank import Teacher
+    from ..jobs.distill.denoiser import Teacher
     from ..jobs.distill.generate import Generation, generate
     from ..jobs.distill.strength import match_strength
     from .host.denoiser import HostDenoiser
 
     progress = host.Progress(spoken=True)
     with learning():
-        said: dict = {}
-        worn = dressed(source, source_clip, None, [(original, 1.0, 1.0)], said)
-        teacher = Teacher(HostDenoiser(source, source_clip, said=said), [worn])
-        theirs = HostDenoiser(target, target_clip, said=said)
+        conditionings: dict = {}
+        adapted = with_loras(source, source_clip, None, [(original, 1.0, 1.0)], conditionings)
+        teacher = Teacher(HostDenoiser(source, source_clip, conditionings=conditionings), [adapted])
+        theirs = HostDenoiser(target, target_clip, conditionings=conditionings)
         if dataset is None:
             few = Generation(count=16, seed=seed, drawing=drawing, least_action=0.0)
             lines = [line for line in prompts if line.strip()] or own_prompts(original)
@@ -126,7 +119,7 @@ def matched(lora, target, target_clip, original, source, source_clip, prompts, d
 
         def at(strength: float) -> HostDenoiser:
             model, clip = host.apply(target, target_clip, state, strength, strength)
-            return HostDenoiser(model, clip, label=f"{theirs.label} at {strength:.2f}", said=said)
+            return HostDenoiser(model, clip, label=f"{theirs.label} at {strength:.2f}", conditionings=conditionings)
 
         return match_strength(teacher, theirs, at, dataset, batch=drawing.batch, seed=seed, progress=progress)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..choices import Merge
 from . import merging
 from .common import CATEGORY, menu
 
@@ -23,11 +24,11 @@ class MergeLoRAs(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 *merging.lora_inputs(),
-                io.Combo.Input("method", options=list(METHODS), default="svd", tooltip=menu(METHODS)),
+                io.Combo.Input("method", options=list(Merge.methods), default=Merge.method, tooltip=menu(METHODS)),
                 *merging.rank_inputs(),
                 io.Float.Input(
                     "density",
-                    default=0.5,
+                    default=Merge.density,
                     min=0.01,
                     max=1.0,
                     step=0.01,
@@ -67,7 +68,7 @@ class MergeLoRAs(io.ComfyNode):
             clip,
             method=method,
             rank=rank,
-            k=k,
+            fixed_rank=k,
             energy=energy,
             density=density,
             units=units,

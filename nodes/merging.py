@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
+from ..choices import Merge
 from . import host
 from .common import picture, shown, to_adapter, to_state
 
 MOST = 50  # LoRAs per node
 MERGED = "The LoRAs to merge."
-RANKS = ["max", "auto", "sum", "fixed"]
 
 
 def lora_inputs(purpose: str = MERGED) -> list[io.Input]:
@@ -39,15 +39,21 @@ def rank_inputs() -> list[io.Input]:
     return [
         io.Combo.Input(
             "rank",
-            options=RANKS,
-            default="max",
+            options=[*Merge.ranks, "fixed"],
+            default=Merge.rank,
             tooltip="Rank of the merged LoRA. max: that of the largest LoRA; auto: for each module the smallest that "
             "keeps 'energy' of the sum; sum: all ranks together; fixed: k. concat and linear are cut by k only.",
         ),
-        io.Int.Input("k", default=16, min=1, max=4096, tooltip="The rank. Used when rank is 'fixed'."),
+        io.Int.Input(
+            "k",
+            default=Merge.fixed_rank,
+            min=1,
+            max=4096,
+            tooltip="The rank of the merged LoRA, as a number. Used when rank is 'fixed'.",
+        ),
         io.Float.Input(
             "energy",
-            default=0.95,
+            default=Merge.energy,
             min=0.01,
             max=1.0,
             step=0.01,
@@ -59,26 +65,24 @@ def rank_inputs() -> list[io.Input]:
 
 def unit_inputs() -> list[io.Input]:
     """What only LEGO reads."""
-    from ..kernels.merge import UNITS
-
     return [
         io.Combo.Input(
             "units",
-            options=list(UNITS),
-            default="canonical",
+            options=list(Merge.unit_forms),
+            default=Merge.units,
             advanced=True,
             tooltip="Form of LEGO's units. canonical: singular pairs, free of signs and scales, each cluster its best "
             "rank-one; balanced: signs and scales evened out; paper: as LoRA-LEGO prints it.",
         ),
         io.Boolean.Input(
             "parameter_reweighting",
-            default=True,
+            default=Merge.parameter_reweighting,
             advanced=True,
             tooltip="LEGO: give clusters' means the size of their members. Canonical units need none.",
         ),
         io.Boolean.Input(
             "output_reweighting",
-            default=True,
+            default=Merge.output_reweighting,
             advanced=True,
             tooltip="LEGO: multiply means by √(r/k): k weigh as much as the r of one LoRA. Canonical units need none.",
         ),
@@ -89,7 +93,7 @@ def seed_input(what: str) -> io.Input:
     """A seed that stays as it is from run to run unless the user says otherwise."""
     return io.Int.Input(
         "seed",
-        default=0,
+        default=Merge.seed,
         min=0,
         max=2**32 - 1,
         advanced=True,
@@ -127,11 +131,11 @@ def outputs() -> list[io.Output]:
     ]
 
 
-def run(cls, loras, strengths, lora_stack, model, clip, *, rank: str, k: int, **settings) -> io.NodeOutput:
+def run(cls, loras, strengths, lora_stack, model, clip, *, rank: str, fixed_rank: int, **settings) -> io.NodeOutput:
     """Merge and hand out the LoRA, the report and the picture."""
     from ..jobs.merge.merge import MergeSettings, merge
 
-    chosen = MergeSettings(rank=k if rank == "fixed" else rank, **settings)
+    chosen = MergeSettings(rank=fixed_rank if rank == "fixed" else rank, **settings)
     base = None if model is None else host.HostBase(model, clip)
     given = gather(loras, strengths, lora_stack)
     return finish(cls, merge(given, chosen, base=base, progress=host.Progress(), device=host.device()))
@@ -139,9 +143,9 @@ def run(cls, loras, strengths, lora_stack, model, clip, *, rank: str, k: int, **
 
 def finish(cls, result) -> io.NodeOutput:
     """The outputs for a MergeResult."""
-    from ..adapters.metadata import written
+    from ..adapters.metadata import with_provenance
 
-    metadata = written(result.adapter.metadata, result.provenance, changed=True)
+    metadata = with_provenance(result.adapter.metadata, result.provenance, changed=True)
     text, image = result.report.to_markdown(), picture(result.report, "clusters")
     return io.NodeOutput(to_state(replace(result.adapter, metadata=metadata)), text, image, ui=shown(text, image, cls))
 
@@ -173,15 +177,15 @@ def parse_strengths(text: str) -> list[tuple[float, float]]:
     from ..errors import SettingsError
 
     found = []
-    for part in (p.strip() for p in text.replace(";", ",").replace("\n", ",").split(",")):
-        if not part:
+    for entry in (e.strip() for e in text.replace(";", ",").replace("\n", ",").split(",")):
+        if not entry:
             continue
         try:
-            numbers = [float(number) for number in part.split(":")]
+            numbers = [float(number) for number in entry.split(":")]
         except ValueError:
             numbers = []
         if not 1 <= len(numbers) <= 2:
-            raise SettingsError(f"{part!r} is not a strength", hint="Write numbers like 0.8 or 0.8:0.5, with commas.")
+            raise SettingsError(f"{entry!r} is not a strength", hint="Write numbers like 0.8 or 0.8:0.5, with commas.")
         found.append((numbers[0], numbers[-1]))
     return found or [(1.0, 1.0)]
 

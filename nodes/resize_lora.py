@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..choices import Resize
 from . import host, merging
 from .common import CATEGORY, to_adapter
 
@@ -11,8 +12,6 @@ from .common import CATEGORY, to_adapter
 class ResizeLoRA(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        from ..kernels.merge.resize import RULES
-
         return io.Schema(
             node_id="LoraGraft_ResizeLoRA",
             display_name="Resize LoRA",
@@ -25,15 +24,15 @@ class ResizeLoRA(io.ComfyNode):
                 io.LoraModel.Input("lora", tooltip="The LoRA to make smaller."),
                 io.Combo.Input(
                     "rule",
-                    options=list(RULES),
-                    default="rank",
+                    options=list(Resize.rules),
+                    default=Resize.rule,
                     tooltip="rank: this rank for every module. ratio: singular values above the largest divided by "
                     "amount. cumulative, energy, frobenius: the fewest that hold amount of their sum, of their "
                     "squares, of the norm.",
                 ),
                 io.Float.Input(
                     "amount",
-                    default=16.0,
+                    default=Resize.amount,
                     min=0.0,
                     max=4096.0,
                     step=0.01,
@@ -41,7 +40,7 @@ class ResizeLoRA(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "max_rank",
-                    default=0,
+                    default=Resize.max_rank or 0,
                     min=0,
                     max=4096,
                     tooltip="Largest rank whatever the rule says; 0 for no limit.",

@@ -9,12 +9,11 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
+from ..choices import File
 from . import host
 from .common import CATEGORY, to_adapter
 
-DTYPES = {"same": None, "fp16": "fp16", "bf16": "bf16", "fp32": "fp32"}
-LAYOUTS = ["same", "kohya", "diffusers", "peft", "comfy"]
-PLACES = {"output/loras": "output", "models/loras": "models"}
+FOLDERS = {"output/loras": "output", "models/loras": "models"}
 
 
 class SaveLoRA(io.ComfyNode):
@@ -37,20 +36,20 @@ class SaveLoRA(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "folder",
-                    options=list(PLACES),
+                    options=list(FOLDERS),
                     default="output/loras",
                     tooltip="Both folders are searched by ComfyUI's LoRA loaders.",
                 ),
                 io.Combo.Input(
                     "dtype",
-                    options=list(DTYPES),
-                    default="same",
+                    options=["same", *File.dtypes],
+                    default=File.dtype or "same",
                     tooltip="Number format; same: as the LoRA came in.",
                 ),
                 io.Combo.Input(
                     "layout",
-                    options=LAYOUTS,
-                    default="same",
+                    options=["same", *File.layouts],
+                    default=File.layout,
                     advanced=True,
                     tooltip="Whose key names to write; same: as they came in. Others need the model input where the "
                     "LoRA alone does not tell which model it is for.",
@@ -85,9 +84,9 @@ class SaveLoRA(io.ComfyNode):
         if layout != "same":
             adapter = convert(adapter, layout, None if model is None else host.HostBase(model, clip))
         path = saved(
-            host.save_folder(PLACES[folder]),
+            host.save_folder(FOLDERS[folder]),
             filename_prefix,
-            lambda path: adapters.write(adapter, path, dtype=DTYPES[dtype]),
+            lambda path: adapters.write(adapter, path, dtype=dtype),
         )
         return io.NodeOutput(str(path), ui={"text": (f"Saved {path}",)})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
+from ..choices import Dataset
 from . import host
 from .common import CATEGORY, shown
 from .distilling import (
@@ -13,11 +14,11 @@ from .distilling import (
     comparable,
     decoded,
     drawing_inputs,
-    dressed,
     given,
     learning,
     nothing_to_show,
     teacher_inputs,
+    with_loras,
 )
 
 
@@ -42,7 +43,7 @@ class SyntheticDataset(io.ComfyNode):
                 *teacher_inputs(),
                 io.Int.Input(
                     "count",
-                    default=64,
+                    default=Dataset.count,
                     min=2,
                     max=100000,
                     tooltip="Samples in all: half from the source with its LoRAs, half from the target.",
@@ -50,7 +51,7 @@ class SyntheticDataset(io.ComfyNode):
                 *drawing_inputs(),
                 io.Int.Input(
                     "seed",
-                    default=0,
+                    default=Dataset.seed,
                     min=0,
                     max=2**32 - 1,
                     advanced=True,
@@ -59,7 +60,7 @@ class SyntheticDataset(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "least_action",
-                    default=0.05,
+                    default=Dataset.least_action,
                     min=0.0,
                     max=10.0,
                     step=0.01,
@@ -69,7 +70,7 @@ class SyntheticDataset(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "least_likeness",
-                    default=0.5,
+                    default=Dataset.least_likeness,
                     min=0.0,
                     max=1.0,
                     step=0.01,
@@ -132,8 +133,7 @@ class SyntheticDataset(io.ComfyNode):
         clip_vision=None,
     ) -> io.NodeOutput:
         from ..errors import SettingsError
-        from ..jobs.distill.bank import Teacher
-        from ..jobs.distill.denoiser import Drawing
+        from ..jobs.distill.denoiser import Drawing, Teacher
         from ..jobs.distill.generate import Generation, account, generate
         from .host.denoiser import HostDenoiser
 
@@ -146,12 +146,14 @@ class SyntheticDataset(io.ComfyNode):
             )
         marks = comparable(source_vae, target_vae)
         with learning():
-            said: dict = {}
+            conditionings: dict = {}
             teacher = Teacher(
-                HostDenoiser(source, source_clip, marks[0], said=said),
-                [dressed(source, source_clip, marks[0], given(loras, strengths), said)],
+                HostDenoiser(source, source_clip, marks[0], conditionings=conditionings),
+                [with_loras(source, source_clip, marks[0], given(loras, strengths), conditionings)],
             )
-            student = None if target is None else HostDenoiser(target, target_clip, marks[1], said=said)
+            student = (
+                None if target is None else HostDenoiser(target, target_clip, marks[1], conditionings=conditionings)
+            )
 
             def embed(latents: torch.Tensor) -> torch.Tensor:
                 return _seen(clip_vision, decoded(source_vae, latents))

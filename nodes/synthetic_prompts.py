@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..choices import Prompts
 from .common import CATEGORY, to_adapter
 
 SEEDS = """a portrait of a woman in a garden
@@ -11,7 +12,6 @@ an old man reading at a window
 a street in a city at night
 a house by a lake in the mountains
 a cat asleep on a wooden table"""
-TEMPLATE = "{trigger}, {3::{tags}|{seed}}"
 
 
 class SyntheticPrompts(io.ComfyNode):
@@ -32,18 +32,18 @@ class SyntheticPrompts(io.ComfyNode):
                     tooltip="A few prompts like those you will use the LoRA with, one a line. A text generator's "
                     "output can be connected. Empty: training tags only.",
                 ),
-                io.Int.Input("count", default=32, min=1, max=4096, tooltip="How many prompts."),
+                io.Int.Input("count", default=Prompts.count, min=1, max=4096, tooltip="How many prompts."),
                 io.String.Input(
                     "template",
                     multiline=True,
-                    default=TEMPLATE,
+                    default=Prompts.template,
                     advanced=True,
                     tooltip="How a prompt is put together, one template a line: words, alternatives in curly brackets, "
                     "and places for trigger words, training tags and seed prompts. The help page has the grammar.",
                 ),
                 io.Int.Input(
                     "seed",
-                    default=0,
+                    default=Prompts.seed,
                     min=0,
                     max=2**32 - 1,
                     advanced=True,

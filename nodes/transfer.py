@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
+from ..choices import Drawing, Transfer
 from . import host
 from .common import (
     CATEGORY,
@@ -41,15 +42,15 @@ class LoRAXTransfer(io.ComfyNode):
                 io.Model.Input("target", tooltip="The base model to make a LoRA for. It is not changed."),
                 io.Combo.Input(
                     "method",
-                    options=["auto", *METHODS],
-                    default="auto",
+                    options=["auto", *Transfer.methods],
+                    default=Transfer.method,
                     tooltip="auto: lora-x for adapters that lie in their base's subspace, copy between relatives, and "
                     "plain words when the bases are strangers. " + menu(METHODS),
                 ),
                 *size_inputs(),
                 io.Float.Input(
                     "threshold",
-                    default=0.0,
+                    default=Transfer.threshold,
                     min=0.0,
                     max=1.0,
                     step=0.01,
@@ -59,7 +60,7 @@ class LoRAXTransfer(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "rank",
-                    default=0,
+                    default=Transfer.rank or 0,
                     min=0,
                     max=4096,
                     advanced=True,
@@ -67,7 +68,7 @@ class LoRAXTransfer(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "strength",
-                    default=1.0,
+                    default=Transfer.strength,
                     min=-100.0,
                     max=100.0,
                     step=0.01,
@@ -84,7 +85,7 @@ class LoRAXTransfer(io.ComfyNode):
                 io.Int.Input(
                     "match_size",
                     optional=True,
-                    default=512,
+                    default=Drawing.width,
                     min=16,
                     max=8192,
                     step=8,
@@ -135,11 +136,11 @@ class LoRAXTransfer(io.ComfyNode):
         rank,
         strength,
         match_strength=False,
-        match_size=512,
+        match_size=Drawing.width,
         source_clip=None,
         target_clip=None,
     ) -> io.NodeOutput:
-        from ..adapters.metadata import written
+        from ..adapters.metadata import with_provenance
         from ..jobs.cache import SubspaceCache
         from ..jobs.transfer.transfer import TransferSettings, transfer
 
@@ -166,7 +167,7 @@ class LoRAXTransfer(io.ComfyNode):
             found = _matched(to_adapter(lora), adapter, source, source_clip, target, target_clip, match_size)
             adapter = strengthened(adapter, found.value, theirs)
             result.provenance["settings"]["matched_strength"] = found.value
-        adapter = replace(adapter, metadata=written(adapter.metadata, result.provenance, changed=True))
+        adapter = replace(adapter, metadata=with_provenance(adapter.metadata, result.provenance, changed=True))
         model, clip = host.apply(target, target_clip, fitting(adapter, theirs), 1.0, 1.0)
         text, image = result.report.to_markdown(), picture(result.report)
         text += "\n## Matched strength\n\n" + found.to_markdown() if found is not None else ""
@@ -180,7 +181,7 @@ def _matched(original, moved, source, source_clip, target, target_clip, size: in
         SettingsError: a text encoder is missing.
     """
     from ..errors import SettingsError
-    from ..jobs.distill.denoiser import Drawing
+    from ..jobs.distill import denoiser
     from .match_strength import matched
 
     if source_clip is None or target_clip is None:
@@ -188,5 +189,5 @@ def _matched(original, moved, source, source_clip, target, target_clip, size: in
             "Matching the strength asks both models, and a text encoder is missing",
             hint="Connect source_clip and target_clip, or switch match_strength off.",
         )
-    drawing = Drawing(size, size, steps=10, cfg=4.0, scheduler="simple")
+    drawing = denoiser.Drawing(size, size)
     return matched(moved, target, target_clip, original, source, source_clip, [], drawing, 0)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..writing import whole
+from ..io.atomic import whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,8 @@ from statistics import fmean
 
 import numpy as np
 
-from ..jobs.merge.report import MergedModule, MergeReport
+from ..jobs.merge.lines import MergedModule
+from ..jobs.merge.report import MergeReport
 from .canvas import COLOURS, INK, QUIET, figure, pixels, printable, text_style
 from .grid import rows
 
@@ -57,9 +58,9 @@ def _stacked(report: MergeReport, counts: dict[str, np.ndarray], width: int) -> 
             range(len(names)), table[:, column], left=starts, height=0.74, color=shades[column], label=labels[column]
         )
         starts += table[:, column]
-    for place, row in enumerate(table):
+    for line, row in enumerate(table):
         note = f"{row[last]:.0f} of {row.sum():.0f} mixed"
-        axes.text(row.sum() + 0.01 * starts.max(), place, note, **text_style(9, va="center"))
+        axes.text(row.sum() + 0.01 * starts.max(), line, note, **text_style(9, va="center"))
     axes.set_xlim(0, starts.max() * 1.2)
     height = sheet.get_size_inches()[1] * sheet.dpi
     legend = sheet.legend(
@@ -70,8 +71,8 @@ def _stacked(report: MergeReport, counts: dict[str, np.ndarray], width: int) -> 
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
-    share = table[:, last].sum() / table.sum()
-    return _titled(sheet, f"Clusters by block: {share:.0%} mix several LoRAs")
+    mixed = table[:, last].sum() / table.sum()
+    return _titled(sheet, f"Clusters by block: {mixed:.0%} mix several LoRAs")
 
 
 def _cosines(report: MergeReport, values: dict[str, float], width: int) -> np.ndarray:
@@ -81,8 +82,8 @@ def _cosines(report: MergeReport, values: dict[str, float], width: int) -> np.nd
     shown = np.array(list(values.values()))
     axes.barh(range(len(names)), shown, height=0.74, color=colormaps[COLOURS](0.15 + 0.75 * shown.clip(0, 1)))
     axes.axvline(1.0, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
-    for place, value in enumerate(shown):
-        axes.text(max(value, 0) + 0.01, place, f"{value:.3f}", **text_style(9, va="center"))
+    for line, value in enumerate(shown):
+        axes.text(max(value, 0) + 0.01, line, f"{value:.3f}", **text_style(9, va="center"))
     axes.set_xlim(min(0.0, float(shown.min())), 1.15)
     return _titled(sheet, f"{printable(report.display or report.method, 40)} against the exact sum, by block")
 

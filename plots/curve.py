@@ -1,4 +1,4 @@
-"""How learning went: the loss, and the share of the effect reproduced on held-out lessons."""
+"""How learning went: the loss, and the share of the effect reproduced on held-out noisy latents."""
 
 from __future__ import annotations
 

@@ -1,17 +1,19 @@
-"""Where the real ComfyUI is, the last line of a run that did without it, and a clone that may have any name."""
+"""Where the real ComfyUI is, the last lines of a run on what was skipped and why, and a clone of any name."""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
 import pytest
 
 PACK = Path(__file__).resolve().parent.parent
-SKIPPED = pytest.StashKey[str]()
 
 
 def find_host() -> tuple[Path, Path] | str:
@@ -70,13 +72,40 @@ def pytest_collection_modifyitems(config, items):
     asked = [item for item in items if item.get_closest_marker("host")]
     found = find_host() if asked else None
     if isinstance(found, str):
-        config.stash[SKIPPED] = f"{len(asked)} host tests skipped: {found}"
         for item in asked:
             item.add_marker(pytest.mark.skip(reason=found))
 
 
+@pytest.fixture(scope="session")
+def family_models(tmp_path_factory) -> Path:
+    """The example family's files as a host's models folder has them, without the text encoder. Not to be changed."""
+    from lora_graft.family.materialize import materialize
+
+    folder = tmp_path_factory.mktemp("family") / "models"
+    materialize(folder, text_encoder=False)
+    return folder
+
+
+@pytest.fixture
+def in_new_thread() -> Callable:
+    """Calls a function in a thread of its own and returns its result."""
+
+    def run(function: Callable):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(function).result()
+
+    return run
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config):
-    reason = config.stash.get(SKIPPED, None)
-    if reason and not hasattr(config, "workerinput"):
-        print(reason)
+    """The last lines: how many tests were skipped, by reason."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and not hasattr(config, "workerinput"):
+        print("".join(skipped(reporter.stats.get("skipped", ()))), end="")
+
+
+def skipped(reports) -> list[str]:
+    """A line for each reason, the most frequent first."""
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports)
+    return [f"{count} skipped: {reason}\n" for reason, count in reasons.most_common()]

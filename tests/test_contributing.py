@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 PACK = Path(__file__).resolve().parent.parent
-FLOORS = ("kernels", "adapters", "bases", "jobs", "plots", "cli")
+FLOORS = [file.parent.name for file in PACK.glob("*/__init__.py") if file.parent.name != "family"]
 BLOCKS = re.findall(r"```(python|diff)\n(.*?)```", (PACK / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.S)
 CHECK = """
 import torch
 from lora_graft import adapters
 from lora_graft.adapters import from_state_dict
-from lora_graft.cli.menus import METHODS_FOLDER, MERGE_FOLDER, method_names
+from lora_graft import choices
 from lora_graft.kernels import merge, transfer
 from lora_graft.kernels.distill.students import STUDENTS
 from lora_graft.kernels.lowrank import LowRank, norm
@@ -40,7 +40,7 @@ again = adapters.to_state_dict(adapters.read({folder!r} + "/again.safetensors"))
 assert all(torch.equal(again[k], t) for k, t in tensors.items()) and not adapter.extras
 
 # a transfer method: in the menu, and a projection
-assert transfer.METHODS["left"].display == "Left projection" and "left" in method_names(METHODS_FOLDER)
+assert transfer.METHODS["left"].display == "Left projection" and tuple(transfer.METHODS) == choices.Transfer.methods
 update, base = LowRank(random(8, 2), random(2, 6)), subspace(random(8, 6), 3)
 once = transfer.METHODS["left"].run(update, base, base)
 twice = transfer.METHODS["left"].run(once, base, base)
@@ -48,11 +48,12 @@ torch.testing.assert_close(once.dense(), twice.dense())
 assert 0 < norm(once) < norm(update)
 
 # a merge method: in the menu, and the strongest wins
-assert "strongest" in method_names(MERGE_FOLDER)
+assert "strongest" in merge.METHODS and tuple(merge.METHODS) == choices.Merge.methods
 weak = LowRank(update.up * 0.1, update.down.flip(1))
 torch.testing.assert_close(merge.METHODS["strongest"].run([weak, update], 2).update.dense(), update.dense())
 
 # a student: nothing at first, only its own parameter learns, and its file is a LoRA
+assert tuple(STUDENTS) == choices.Distill.kinds
 made = STUDENTS["lora-fa"].create((6, 5), 2, None, draw)
 assert list(made.params) == ["lora_up"] and not made.change().up.any()
 change = made.change()

@@ -1,7 +1,8 @@
-"""Which ComfyUI the tests take, and the one line that says why there is none."""
+"""Which ComfyUI the tests take, and the lines that say why tests were skipped."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -54,3 +55,13 @@ def test_a_broken_interpreter_and_no_host(tests, comfy, monkeypatch, tmp_path):
     assert "does not start: no such thing" in tests.find_host()
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "nowhere"))
     assert "no ComfyUI at" in tests.find_host()
+
+
+def test_a_run_ends_with_what_was_skipped_and_why(tests, tmp_path):
+    code = "import pytest\n@pytest.mark.parametrize('n', range(3))\ndef test_it(n): pytest.skip('the moon is full')\n"
+    (tmp_path / "test_it.py").write_text(code)
+    (tmp_path / "conftest.py").write_text((tests.PACK / "tests" / "conftest.py").read_text())
+    for workers in ((), ("-n", "2")):
+        command = [sys.executable, "-m", "pytest", "-q", *workers, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.stdout.splitlines()[-1] == "3 skipped: the moon is full", done.stdout

@@ -12,7 +12,19 @@ import pytest
 import torch
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "docs" / "python"
-JOBS = {"read", "write", "inspect", "open_base", "similarity", "transfer", "merge", "resize", "convert", "distill"}
+JOBS = {
+    "read",
+    "write",
+    "inspect",
+    "open_base",
+    "similarity",
+    "transfer",
+    "transfer_many",
+    "merge",
+    "resize",
+    "convert",
+    "distill",
+}
 
 
 def test_importing_costs_no_torch():

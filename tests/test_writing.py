@@ -13,11 +13,11 @@ import pytest
 import torch
 from lora_graft import adapters, plots
 from lora_graft.batch.manifest import Manifest
-from lora_graft.cli.output import staged
+from lora_graft.io.atomic import beside, whole
+from lora_graft.io.outputs import staged
 from lora_graft.jobs.cache import SubspaceCache
 from lora_graft.jobs.distill import dataset as datasets
 from lora_graft.kernels.spectral import subspace
-from lora_graft.writing import beside, whole
 
 PACK = Path(__file__).resolve().parent.parent
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ...io import safetensors
 from .. import judge, materialize, model, store, vae
 from . import data
 from .learn import Log, Pool, any_picture, fit, random_effects, rate
@@ -138,9 +138,8 @@ class Family:
     def keep(self, name: str, make) -> Weights:
         path = self.out / f"{name}.safetensors"
         if not path.exists():
-            weights = make()
-            save_file({key: w.contiguous() for key, w in weights.items()}, path)
-        return load_file(path)
+            safetensors.save(path, make())
+        return safetensors.load(path)[0]
 
     def autoencoder(self, stage: str = "autoencoder") -> Weights:
         """An autoencoder's trained part, before rounding."""
@@ -195,11 +194,13 @@ class Family:
             store.save(self.trained(name), folder / f"base_{name}.safetensors")
         for effect in data.EFFECTS:
             for name in materialize.BASES:
-                save_file(kohya_file(self.lora(effect, name), name), folder / f"{effect}_{name}.safetensors")
+                lora = kohya_file(self.lora(effect, name), name)
+                safetensors.save(folder / f"{effect}_{name}.safetensors", lora, overwrite=True)
             cores = {key: core.half() for key, core in self.lorax(effect).items()}
-            save_file(cores, folder / f"{effect}_lorax_a.safetensors")
+            safetensors.save(folder / f"{effect}_lorax_a.safetensors", cores, overwrite=True)
         judged = self.judge()
-        save_file({**{n: w.half() for n, w in judged.items()}, **real_features(judged)}, folder / "judge.safetensors")
+        kept = {**{n: w.half() for n, w in judged.items()}, **real_features(judged)}
+        safetensors.save(folder / "judge.safetensors", kept, overwrite=True)
 
 
 def kohya_file(factors: Weights, base_name: str) -> Weights:

@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...adapters import container
 from ...errors import AdapterError
+from ...io import safetensors
 from .train import State
 
 KIND = "lora_graft.checkpoint"
@@ -36,9 +36,9 @@ class FileKeeper:
         if not self.path.exists():
             return None
         try:
-            tensors, metadata, _ = container.load(self.path)
-            said = json.loads(metadata[KIND])
-            if said["identity"] != self.identity:
+            tensors, metadata, _ = safetensors.load(self.path)
+            header = json.loads(metadata[KIND])
+            if header["identity"] != self.identity:
                 return None
             groups = {group: {} for group in ("params", "moments", "best")}
             for key, tensor in tensors.items():
@@ -47,11 +47,11 @@ class FileKeeper:
             if not groups["params"] or groups["params"].keys() != groups["best"].keys():
                 raise KeyError("params")
             return State(
-                said["step"],
+                header["step"],
                 **groups,
-                losses=said["losses"],
-                checks=[tuple(c) for c in said["checks"]],
-                reference=said["reference"],
+                losses=header["losses"],
+                checks=[tuple(c) for c in header["checks"]],
+                reference=header["reference"],
             )
         except (AdapterError, KeyError, TypeError, ValueError):
             self.trouble = "The checkpoint of an earlier run could not be read; the run began anew."
@@ -63,7 +63,7 @@ class FileKeeper:
             for group in ("params", "moments", "best")
             for name, tensor in getattr(state, group).items()
         }
-        said = {
+        header = {
             "identity": self.identity,
             "step": state.step,
             "losses": state.losses,
@@ -72,7 +72,7 @@ class FileKeeper:
         }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            container.publish(self.path, container.chunks(tensors, {KIND: json.dumps(said)}), overwrite=True)
+            safetensors.save(self.path, tensors, {KIND: json.dumps(header)}, overwrite=True)
         except (AdapterError, OSError) as problem:
             self.trouble = f"A checkpoint could not be written: {problem}"
 

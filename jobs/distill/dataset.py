@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...adapters import container
 from ...errors import AdapterError, SettingsError
+from ...io import safetensors
 
 KIND = "lora_graft.dataset"
+_HEADER = "said"  # its name in the digest, which files and checkpoints quote
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Dataset:
     @property
     def digest(self) -> str:
         """Hash of everything inside."""
-        return container.digest(self._tensors() | {"said": _as_bytes(self._said())})
+        return safetensors.digest(self._tensors() | {_HEADER: _as_bytes(self._header())})
 
     def kept_indices(self) -> list[int]:
         return self.kept.nonzero().flatten().tolist()
@@ -60,7 +61,7 @@ class Dataset:
         }
         return {name: tensor.contiguous() for name, tensor in parts.items() if tensor is not None}
 
-    def _said(self) -> str:
+    def _header(self) -> str:
         return json.dumps({"prompts": self.prompts, "info": self.info}, sort_keys=True, ensure_ascii=False)
 
 
@@ -70,8 +71,7 @@ def save(dataset: Dataset, path: str | os.PathLike, *, overwrite: bool = False) 
     Raises:
         AdapterError: the file exists, its folder does not, or the disk is full.
     """
-    blocks = container.chunks(dataset._tensors(), {KIND: dataset._said()})
-    return container.publish(path, blocks, overwrite=overwrite)
+    return safetensors.save(path, dataset._tensors(), {KIND: dataset._header()}, overwrite=overwrite)
 
 
 def load(path: str | os.PathLike) -> Dataset:
@@ -80,18 +80,18 @@ def load(path: str | os.PathLike) -> Dataset:
     Raises:
         AdapterError: no such file, or not a dataset.
     """
-    tensors, metadata, _ = container.load(path)
+    tensors, metadata, _ = safetensors.load(path)
     try:
-        said = json.loads(metadata[KIND])
+        header = json.loads(metadata[KIND])
         return Dataset(
-            said["prompts"],
+            header["prompts"],
             tensors["taught"],
             tensors["plain"],
             tensors.get("target"),
             tensors["acts"],
             tensors["kept"],
             tensors.get("likeness"),
-            said["info"],
+            header["info"],
         )
     except (KeyError, TypeError, ValueError) as problem:
         raise AdapterError("This file is not a dataset of the Synthetic Dataset node", file=path) from problem

@@ -5,36 +5,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from ... import choices
 from ...bases.model import Base
-from ...kernels.distill.students import Student
-
-Progress = Callable[[int, int, str], None]
+from ...kernels.distill.students import Change
+from ..progress import Progress
 
 
 @dataclass(frozen=True)
 class Drawing:
     """How pictures are drawn: what a sampler node says. Width and height in pixels; batch: pictures at a time."""
 
-    width: int = 512
-    height: int = 512
-    steps: int = 20
-    cfg: float = 7.0
-    sampler: str = "euler"
-    scheduler: str = "normal"
-    negative: str = ""
-    batch: int = 8
+    width: int = choices.Drawing.width
+    height: int = choices.Drawing.height
+    steps: int = choices.Drawing.steps
+    cfg: float = choices.Drawing.cfg
+    sampler: str = choices.Drawing.sampler
+    scheduler: str = choices.Drawing.scheduler
+    negative: str = choices.Drawing.negative
+    batch: int = choices.Drawing.batch
 
     @property
     def passes(self) -> int:
         """Forward passes for one picture."""
         return self.steps * (2 if self.cfg != 1 else 1)
+
+
+class Trainee(Protocol):
+    """What a weight's layer asks while it learns: a Student, or one that changes what a Student says."""
+
+    def change(self) -> Change:
+        """The change of the weight."""
+        ...
 
 
 class Denoiser(Protocol):
@@ -59,19 +67,19 @@ class Denoiser(Protocol):
         """
         ...
 
-    def ratios(self, shares: Tensor) -> Tensor:
-        """Noise-to-signal ratios ρ at shares in (0, 1) of the model's schedule, 1 being pure noise; its own limits
-        are kept."""
+    def sigmas(self, shares: Tensor) -> Tensor:
+        """Sigmas (noise over signal, see kernels/distill/levels.py) at shares in (0, 1) of the model's schedule, 1
+        being pure noise; its own limits are kept."""
         ...
 
     def inward(self, latents: Tensor) -> Tensor:
         """Latents (n, …) as a VAE gives them, in the scale of :meth:`predict`."""
         ...
 
-    def predict(self, clean: Tensor, noise: Tensor, ratio: Tensor, conditions: Sequence[Any]) -> Tensor:
-        """x̂₀ (n, …) from clean latents and unit noise (n, …) mixed at ratios ρ (n,); float32.
+    def predict(self, clean: Tensor, noise: Tensor, sigma: Tensor, conditions: Sequence[Any]) -> Tensor:
+        """x̂₀ (n, …) from clean latents and unit noise (n, …) mixed at sigmas (n,); float32.
 
-        Gradients flow to students inside :meth:`training`; the caller decides whether they are recorded. The answer
+        Gradients flow to students inside :meth:`training`; the caller decides whether they are recorded. The result
         lies where the model works.
         """
         ...
@@ -84,7 +92,7 @@ class Denoiser(Protocol):
         """Canonical name → shape of every weight of a linear layer or a two-dimensional convolution."""
         ...
 
-    def training(self, students: Mapping[str, Student], *, checkpointing: bool) -> AbstractContextManager[None]:
+    def training(self, students: Mapping[str, Trainee], *, checkpointing: bool) -> AbstractContextManager[None]:
         """Within it, predictions include the students' changes, by canonical name of their weight.
 
         checkpointing: keep only the inputs of blocks for the backward pass and compute the rest again.
@@ -94,3 +102,11 @@ class Denoiser(Protocol):
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], how: Drawing, progress: Progress) -> Tensor:
         """Latents (n, …) in a VAE's scale, one per prompt and seed; progress counts pictures."""
         ...
+
+
+@dataclass
+class Teacher:
+    """The source base and the same base with each adapter on it at its strength."""
+
+    base: Denoiser
+    adapted: list[Denoiser]

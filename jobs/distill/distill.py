@@ -1,31 +1,33 @@
-"""Teach a base what LoRAs do on another: choose the lessons, make them, learn, and write the adapter."""
+"""Teach a base what LoRAs do on another: make the training set, learn, and write the adapter."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from ... import choices
 from ...adapters import Adapter, from_state_dict
 from ...adapters.metadata import history
 from ...errors import SettingsError
 from ...kernels.distill.students import STUDENTS, Student
+from ...kernels.lowrank import LowRank
 from ...names import WeightSlice
 from ...names.keys import is_text_encoder
 from ...version import __version__
-from .bank import Teacher, fill, lessons
+from ..progress import Progress, silent
 from .dataset import Dataset
-from .denoiser import Denoiser, Progress
+from .denoiser import Denoiser, Teacher
 from .effect import matched_effect, require_target
-from .pace import Training
-from .places import places, starts
+from .noisy_latents import make_noisy_latents, set_target_predictions
 from .report import DistillReport
+from .schedule import Training
+from .target_modules import target_modules, warm_starts
 from .train import Keeper, train
 
-OBJECTIVES = ("auto", "difference", "output", "samples")
 KEPT_WORDS = (
     "ss_tag_frequency",
     "ss_dataset_dirs",
@@ -34,37 +36,40 @@ KEPT_WORDS = (
     "modelspec.architecture",
     "modelspec.title",
 )
+_STORED_NAMES = {"noisy_latents": "lessons"}  # a setting's name in files that differs from its name here
 
 
 @dataclass(frozen=True)
 class Distillation:
     """What to teach, and into what.
 
-    objective: one of OBJECTIVES; see bank.py.
+    objective: one of ``choices.Distill.objectives``; see noisy_latents.py.
     kind: of the student, a name in ``kernels.distill.students.STUDENTS``.
     alpha: None for alpha = rank.
-    where: which weights, see places.py.
+    where: which weights, see target_modules.py.
     effect: λ, the factor on what the LoRAs do. match_effect: scale the result until it moves the target's pictures as
         far as the LoRAs moved the source's, see effect.py.
-    lessons: noisy latents to learn from; None for as many as the steps can use, at most 1024.
+    noisy_latents: how many to learn from; None for as many as the steps can use, at most 1024.
 
     Raises:
         SettingsError: unknown objective or kind, or a value out of range.
     """
 
-    objective: str = "auto"
-    kind: str = "lora"
-    rank: int = 16
-    alpha: float | None = None
-    where: str = "auto"
-    effect: float = 1.0
-    match_effect: bool = False
-    lessons: int | None = None
+    objective: str = choices.Distill.objective
+    kind: str = choices.Distill.kind
+    rank: int = choices.Distill.rank
+    alpha: float | None = choices.Distill.alpha
+    where: str = choices.Distill.modules
+    effect: float = choices.Distill.effect
+    match_effect: bool = choices.Distill.match_effect
+    noisy_latents: int | None = choices.Distill.noisy_latents
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise SettingsError(f"unknown objective {self.objective!r}", hint=f"Choose {', '.join(OBJECTIVES)}.")
+        if self.objective not in choices.Distill.objectives:
+            raise SettingsError(
+                f"unknown objective {self.objective!r}", hint=f"Choose {', '.join(choices.Distill.objectives)}."
+            )
         if self.kind not in STUDENTS:
             raise SettingsError(f"unknown kind of adapter {self.kind!r}", hint=f"Choose {', '.join(STUDENTS)}.")
         if self.rank < 1:
@@ -74,8 +79,12 @@ class Distillation:
                 "DoRA cannot be scaled in its own form, so its effect cannot be matched",
                 hint="Switch match_effect off, or learn another kind.",
             )
-        if self.lessons is not None and self.lessons < 1:
-            raise SettingsError(f"at least one lesson is needed, got {self.lessons}")
+        if self.noisy_latents is not None and self.noisy_latents < 1:
+            raise SettingsError(f"at least one noisy latent is needed, got {self.noisy_latents}")
+
+    def stored(self) -> dict[str, object]:
+        """As files name these settings."""
+        return {_STORED_NAMES.get(name, name): value for name, value in asdict(self).items()}
 
 
 @dataclass
@@ -94,7 +103,7 @@ def distill(
     adapters: Sequence[Adapter],
     settings: Distillation,
     *,
-    start: Adapter | None = None,
+    warm_start: Adapter | None = None,
     translate: Callable[[Tensor], Tensor] | None = None,
     keeper: Keeper | None = None,
     progress: Progress | None = None,
@@ -107,7 +116,7 @@ def distill(
     Args:
         dataset: what to learn on.
         adapters: those on the teacher, for names, tags and provenance.
-        start: an adapter of the target to begin with.
+        warm_start: an adapter of the target to begin with.
         translate: latents of the teacher's space → of the target's; needed for ``samples`` between two spaces.
         keeper, show: see train.
         salvage: given the best so far and its step when anything ends the learning early, before that goes on.
@@ -115,9 +124,9 @@ def distill(
 
     Raises:
         SettingsError: settings that do not fit the models; no sample was kept; a model answers NaN.
-        AdapterError: `start` does not fit the target.
+        AdapterError: `warm_start` does not fit the target.
     """
-    started, tell = time.perf_counter(), progress or (lambda done, total, label: None)
+    started, tell = time.perf_counter(), progress or silent
     objective, reason = choose(settings.objective, teacher.base, target)
     if objective == "samples" and teacher.base.space != target.space:
         dataset = translated(dataset, translate)
@@ -128,20 +137,21 @@ def distill(
         )
     if settings.match_effect:
         require_target(dataset)
-    names, where = places(target, settings.where, adapters, [d.base for d in teacher.adapted])
-    begin = starts(start, target, names)
+    names, where = target_modules(target, settings.where, adapters, [d.base for d in teacher.adapted])
+    updates = warm_starts(warm_start, target, names)
     training = settings.training
-    count = settings.lessons or min(1024, training.steps * training.batch * training.accumulation)
-    bank = lessons(dataset, target, objective, count, training.seed, [] if objective == "samples" else [teacher.base])
+    count = settings.noisy_latents or min(1024, training.steps * training.batch * training.accumulation)
+    limits = [] if objective == "samples" else [teacher.base]
+    training_set = make_noisy_latents(dataset, target, objective, count, training.seed, limits)
     if objective != "samples":
-        fill(bank, teacher, target, objective, settings.effect, training.batch, tell)
-    students = build(target, names, settings, begin, device)
+        set_target_predictions(training_set, teacher, target, objective, settings.effect, training.batch, tell)
+    students = build(target, names, settings, updates, device)
     controls = build(target, names, replace(settings, kind="lora"), {}, device) if objective == "samples" else None
-    told = time.perf_counter()
+    prepared = time.perf_counter()
     learnt = _Salvaged(salvage, tell, lambda: export(students, target, adapters))
     with learnt:
         result = train(
-            target, students, bank, training, controls=controls, keeper=keeper, progress=learnt.tell, show=show
+            target, students, training_set, training, controls=controls, keeper=keeper, progress=learnt.tell, show=show
         )
         adapter, effects, matching = export(students, target, adapters), [], {}
         if settings.match_effect:
@@ -168,27 +178,27 @@ def distill(
         best=result.step,
         losses=result.losses,
         checks=result.checks,
-        measured=bank.own is not None,
-        effect=bank.effect(),
+        measured=training_set.base_prediction is not None,
+        effect=training_set.effect(),
         learning_rate=result.learning_rate,
         resumed=result.resumed,
         trouble=result.trouble,
-        start=_began(start, students),
+        start=_warm_start_words(warm_start, students),
         evaluations={
-            **bank.evaluations,
+            **training_set.evaluations,
             "student": result.evaluations,
             **matching,
             "data": int(dataset.info.get("evaluations", 0)),
         },
         samples=len(dataset.kept_indices()),
-        notes=_notes(adapters, begin) + effects,
-        seconds={"lessons": told - started, "learning": time.perf_counter() - told},
+        notes=_notes(adapters, warm=warm_start is not None) + effects,
+        seconds={"preparing": prepared - started, "learning": time.perf_counter() - prepared},
     )
     provenance = {
         "version": __version__,
         "job": "distill",
         "method": objective,
-        "settings": {**asdict(settings), "objective": objective},
+        "settings": {**settings.stored(), "objective": objective},
         "source": teacher.base.label,
         "source_fingerprint": teacher.base.base.fingerprint,
         "target": target.label,
@@ -239,7 +249,9 @@ def translated(dataset: Dataset, translate: Callable[[Tensor], Tensor] | None) -
     return replace(dataset, taught=translate(dataset.taught), plain=translate(dataset.plain), target=None)
 
 
-def build(target: Denoiser, names: Sequence[str], settings: Distillation, begin: dict, device) -> dict[str, Student]:
+def build(
+    target: Denoiser, names: Sequence[str], settings: Distillation, warm_start: Mapping[str, LowRank], device
+) -> dict[str, Student]:
     """A student for each weight, from the seed."""
     kind, shapes = STUDENTS[settings.kind], target.learnable()
     dice = torch.Generator().manual_seed(settings.training.seed)
@@ -249,7 +261,7 @@ def build(target: Denoiser, names: Sequence[str], settings: Distillation, begin:
             settings.rank,
             settings.alpha,
             dice,
-            start=begin.get(name),
+            warm_start=warm_start.get(name),
             device=device,
             weight=target.base.load(name).cpu() if kind.needs_base else None,
         )
@@ -279,11 +291,11 @@ def _name(adapter: Adapter) -> str:
     return str(adapter.file).replace("\\", "/").rsplit("/", 1)[-1] if adapter.file else "an adapter"
 
 
-def _began(start: Adapter | None, students: dict[str, Student]) -> str:
-    if start is None:
+def _warm_start_words(adapter: Adapter | None, students: dict[str, Student]) -> str:
+    if adapter is None:
         return "nothing"
-    worst = max(student.start_error for student in students.values())
-    return _name(start) + (f" (cut to the student's form with an error of up to {worst:.1%})" if worst > 1e-3 else "")
+    worst = max(student.warm_start_error for student in students.values())
+    return _name(adapter) + (f" (cut to the student's form with an error of up to {worst:.1%})" if worst > 1e-3 else "")
 
 
 class _Salvaged:
@@ -304,9 +316,9 @@ class _Salvaged:
             self.salvage(self.made(), self.step)
 
 
-def _notes(adapters: Sequence[Adapter], begin: dict) -> list[str]:
+def _notes(adapters: Sequence[Adapter], *, warm: bool) -> list[str]:
     notes = []
-    if len(adapters) > 1 and not begin:
+    if len(adapters) > 1 and not warm:
         notes.append(
             "Several LoRAs were taught from nothing. Where they fit the target's weights, starting from their "
             "merge (LEGO Merge into start_from) gives much cleaner pictures in the same time."

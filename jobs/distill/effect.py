@@ -13,8 +13,9 @@ import torch
 from ...errors import SettingsError
 from ...kernels.distill.filter import action
 from ...kernels.distill.students import Change, Student
+from ..progress import Progress
 from .dataset import Dataset
-from .denoiser import Denoiser, Drawing, Progress
+from .denoiser import Denoiser, Drawing
 from .generate import TARGET_SEEDS
 
 ROUNDS, LEAST, MOST = 2, 0.25, 4.0
@@ -36,7 +37,7 @@ class Scaled:
         return Change(change.up * self.strength, change.down)
 
 
-def drawn(dataset: Dataset) -> Drawing:
+def drawing_of(dataset: Dataset) -> Drawing:
     """How the dataset's pictures were drawn."""
     return Drawing(**dataset.info["drawing"])
 
@@ -45,16 +46,21 @@ def draw_again(target: Denoiser, dataset: Dataset, count: int, progress: Progres
     """The first pictures of the dataset's target half once more, by the model as it is now: latents (count, …)."""
     seeds = [dataset.info["seed"] + TARGET_SEEDS + i for i in range(count)]
     with torch.no_grad():
-        return target.draw(dataset.prompts[:count], seeds, drawn(dataset), progress)
+        return target.draw(dataset.prompts[:count], seeds, drawing_of(dataset), progress)
 
 
-def require_target(dataset: Dataset) -> None:
-    """Raises SettingsError where the dataset has no pictures of the target."""
+def require_target(dataset: Dataset) -> torch.Tensor:
+    """The dataset's pictures of the target, latents (m, …).
+
+    Raises:
+        SettingsError: it has none, or only one.
+    """
     if dataset.target is None or len(dataset.target) < 2:
         raise SettingsError(
             "Matching the effect compares pictures of the target, and the dataset has none",
             hint="Connect a target of the source's latent space to Synthetic Dataset, or switch match_effect off.",
         )
+    return dataset.target
 
 
 def matched_effect(
@@ -65,17 +71,17 @@ def matched_effect(
     Raises:
         SettingsError: the dataset has no pictures of the target, or the students cannot be scaled.
     """
-    require_target(dataset)
-    count = min(PICTURES, len(dataset.target))
+    before = require_target(dataset)[:PICTURES]
+    count = len(before)
     wanted = float(dataset.acts[dataset.kept].median())
     strength, tried = 1.0, []
     for _ in range(ROUNDS):
         shown = {name: Scaled(student, strength) for name, student in students.items()}
         with target.training(shown, checkpointing=False):
             moved = draw_again(target, dataset, count, progress)
-        acts = float(action(moved, dataset.target[:count]).median())
+        acts = float(action(moved, before).median())
         tried.append((strength, acts))
         if acts <= 0:
             break
         strength = min(max(strength * wanted / acts, LEAST), MOST)
-    return strength, tried, wanted, len(tried) * count * drawn(dataset).passes
+    return strength, tried, wanted, len(tried) * count * drawing_of(dataset).passes

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, field
 
 from torch import Tensor
 
+from ... import choices
 from ...errors import SettingsError
 from ...kernels.distill.filter import action, likeness
 from ...kernels.finite import all_finite
-from .bank import Teacher
+from ..progress import Progress, silent
 from .dataset import Dataset
-from .denoiser import Denoiser, Drawing, Progress
+from .denoiser import Denoiser, Drawing, Teacher
 
 TARGET_SEEDS = 1_000_000  # the target draws from other seeds than the teacher
 
@@ -30,11 +31,11 @@ class Generation:
         SettingsError: a value out of range.
     """
 
-    count: int = 64
-    seed: int = 0
+    count: int = choices.Dataset.count
+    seed: int = choices.Dataset.seed
     drawing: Drawing = field(default_factory=Drawing)
-    least_action: float = 0.05
-    least_likeness: float = 0.5
+    least_action: float = choices.Dataset.least_action
+    least_likeness: float = choices.Dataset.least_likeness
 
     def __post_init__(self) -> None:
         if self.count < 2:
@@ -68,19 +69,19 @@ def generate(
         embed: latents (n, …) of the teacher → embeddings (n, d); needed with references.
 
     Raises:
-        SettingsError: no prompts, or the pictures come out as NaN.
+        SettingsError: no prompts, references without `embed`, or the pictures come out as NaN.
     """
     lines = [line.strip() for line in prompts if line.strip()]
     if not lines:
         raise SettingsError(
             "There are no prompts to draw from", hint="Write some, one a line, or connect Synthetic Prompts."
         )
-    tell = progress or (lambda done, total, label: None)
-    shared = target is not None and target.space == teacher.base.space
-    most = settings.count - settings.count // 2 if shared else settings.count
+    tell = progress or silent
+    second = target if target is not None and target.space == teacher.base.space else None
+    most = settings.count - settings.count // 2 if second is not None else settings.count
     asked = [lines[i % len(lines)] for i in range(most)]
     seeds = [settings.seed + i for i in range(most)]
-    total = most * 2 + (settings.count - most if shared else 0)
+    total = most * 2 + (settings.count - most if second is not None else 0)
 
     def part(denoiser: Denoiser, first: int, count: int, offset: int = 0) -> Tensor:
         latents = denoiser.draw(
@@ -95,22 +96,24 @@ def generate(
 
     taught = part(teacher.adapted[0], 0, most)
     plain = part(teacher.base, most, most)
-    mine = part(target, 2 * most, settings.count - most, TARGET_SEEDS) if shared else None
+    own = None if second is None else part(second, 2 * most, settings.count - most, TARGET_SEEDS)
     tell(total, total, "filtering")
     acts = action(taught, plain)
     kept, like = acts >= settings.least_action, None
     if references is not None:
+        if embed is None:
+            raise SettingsError("references need something that embeds the samples as well")
         like = likeness(references, embed(plain), embed(taught))
         kept &= like >= settings.least_likeness
     info = {
         **asdict(settings),
         "source": teacher.base.label,
         "space": teacher.base.space,
-        "target": target.label if shared else "",
+        "target": second.label if second is not None else "",
         "evaluations": settings.drawing.passes * total,
         "distinct_prompts": len(set(asked)),
     }
-    return Dataset(asked, taught.cpu(), plain.cpu(), None if mine is None else mine.cpu(), acts, kept, like, info)
+    return Dataset(asked, taught.cpu(), plain.cpu(), None if own is None else own.cpu(), acts, kept, like, info)
 
 
 def account(dataset: Dataset) -> str:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from math import ceil
 from random import Random
 
+from ... import choices
 from ...adapters import Adapter
 from ...errors import SettingsError
 from .template import parse
 
-TEMPLATE = "{trigger}, {3::{tags}|{seed}}"
 LONGEST = 20  # tags in one prompt; a CLIP text encoder reads about as many
 _ALWAYS = 0.9  # a tag in this share of the captions belongs to the trigger words
 _PATIENCE = 1000  # drawings without a new prompt after which there is taken to be none
@@ -41,9 +41,9 @@ class PromptSettings:
 
     seeds: Sequence[str] = ()
     adapter: Adapter | None = None
-    template: str = TEMPLATE
-    count: int = 32
-    seed: int = 0
+    template: str = choices.Prompts.template
+    count: int = choices.Prompts.count
+    seed: int = choices.Prompts.seed
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -157,21 +157,21 @@ def _note(lines: list[str], distinct: int, used: dict[str, set[str]], asked: set
         "tags": f"{counts['tags']} with training tags (the LoRA's file knows {sources.known_tags})",
         "seed": f"{counts['seed']} from {len(sources.seeds)} seed prompts",
     }
-    told = [text for name, text in from_what.items() if counts[name]]
-    said = [f"{len(lines)} prompts" + (f": {', '.join(told)}." if told else " from the template.")]
+    origins = [text for name, text in from_what.items() if counts[name]]
+    sentences = [f"{len(lines)} prompts" + (f": {', '.join(origins)}." if origins else " from the template.")]
     words = [*sources.named, *sources.always]
     if counts["trigger"]:
-        said.append(f"Trigger words: {', '.join(words)}.")
+        sentences.append(f"Trigger words: {', '.join(words)}.")
     elif words:
-        said.append(f"The template does not use the LoRA's trigger words ({', '.join(words)}).")
+        sentences.append(f"The template does not use the LoRA's trigger words ({', '.join(words)}).")
     if missing := asked - sources.present:
-        said.append(f"The template also asks for {_listed(missing)}, of which there is none.")
+        sentences.append(f"The template also asks for {_listed(missing)}, of which there is none.")
     if distinct < len(lines):
-        said.append(
+        sentences.append(
             f"The sources give only {distinct} different prompt{'s' if distinct > 1 else ''}, which are "
             "repeated; more seed prompts or alternatives in the template give more."
         )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def _listed(names: set[str]) -> str:

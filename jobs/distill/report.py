@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..text import Written, cell, joined, percent, table
+from ..text import ReportText, cell, joined, percent, table
 
-GOOD, FAIR = 0.95, 0.75  # shares of the effect on held-out lessons; see benchmarks/RESULTS.md
+GOOD, FAIR = 0.95, 0.75  # shares of the effect on held-out noisy latents; see benchmarks/RESULTS.md
 
 
 @dataclass
-class DistillReport(Written):
-    """effect: RMS of what was taught, relative to the target's own answers. measured: whether `checks` are shares of
-    the effect (with ``samples`` they are shares of the loss without an adapter). seconds, evaluations: by phase.
+class DistillReport(ReportText):
+    """effect: RMS of what was taught, relative to the target's own predictions. measured: whether `checks` are shares
+    of the effect (with ``samples`` they are shares of the loss without an adapter). seconds, evaluations: by phase.
     """
 
     source: str
@@ -50,7 +50,7 @@ class DistillReport(Written):
 
     @property
     def explained(self) -> float:
-        """Share of the effect that the adapter reproduces on lessons it did not learn from."""
+        """Share of the effect that the adapter reproduces on noisy latents it did not learn from."""
         return max((share for _, share in self.checks), default=0.0)
 
     def summary(self) -> str:
@@ -97,7 +97,7 @@ class DistillReport(Written):
         if self.resumed:
             lines.append(f"An earlier run was broken off; this one went on from its step {self.resumed}.")
         if self.best < self.steps:
-            lines.append(f"The result is that of step {self.best}, which did best on the held-out lessons.")
+            lines.append(f"The result is that of step {self.best}, which did best on the held-out noisy latents.")
         lines += self.notes
         rows = [
             [str(step), cell(share), cell(self.losses[step - 1] if 0 < step <= len(self.losses) else None)]

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ...adapters import Adapter
 from ...errors import SettingsError
 from ...kernels.distill.levels import velocity_weight
+from ...version import __version__
+from ..progress import Progress, silent
 from ..text import joined, table
-from .bank import HELD_OUT, Teacher, answers, lessons
 from .dataset import Dataset
-from .denoiser import Denoiser, Progress
+from .denoiser import Denoiser, Teacher
+from .noisy_latents import HELD_OUT, make_noisy_latents, predictions
 
 MOST = 3.0  # largest strength tried
 TRIES = 10
@@ -63,6 +66,19 @@ class Strength:
             [first, self.advice(), f"Network evaluations: {self.evaluations}.", table(("strength", "not met"), rows)]
         )
 
+    def provenance(self, moved: Adapter, original: Adapter) -> dict[str, object]:
+        """For the metadata of the moved adapter at this strength: the step, and what was compared."""
+        return {
+            "version": __version__,
+            "job": "match_strength",
+            "strength": self.value,
+            "residual": self.residual,
+            "adapter_sha256": moved.digest,
+            "original_sha256": original.digest,
+            "source": self.source,
+            "target": self.target,
+        }
+
 
 def match_strength(
     teacher: Teacher,
@@ -70,7 +86,7 @@ def match_strength(
     at: Callable[[float], Denoiser],
     dataset: Dataset,
     *,
-    lessons_used: int = HELD_OUT,
+    count: int = HELD_OUT,
     batch: int = 8,
     seed: int = 0,
     progress: Progress | None = None,
@@ -81,7 +97,7 @@ def match_strength(
         teacher: the source, and the source with the original adapter.
         at: strength → the target with the moved adapter at it.
         dataset: latents and prompts to compare on.
-        lessons_used: noisy latents; each is put to every model once per try.
+        count: noisy latents; each is put to every model once per try.
 
     Raises:
         SettingsError: the bases have different latent spaces, or the original does nothing.
@@ -94,30 +110,31 @@ def match_strength(
             "answers cannot be compared",
             hint="Distil the adapter with the objective 'samples' instead.",
         )
-    tell = progress or (lambda done, total, label: None)
-    bank = lessons(dataset, target, "difference", max(1, lessons_used - HELD_OUT), seed, [teacher.base])
-    total, spent = (4 + TRIES) * len(bank), 0
-    scale = velocity_weight(bank.ratio).sqrt()
+    tell = progress or silent
+    training_set = make_noisy_latents(dataset, target, "difference", max(1, count - HELD_OUT), seed, [teacher.base])
+    total, spent = (4 + TRIES) * len(training_set), 0
+    scale = velocity_weight(training_set.sigma).sqrt()
 
     def ask(denoiser: Denoiser) -> Tensor:
         nonlocal spent
-        answer = answers(bank, denoiser, batch, tell, min(spent, total - len(bank)), total).flatten(1)
-        spent += len(bank)
-        return answer * scale[:, None]
+        done = min(spent, total - len(training_set))
+        prediction = predictions(training_set, denoiser, batch, tell, done, total).flatten(1)
+        spent += len(training_set)
+        return prediction * scale[:, None]
 
-    goal = ask(teacher.adapted[0]) - ask(teacher.base)
-    size = float(goal.norm())
+    source_effect = ask(teacher.adapted[0]) - ask(teacher.base)
+    size = float(source_effect.norm())
     if size == 0:
         raise SettingsError(
             "The original LoRA changes nothing on the source at this strength",
             hint="Check that it was made for this source, and its strength.",
         )
-    own, tried = ask(target), {0.0: 1.0}
+    untouched, tried = ask(target), {0.0: 1.0}
 
     def residual(strength: float) -> float:
         strength = round(float(strength), 3)
         if strength not in tried:
-            tried[strength] = float((ask(at(strength)) - own - goal).norm()) / size
+            tried[strength] = float((ask(at(strength)) - untouched - source_effect).norm()) / size
         return tried[strength]
 
     at_one = residual(1.0)

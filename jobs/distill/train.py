@@ -1,4 +1,4 @@
-"""The learning loop: students fitted to a bank of lessons, resumable at any step.
+"""The learning loop: students fitted to a training set of noisy latents, resumable at any step.
 
 Everything random comes from (seed, step) and a checkpoint holds the rest, so that a run that was broken off and went
 on ends with the same bytes as one that was not.
@@ -18,9 +18,10 @@ from torch import Tensor
 from ...errors import SettingsError
 from ...kernels.distill.levels import squared_error
 from ...kernels.distill.students import Change, Student
-from .bank import HELD_OUT, Bank
-from .denoiser import Denoiser, Progress
-from .pace import Training, drawn, groups, learning_rate, share_of_peak
+from ..progress import Progress, silent
+from .denoiser import Denoiser, Trainee
+from .noisy_latents import HELD_OUT, NoisyLatents
+from .schedule import Training, batch_indices, learning_rate, parameter_groups, share_of_peak
 
 BETAS, CLIP = (0.9, 0.98), 1.0
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -30,9 +31,9 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 class State:
     """Where a run is: what a checkpoint holds.
 
-    params, moments: by name. best: the params that did best on the held-out lessons.
-    losses: by step. checks: (step, share of the effect explained on the held-out lessons).
-    reference: error on the held-out lessons that counts as nothing explained.
+    params, moments: by name. best: the params that did best on the held-out noisy latents.
+    losses: by step. checks: (step, share of the effect explained on the held-out noisy latents).
+    reference: error on the held-out noisy latents that counts as nothing explained.
     """
 
     step: int = 0
@@ -87,7 +88,7 @@ class Together:
 def train(
     denoiser: Denoiser,
     students: Mapping[str, Student],
-    bank: Bank,
+    training_set: NoisyLatents,
     settings: Training,
     *,
     controls: Mapping[str, Student] | None = None,
@@ -95,19 +96,19 @@ def train(
     progress: Progress | None = None,
     show: Callable[[Tensor], None] | None = None,
 ) -> Trained:
-    """Fit the students in place; at the end they hold the values that did best on the held-out lessons.
+    """Fit the students in place; at the end they hold the values that did best on the held-out noisy latents.
 
     Args:
-        controls: students of the source's look, for banks with control lessons; not part of the result.
+        controls: students of the source's look, for training sets with control latents; not part of the result.
         keeper: resumes a broken run, saves now and then, and when anything ends the run early.
         progress: called before each step; may raise to stop. The students then hold the best values so far.
-        show: given x̂₀ (1, …) of one held-out lesson at every check, for a preview.
+        show: given x̂₀ (1, …) of one held-out latent at every check, for a preview.
 
     Raises:
         SettingsError: the loss is NaN or Inf before anything was learnt.
     """
-    run = _Run(denoiser, students, bank, settings, controls or {}, show)
-    tell = progress or (lambda done, total, label: None)
+    run = _Run(denoiser, students, training_set, settings, controls or {}, show)
+    tell = progress or silent
     with run.ready():
         resumed = run.resume(keeper.load() if keeper else None)
         trouble = ""
@@ -137,42 +138,48 @@ class _Run:
         self,
         denoiser: Denoiser,
         students: Mapping[str, Student],
-        bank: Bank,
+        training_set: NoisyLatents,
         settings: Training,
         controls: Mapping[str, Student],
         show: Callable[[Tensor], None] | None,
     ):
         self.show = show
-        self.denoiser, self.bank, self.settings = denoiser, bank, settings
+        self.denoiser, self.training_set, self.settings = denoiser, training_set, settings
         named, sizes = {}, []
         for owner, mark in ((students, ""), (controls, "control|")):
             params = {f"{name}|{mark}{part}": t for name, one in owner.items() for part, t in one.params.items()}
-            sizes += groups(params.values(), learning_rate(owner.values(), settings)) if owner else []
+            sizes += parameter_groups(params.values(), learning_rate(owner.values(), settings)) if owner else []
             named |= params
         self.pairs = [Together(students[name], controls[name]) for name in students] if controls else []
-        self.shown = dict(zip(students, self.pairs, strict=True)) if controls else students
+        self.shown: Mapping[str, Trainee] = dict(zip(students, self.pairs, strict=True)) if controls else students
         self.rate = learning_rate(students.values(), settings)
         self.optimizer = torch.optim.AdamW(sizes, lr=self.rate, betas=BETAS, weight_decay=0.0)
         self.state = State(params=named)
-        self.conditions = denoiser.encode(bank.prompts)
-        self.learnt = len(bank) - HELD_OUT
+        self.conditions = denoiser.encode(training_set.prompts)
+        self.learnt = len(training_set) - HELD_OUT
         self.every = max(1, min(10, settings.steps // 5))
         self.evaluations = 0
 
     @contextmanager
     def ready(self) -> Iterator[None]:
         """The model in place with the students on it."""
-        shape = (self.settings.batch, *self.bank.latents.shape[1:])
+        shape = (self.settings.batch, *self.training_set.latents.shape[1:])
         with self.denoiser.loaded(shape), self.denoiser.training(self.shown, checkpointing=self.settings.checkpointing):
             yield
 
     def resume(self, found: State | None) -> int:
         """Take over a checkpoint, or make the first check; the step it goes on from."""
-        state, bank = self.state, self.bank
+        state, training_set = self.state, self.training_set
         if found is None:
-            held = torch.arange(self.learnt, len(bank))
-            if bank.own is not None:
-                state.reference = float(squared_error(bank.own[held], bank.goal[held], bank.ratio[held]).mean())
+            held = torch.arange(self.learnt, len(training_set))
+            if training_set.base_prediction is not None:
+                state.reference = float(
+                    squared_error(
+                        training_set.base_prediction[held],
+                        training_set.target_prediction[held],
+                        training_set.sigma[held],
+                    ).mean()
+                )
             self.check()
             return 0
         with torch.no_grad():
@@ -195,7 +202,7 @@ class _Run:
             group["lr"] = group["peak"] * share_of_peak(state.step, settings)
         loss = 0.0
         for part in range(settings.accumulation):
-            which = drawn(self.learnt, state.step * settings.accumulation + part, settings)
+            which = batch_indices(self.learnt, state.step * settings.accumulation + part, settings)
             error = self.errors(which).mean() / settings.accumulation
             error.backward()
             loss += float(error.detach())
@@ -215,10 +222,10 @@ class _Run:
         return self.state.step % self.every == 0 or self.state.step == self.settings.steps
 
     def check(self) -> None:
-        """Measure on the held-out lessons and keep the values that do best."""
+        """Measure on the held-out noisy latents and keep the values that do best."""
         state = self.state
         with torch.no_grad():
-            held = torch.arange(self.learnt, len(self.bank)).split(self.settings.batch)
+            held = torch.arange(self.learnt, len(self.training_set)).split(self.settings.batch)
             error = float(torch.cat([self.errors(which) for which in held]).mean())
         if state.reference is None:
             state.reference = error
@@ -231,25 +238,32 @@ class _Run:
         state.checks.append((state.step, explained))
 
     def errors(self, which: Tensor) -> Tensor:
-        """(n,) squared errors of some lessons; those on the source's look without the main students."""
-        if not self.pairs:
+        """(n,) squared errors of some noisy latents; those on the source's look without the main students."""
+        control = self.training_set.control
+        if not self.pairs or control is None:
             return self._errors(which)
         found = []
         for both in (True, False):
-            part = which[self.bank.control[which] != both]
+            part = which[control[which] != both]
             for pair in self.pairs:
                 pair.both = both
             found += [self._errors(part)] if len(part) else []
         return torch.cat(found)
 
     def _errors(self, which: Tensor) -> Tensor:
-        bank = self.bank
-        given = [self.conditions[i] for i in bank.asked[which]]
-        answer = self.denoiser.predict(bank.clean(which), bank.noise(which), bank.ratio[which], given)
+        training_set = self.training_set
+        conditioning = [self.conditions[i] for i in training_set.prompt_index[which]]
+        prediction = self.denoiser.predict(
+            training_set.clean(which), training_set.noise(which), training_set.sigma[which], conditioning
+        )
         self.evaluations += len(which)
         if self.show is not None and int(which[0]) == self.learnt:
-            self.show(answer[:1].detach())
-        return squared_error(answer, bank.goal[which].to(answer.device), bank.ratio[which].to(answer.device))
+            self.show(prediction[:1].detach())
+        return squared_error(
+            prediction,
+            training_set.target_prediction[which].to(prediction.device),
+            training_set.sigma[which].to(prediction.device),
+        )
 
     def settle(self, broken: bool) -> None:
         """Leave the students with the best values; of a run broken off before its second check, with the last."""

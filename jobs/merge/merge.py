@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from ... import choices
 from ...adapters import Adapter
 from ...adapters.metadata import history, without_history
 from ...bases.model import Base
@@ -18,16 +19,18 @@ from ...kernels.merge import METHODS
 from ...kernels.threads import one_thread
 from ...version import __version__
 from ..check import check_fits
+from ..progress import Progress, silent
 from ..workers import in_order
+from .architecture import names_for
 from .files import DTYPES, joined_extras, merged_metadata, widest
-from .module import RANKS, Merger, MergeSettings, Weighted
-from .report import Lora, MergeReport
-from .targets import MergeTarget, find_places, known_names_of
+from .lines import SourceLora
+from .module import Merger
+from .report import MergeReport
+from .settings import MergeSettings, Weighted
+from .targets import MergeTarget, find_targets
 from .task_vectors import bound
 
-__all__ = ["RANKS", "MergeResult", "MergeSettings", "merge"]
-
-Progress = Callable[[int, int, str], None]
+__all__ = ["MergeResult", "MergeSettings", "Weighted", "merge"]
 
 
 @dataclass
@@ -41,7 +44,7 @@ class MergeResult:
 
 @one_thread()
 def merge(
-    adapters: Sequence[Weighted],
+    adapters: Sequence[tuple[Adapter, float, float]],
     settings: MergeSettings | None = None,
     *,
     base: Base | None = None,
@@ -51,8 +54,8 @@ def merge(
     """Merge LoRAs into one, in the first one's layout.
 
     Args:
-        adapters: (adapter, strength on the model, strength on the text encoder) each; a strength means what it means
-            in a loader, negatives included. One adapter alone is pruned to the rank.
+        adapters: :class:`.settings.Weighted` or plain (adapter, strength on the model, strength on the text encoder);
+            a strength means what it means in a loader, negatives included. One adapter alone is pruned to the rank.
         base: the model they are for. Needed for modules that act through its weights (DoRA, OFT …) and where the
             files name the same weights in ways that only the base can match.
         progress: called with (done, total, label) before each module and at the end; may raise to cancel.
@@ -62,36 +65,31 @@ def merge(
         SettingsError: nothing to merge, every strength 0 or not finite, a rank above the possible.
         AdapterError: the LoRAs are for different architectures or not for the base, or a module needs the base.
     """
-    settings, tell = settings or MergeSettings(), progress or (lambda done, total, label: None)
+    settings, tell = settings or MergeSettings(), progress or silent
     started = time.perf_counter()
-    loras = _loras(adapters)
-    used = [entry for entry, lora in zip(adapters, loras, strict=True) if not lora.left_out]
-    files = [adapter for adapter, *_ in used]
-    places = find_places(files, base)
-    _check_rank(settings, places)
+    given = [Weighted(*entry) for entry in adapters]
+    loras = _sources(given)
+    numbers = [i for i, lora in enumerate(loras) if not lora.left_out]
+    used = [given[i] for i in numbers]
+    files = [entry.adapter for entry in used]
+    names = names_for(files, base)
+    targets = find_targets(files, names, from_base=base is not None)
+    _check_rank(settings, targets)
     dtype = DTYPES[settings.dtype] or widest(files)
-    merger = Merger(
-        used,
-        [i for i, lora in enumerate(loras) if not lora.left_out],
-        len(loras),
-        settings,
-        base,
-        dtype,
-        device or "cpu",
-    )
+    merger = Merger(used, numbers, len(loras), settings, base, dtype, device or "cpu")
     lines, modules = [], {}
-    with closing(in_order(merger, places, here=merger.here)) as merged:
-        for done, place in enumerate(places):
-            tell(done, len(places), place.label)
+    with closing(in_order(merger, targets, here=merger.here)) as merged:
+        for done, target in enumerate(targets):
+            tell(done, len(targets), target.label)
             for module, line in next(merged):
                 if module.key in modules:
                     module.fail("Two weights of the LoRAs would be written under one key")
                 modules[module.key] = module
                 lines.append(line)
-    tell(len(places), len(places), "")
+    tell(len(targets), len(targets), "")
     if not modules:
         raise SettingsError("every module's strength is 0: nothing is left to merge")
-    check_fits(modules.values(), base.names if base else known_names_of(files), base and base.weights())
+    check_fits(modules.values(), names, base.weights() if base else None)
     method = METHODS[settings.method]
     extras, clashes = joined_extras(files)
     report = MergeReport(
@@ -109,40 +107,40 @@ def merge(
     own = [replace(file, metadata=without_history(file.metadata)) for file in files]
     metadata = merged_metadata(own, report.totals)
     result = replace(files[0], modules=modules, extras=extras, metadata=metadata, file=None, digest="", aliases={})
-    return MergeResult(result, report, _provenance(adapters, loras, settings, report, base))
+    return MergeResult(result, report, _provenance(given, loras, settings, report, base))
 
 
-def _loras(adapters: Sequence[Weighted]) -> list[Lora]:
+def _sources(given: Sequence[Weighted]) -> list[SourceLora]:
     """One line per LoRA; those of strength 0 are marked as left out.
 
     Raises:
         SettingsError: the list is empty, a strength is not a number, or all are 0.
     """
-    if not adapters:
+    if not given:
         raise SettingsError("there is nothing to merge: the list of LoRAs is empty")
     loras = []
-    for number, (adapter, model, clip) in enumerate(adapters):
+    for number, (adapter, model, clip) in enumerate(given):
         name = re.split(r"[\\/]", adapter.file)[-1] if adapter.file else f"LoRA {number + 1}"
         if not all(abs(s) < float("inf") for s in (model, clip)):
             raise SettingsError(f"the strength of {name} is not a finite number", file=adapter.file)
         zero = "strength 0: left out" if model == 0 and clip == 0 else ""
-        loras.append(Lora(name, float(model), float(clip), len(adapter.modules), zero))
+        loras.append(SourceLora(name, float(model), float(clip), len(adapter.modules), zero))
     if all(lora.left_out for lora in loras):
         raise SettingsError("all strengths are 0: nothing is left to merge", hint="Give at least one a strength.")
     return loras
 
 
-def _check_rank(settings: MergeSettings, places: list[MergeTarget]) -> None:
+def _check_rank(settings: MergeSettings, targets: list[MergeTarget]) -> None:
     if isinstance(settings.rank, str):
         return
     sums = [
-        sum(bound(part.module) for part in place.parts if part.module.kind not in ("bias", "norm", "diff", "set"))
-        for place in places
+        sum(bound(c.module) for c in target.contributions if c.module.kind not in ("bias", "norm", "diff", "set"))
+        for target in targets
     ]
     if 0 < max(sums, default=0) < settings.rank:
         raise SettingsError(
             f"rank {settings.rank} is above the possible: the ranks of these LoRAs add up to {max(sums)} at most",
-            hint=f"Choose a rank up to {max(sums)}, or {', '.join(RANKS)}.",
+            hint=f"Choose a rank up to {max(sums)}, or {', '.join(choices.Merge.ranks)}.",
         )
 
 
@@ -152,8 +150,8 @@ def _notes(report: MergeReport, settings: MergeSettings, clashes: list[str]) -> 
     for i in used if len(used) > 1 else []:
         own = [m for m in report.modules if m.sources == [i]]
         if own:
-            places = ", ".join(list(dict.fromkeys(m.block or m.key for m in own))[:3])
-            notes.append(f"{len(own)} modules are in {report.loras[i].name} alone and are kept ({places} …).")
+            blocks = ", ".join(list(dict.fromkeys(m.block or m.key for m in own))[:3])
+            notes.append(f"{len(own)} modules are in {report.loras[i].name} alone and are kept ({blocks} …).")
     if len(used) > 1 and all(len(m.sources) < 2 for m in report.modules):
         notes.append("The LoRAs have no module in common: nothing mixes, they stand side by side in one file.")
     if isinstance(settings.rank, int):
@@ -178,7 +176,11 @@ def _notes(report: MergeReport, settings: MergeSettings, clashes: list[str]) -> 
 
 
 def _provenance(
-    adapters: Sequence[Weighted], loras: list[Lora], settings: MergeSettings, report: MergeReport, base: Base | None
+    given: Sequence[Weighted],
+    loras: list[SourceLora],
+    settings: MergeSettings,
+    report: MergeReport,
+    base: Base | None,
 ) -> dict[str, object]:
     totals = report.totals
     return {
@@ -189,13 +191,13 @@ def _provenance(
         "loras": [
             {
                 "name": lora.name,
-                "sha256": adapter.digest,
+                "sha256": entry.adapter.digest,
                 "strength_model": lora.strength_model,
                 "strength_clip": lora.strength_clip,
                 **({"history": steps} if steps else {}),
             }
-            for (adapter, *_), lora in zip(adapters, loras, strict=True)
-            for steps in [history(adapter.metadata)]
+            for entry, lora in zip(given, loras, strict=True)
+            for steps in [history(entry.adapter.metadata)]
         ],
         "error": totals["error"],
         "cosine": totals["cosine"],

@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from ... import choices
 from ...adapters import Adapter, AdapterModule, lora_module
 from ...bases.model import Base
 from ...errors import GraftError, SettingsError
-from ...kernels.merge.resize import RULES, choose_rank
-from ...kernels.merge.resize import resize as cut
+from ...kernels.merge.resize import choose_rank
+from ...kernels.merge.resize import resize as resize_update
 from ...kernels.threads import one_thread
 from ...version import __version__
 from ..check import check_fits
+from ..progress import Progress, silent
+from .architecture import names_for
+from .build import finite, with_rest
+from .figures import figures
 from .files import DTYPES, merged_metadata, widest
+from .lines import MergedModule, SourceLora
 from .merge import MergeResult
-from .module import dressed, figures, finite
-from .report import Lora, MergedModule, MergeReport
-from .targets import MergeTarget, find_places, known_names_of
+from .report import MergeReport
+from .targets import MergeTarget, find_targets
 from .task_vectors import task_vector_of
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
 class ResizeSettings:
     """How to choose the ranks.
 
-    rule, amount: a name in ``kernels.merge.resize.RULES`` with its number: ("rank", 8), ("ratio", 10), ("energy", .9),
+    rule, amount: one of ``choices.Resize.rules`` with its number: ("rank", 8), ("ratio", 10), ("energy", .9),
         ("frobenius", .9), ("cumulative", .9).
     most: largest rank whatever the rule says; None for no limit.
     dtype: of the factors, "fp16", "bf16" or "fp32"; None for the LoRA's own.
@@ -39,10 +41,10 @@ class ResizeSettings:
         SettingsError: unknown rule, or a number out of its range.
     """
 
-    rule: str = "rank"
-    amount: float = 16
-    most: int | None = None
-    dtype: str | None = None
+    rule: str = choices.Resize.rule
+    amount: float = choices.Resize.amount
+    most: int | None = choices.Resize.max_rank
+    dtype: str | None = choices.File.dtype
 
     def __post_init__(self) -> None:
         choose_rank(torch.ones(1), self.rule, self.amount)
@@ -51,7 +53,7 @@ class ResizeSettings:
         if self.most is not None and self.most < 1:
             raise SettingsError(f"the largest rank must be at least 1, got {self.most}")
         if self.dtype not in DTYPES:
-            raise SettingsError(f"unknown dtype {self.dtype!r}", hint="Choose fp16, bf16 or fp32.")
+            raise SettingsError(f"unknown dtype {self.dtype!r}", hint=f"Choose {', '.join(choices.File.dtypes)}.")
 
 
 @one_thread()
@@ -70,25 +72,26 @@ def resize(
     Raises:
         AdapterError: the adapter does not belong to the base; values do not fit the dtype.
     """
-    settings, tell = settings or ResizeSettings(), progress or (lambda done, total, label: None)
+    settings, tell = settings or ResizeSettings(), progress or silent
     started = time.perf_counter()
     dtype = DTYPES[settings.dtype] or widest([adapter])
-    places = find_places([adapter], base)
+    names = names_for([adapter], base)
+    targets = find_targets([adapter], names, from_base=base is not None)
     modules, lines = {}, []
-    for done, place in enumerate(places):
-        tell(done, len(places), place.label)
-        module, line = _resized(place, settings, base, dtype)
+    for done, target in enumerate(targets):
+        tell(done, len(targets), target.label)
+        module, line = _resized(target, settings, base, dtype)
         modules[module.key] = module
         lines.append(line)
-    tell(len(places), len(places), "")
-    check_fits(modules.values(), base.names if base else known_names_of([adapter]), base and base.weights())
+    tell(len(targets), len(targets), "")
+    check_fits(modules.values(), names, base.weights() if base else None)
     name = adapter.file.replace("\\", "/").rsplit("/", 1)[-1] if adapter.file else "LoRA"
     report = MergeReport(
         job="resize",
         method=settings.rule,
         display=f"an SVD cut by {settings.rule} {settings.amount:g}",
         paper="Eckart and Young (1936)",
-        loras=[Lora(name, modules=len(adapter.modules))],
+        loras=[SourceLora(name, modules=len(adapter.modules))],
         settings=asdict(settings),
         modules=lines,
         extras=list(adapter.extras),
@@ -111,35 +114,32 @@ def resize(
 
 
 def _resized(
-    place: MergeTarget, settings: ResizeSettings, base: Base | None, dtype: torch.dtype
+    target: MergeTarget, settings: ResizeSettings, base: Base | None, dtype: torch.dtype
 ) -> tuple[AdapterModule, MergedModule]:
-    module = place.parts[0].module
-    line = MergedModule(
-        place.key, place.weight_slice.name if place.weight_slice else "", *place.where, sources=[0], decision="kept"
-    )
+    module = target.contributions[0].module
+    line = MergedModule(target.key, target.weight_name, *target.where, sources=[0], decision="kept")
     line.shape, line.ranks_in, line.rank_out = list(module.shape or ()) or None, [module.rank or 0], module.rank
     if module.needs_base and base is None:
         line.reason = f"a {module.kind} module without its base"
         return _cast(module, settings), line
-    share = task_vector_of(place, place.parts, 1.0, base)
-    if share.update is None:
+    vector = task_vector_of(target, target.contributions, 1.0, base)
+    if vector.update is None:
         line.ranks_in, line.reason = [], "no product of factors"
         return _cast(module, settings), line
     try:
-        found = cut(share.update, settings.rule, settings.amount).update
+        found = resize_update(vector.update, settings.rule, settings.amount).update
         if settings.most is not None and found.rank > settings.most:
-            found = cut(share.update, "rank", settings.most).update
+            found = resize_update(vector.update, "rank", settings.most).update
     except GraftError as error:
-        raise type(error)(error.what, key=place.key, hint=error.hint) from None
-    line.ranks_in = [share.update.rank]
-    for name, value in figures([share.update], found).items():
-        setattr(line, name, value)
-    if found.rank >= (module.rank or 0) and module.kind == "lora" and not place.mixed:
+        raise error.at(key=target.key) from None
+    line.ranks_in = [vector.update.rank]
+    line.measure(figures([vector.update], found))
+    if found.rank >= (module.rank or 0) and module.kind == "lora" and not target.mixed:
         line.rank_out, line.error, line.cosine, line.norm = module.rank, 0.0, 1.0, line.sum_norm
         return _cast(module, settings), line
     line.rank_out, line.decision = found.rank, settings.rule
-    made = lora_module(place.key, found, shape=share.shape, dtype=dtype, like=module)
-    return finite(dressed(made, [share], place)), line
+    made = lora_module(target.key, found, shape=vector.shape, dtype=dtype, like=module)
+    return finite(with_rest(made, [vector], target)), line
 
 
 def _cast(module: AdapterModule, settings: ResizeSettings) -> AdapterModule:
@@ -149,6 +149,3 @@ def _cast(module: AdapterModule, settings: ResizeSettings) -> AdapterModule:
         return module
     tensors = {s: t.to(dtype) if t.dtype.is_floating_point and t.ndim else t for s, t in module.tensors.items()}
     return finite(replace(module, tensors=tensors))
-
-
-__all__ = ["RULES", "ResizeSettings", "resize"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,13 +14,13 @@ from ...kernels.spectral import SubspaceSize
 from ...kernels.threads import one_thread
 from ...names import WeightSlice, describe
 from ..cache import SubspaceCache
+from ..progress import Progress, silent
 from .advice import relation, strangers
 from .move import likeness
 from .pairs import Pairs
-from .plan import counterparts, parts, plan, shape_of
+from .plan import counterparts, plan
 from .report import ModuleReport, Report
-
-Progress = Callable[[int, int, str], None]
+from .slices import shape_of
 
 
 @one_thread()
@@ -41,7 +40,7 @@ def compare(
         BaseModelError: the two bases have no weight matrix in common.
         AdapterError: the adapter does not belong to the source.
     """
-    size, tell = size or SubspaceSize(), progress or (lambda done, total, label: None)
+    size, tell = size or SubspaceSize(), progress or silent
     started = time.perf_counter()
     pairs = Pairs(source, target, size, cache, device or "cpu")
     wanted = _weight_slices(source, target, adapter)
@@ -74,27 +73,27 @@ def compare(
 
 def _weight_slices(source: Base, target: Base, adapter: Adapter | None) -> list[tuple[WeightSlice, WeightSlice | None]]:
     if adapter is not None:
-        steps = [s for s in plan(adapter, source, target) if s.source is not None]
-        found = dict.fromkeys((s.source, s.target) for s in steps if len(shape_of(source, s.source)) > 1)
-        return list(found)
+        changed = [(step.source, step.target) for step in plan(adapter, source, target)]
+        return list({(s, t): None for s, t in changed if s is not None and len(shape_of(source, s)) > 1})
     matrices = [n for n, shape in source.weights().items() if len(shape) > 1 and min(shape[0], shape[1]) > 1]
     groups = {n.split(".", 1)[0] for n in target.weights()}
     matrices = [n for n in matrices if n.split(".", 1)[0] in groups]
-    partner = counterparts(source, target, matrices)
-    return [(WeightSlice(n), None if partner[n] is None else WeightSlice(partner[n])) for n in matrices]
+    partners = counterparts(source, target, matrices).items()
+    return [(WeightSlice(name), None if partner is None else WeightSlice(partner)) for name, partner in partners]
 
 
 def _line(ours: WeightSlice, theirs: WeightSlice | None, pairs: Pairs) -> ModuleReport:
     shape = shape_of(pairs.source, ours)
-    block, role = describe(ours.name, shape)
+    block, role = describe(ours.name)
     line = ModuleReport(name=ours.name, rows=ours.rows, block=block, role=role, shape=list(shape), decision="compared")
     if theirs is None:
         line.reason = "no counterpart"
         return line
     line.matched = theirs.name
-    mine, yours = parts(pairs.source, ours), parts(pairs.target, theirs)
-    if len(mine) != len(yours):
-        mine, yours = [ours], [theirs]
-    for name, value in likeness([pairs.pair(s, t) for s, t in zip(mine, yours, strict=True)]).items():
+    pairs_of_slices = [pair for _, pair in pairs.by_slice(ours, theirs)]
+    if not pairs_of_slices:
+        line.reason = "vectors have no subspace"
+        return line
+    for name, value in likeness(pairs_of_slices).items():
         setattr(line, name, value)
     return line

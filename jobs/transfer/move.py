@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from ...adapters import AdapterModule, lora_module
 from ...adapters.dora import Dora
+from ...adapters.lora import Lora
 from ...kernels import lowrank
 from ...kernels.lowrank import LowRank
 from ...kernels.transfer import METHODS
 from ...kernels.transfer.lora_x import in_subspace_share
-from ...names import describe
+from ...names import WeightSlice, describe
+from ..text import mean_of, times
 from .pairs import Pair, Pairs
-from .plan import Step, parts, shape_of
-from .report import ModuleReport
+from .plan import Step
+from .report import DECISION_DROPPED, ModuleReport
+from .slices import shape_of, slice_pairs
 
 # Factors this close to an exact smaller rank (relative Frobenius error) lose the superfluous part.
 SPARE = 1e-6
@@ -23,17 +28,41 @@ SPARE = 1e-6
 INSIDE, HINT = 0.99, 0.3
 MULTIPLICATIVE = ("oft", "boft", "ia3", "glora")
 
+# The module to write (None: dropped) and its line of the report.
+Carried = tuple[AdapterModule | None, ModuleReport]
+
 
 @dataclass
 class Moved:
-    """What became of one module: by method, the module to write (None: dropped) and its report.
+    """What became of one module, by method.
 
     inside: energy of ΔW inside the source's subspace; energy: ‖ΔW‖² (both None when not measured).
     """
 
-    results: dict[str, tuple[AdapterModule | None, ModuleReport]]
+    results: dict[str, Carried]
     inside: float | None = None
     energy: float | None = None
+
+
+@dataclass(frozen=True)
+class _Match:
+    """A module on its way from a weight of the source to one of the target, under a new key."""
+
+    module: AdapterModule
+    key: str
+    source: WeightSlice
+    target: WeightSlice
+    pairs: Pairs
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of the weight in the source and in the target."""
+        return shape_of(self.pairs.source, self.source), shape_of(self.pairs.target, self.target)
+
+    @property
+    def base_weight(self) -> torch.Tensor | None:
+        """The source's weight where the module means nothing without it."""
+        return self.pairs.weight(self.pairs.source, self.source) if self.module.needs_base else None
 
 
 def move(step: Step, methods: Sequence[str], pairs: Pairs, *, threshold: float, rank: int | None) -> Moved:
@@ -43,164 +72,157 @@ def move(step: Step, methods: Sequence[str], pairs: Pairs, *, threshold: float, 
         threshold: mean Φ under which a subspace method leaves its module to plain copying.
         rank: largest rank of a module to write; None for no limit.
     """
-    moved = _carry(step, methods, pairs, threshold, rank)
-    if rank is not None and step.target is not None:
-        shape = shape_of(pairs.target, step.target)
-        moved.results = {m: _cut(kept, line, rank, shape) for m, (kept, line) in moved.results.items()}
-    return moved
-
-
-def _carry(step: Step, methods: Sequence[str], pairs: Pairs, threshold: float, rank: int | None) -> Moved:
-    report = _blank(step)
+    line = _blank(step)
     if step.source is None:
-        report.decision, report.reason, report.kept_energy = "kept", step.reason, 1.0
-        return Moved({m: (step.module, report) for m in methods})
+        line.decision, line.reason, line.kept_energy = "kept", step.reason, 1.0
+        return Moved({m: (step.module, line) for m in methods})
     if step.target is None:
-        report.decision, report.reason, report.kept_energy, report.norm_ratio = "dropped", step.reason, 0.0, 0.0
-        return Moved({m: (None, report) for m in methods})
-    old, new = shape_of(pairs.source, step.source), shape_of(pairs.target, step.target)
-    if pairs.same(step.source, step.target):
-        report.reason, report.drift = "the weight is the same in both bases", 0.0
-        return Moved({m: _copied(step, report, old, new, pairs) for m in methods})
-    if len(old) < 2 or len(new) < 2 or _flat(step.module):
-        report.reason = "vectors have no subspace"
-        return Moved({m: _copied(step, report, old, new, pairs) for m in methods})
-    rebuilt = [m for m in methods if METHODS[m].needs_subspaces]
-    if not rebuilt:
-        if pairs.empty(step.target):
-            return _pruned(report, methods)
-        report.drift = pairs.drift(step.source, step.target)
-    moved = Moved({m: _copied(step, report, old, new, pairs) for m in methods if m not in rebuilt})
-    if rebuilt:
-        _rebuild(moved, step, report, rebuilt, pairs, new, threshold, rank)
+        return Moved({m: _dropped(line, step.reason) for m in methods})
+    match = _Match(step.module, step.key, step.source, step.target, pairs)
+    if pairs.same(match.source, match.target):
+        line.reason, line.drift = "the weight is the same in both bases", 0.0
+        moved = Moved({m: _copied(match, line) for m in methods})
+    elif not has_subspaces(step, pairs):
+        line.reason = "vectors have no subspace"
+        moved = Moved({m: _copied(match, line) for m in methods})
+    else:
+        moved = _carried(match, line, methods, threshold, rank)
+    if rank is not None:
+        moved.results = {m: _truncated(carried, rank, match.shapes[1]) for m, carried in moved.results.items()}
     return moved
 
 
-def _rebuild(moved: Moved, step: Step, report: ModuleReport, methods, pairs: Pairs, shape, threshold, rank) -> None:
-    module = step.module
-    weight = pairs.weight(pairs.source, step.source) if module.needs_base else None
-    update = LowRank(*(t.to(pairs.device) for t in module.low_rank(weight)))
-    found, updates, share = _slices(update, step, pairs)
+def has_subspaces(step: Step, pairs: Pairs) -> bool:
+    """Whether methods that need subspaces look at those of the step's weights, unless both weights are the same."""
+    if step.source is None or step.target is None or _flat(step.module):
+        return False
+    return bool(slice_pairs(pairs.source, pairs.target, step.source, step.target))
+
+
+def _carried(match: _Match, line: ModuleReport, methods: Sequence[str], threshold: float, rank: int | None) -> Moved:
+    pairs, rebuilding = match.pairs, [m for m in methods if METHODS[m].needs_subspaces]
+    if not rebuilding:
+        if pairs.empty(match.target):
+            return _pruned(line, methods)
+        line.drift = pairs.drift(match.source, match.target)
+    moved = Moved({m: _copied(match, line) for m in methods if m not in rebuilding})
+    if rebuilding:
+        _rebuild(moved, match, line, rebuilding, threshold, rank)
+    return moved
+
+
+def _rebuild(
+    moved: Moved, match: _Match, line: ModuleReport, methods: Sequence[str], threshold: float, rank: int | None
+) -> None:
+    """Add the results of the methods that need subspaces; a copy beside them gets the same similarity."""
+    update = LowRank(*(t.to(match.pairs.device) for t in match.module.low_rank(match.base_weight)))
+    sliced, share = _slices(update, match)
+    found = [pair for _, pair in sliced]
     if not any(bool(pair.target.values.any()) for pair in found):
-        moved.results = _pruned(report, [*moved.results, *methods]).results
+        moved.results = _pruned(line, [*moved.results, *methods]).results
         return
-    seen = {**likeness(found), "source_norm": lowrank.norm(update)}
-    report = replace(report, **seen, rank_in=update.rank)
-    moved.energy = report.source_norm**2
-    moved.inside = share * moved.energy
-    alike = [x for x in (report.phi_left, report.phi_right) if x is not None]
-    resized = any(u.shape != pair.target.shape for u, pair in zip(updates, found, strict=True))
+    norm = lowrank.norm(update)
+    figures = {**likeness(found), "source_norm": norm}
+    line = replace(line, **figures, rank_in=update.rank)
+    moved.energy, moved.inside = norm**2, share * norm**2
+    phi = mean_of([line.phi_left, line.phi_right])
+    other_size = any(part.shape != pair.target.shape for part, pair in sliced)
     for method in methods:
-        if alike and not resized and sum(alike) / len(alike) < threshold:
-            low = replace(report, reason=f"Φ {sum(alike) / len(alike):.2f} is under the threshold {threshold:g}")
-            moved.results[method] = _copied(step, low, shape, shape, pairs)
-        elif resized and method != "lora-x":
-            gone = replace(
-                report,
-                decision="dropped",
-                kept_energy=0.0,
-                norm_ratio=0.0,
-                reason=f"{method} cannot change sizes; lora-x can, experimentally",
-            )
-            moved.results[method] = (None, gone)
+        if phi is not None and not other_size and phi < threshold:
+            low = replace(line, reason=f"Φ {phi:.2f} is under the threshold {threshold:g}")
+            moved.results[method] = _copied(match, low)
+        elif other_size and method != "lora-x":
+            moved.results[method] = _dropped(line, f"{method} cannot change sizes; lora-x can, experimentally")
         else:
-            moved.results[method] = _built(step, report, method, update, updates, found, shape, rank, resized)
-    for method, (kept, line) in list(moved.results.items()):
-        # The copy's line gets the similarity too, so that one table shows both.
-        if line.decision == "copy" and line.phi_left is None and line.phi_right is None:
-            moved.results[method] = (kept, replace(line, **seen))
+            moved.results[method] = _built(match, line, method, update, sliced, rank)
+    for method, (module, copied) in list(moved.results.items()):
+        if copied.decision == "copy" and copied.phi_left is None and copied.phi_right is None:
+            moved.results[method] = (module, replace(copied, **figures))
 
 
-def _slices(update: LowRank, step: Step, pairs: Pairs) -> tuple[list[Pair], list[LowRank], float]:
-    """Pairs of subspaces, the update's slice for each, and the share of its energy inside the source's subspaces.
+def _slices(update: LowRank, match: _Match) -> tuple[list[tuple[LowRank, Pair]], float]:
+    """The update's slices with their pairs of subspaces, and the share of its energy inside the source's subspaces.
 
     A fused weight is taken slice by slice, unless the adapter was trained inside the subspace of the whole.
     """
-    ours, theirs = parts(pairs.source, step.source), parts(pairs.target, step.target)
-    if len(ours) != len(theirs) or len(ours) == 1:
-        found = [pairs.pair(step.source, step.target)]
-        return found, [update], in_subspace_share(update, found[0].source)
-    found = [pairs.pair(s, t) for s, t in zip(ours, theirs, strict=True)]
-    updates = [lowrank.rows(update, *weight_slice.rows) for weight_slice in ours]
+    found = match.pairs.by_slice(match.source, match.target)
+    if len(found) == 1:
+        pair = found[0][1]
+        return [(update, pair)], in_subspace_share(update, pair.source)
+    sliced = [(lowrank.take_rows(update, *mine.rows), pair) for mine, pair in found if mine.rows is not None]
     total = lowrank.norm(update) ** 2
-    inside = sum(
-        in_subspace_share(u, pair.source) * lowrank.norm(u) ** 2 for u, pair in zip(updates, found, strict=True)
-    )
+    inside = sum(in_subspace_share(part, pair.source) * lowrank.norm(part) ** 2 for part, pair in sliced)
     share = inside / total if total > 0 else 0.0
     if share > HINT:
-        whole = pairs.pair(step.source, step.target)
+        whole = match.pairs.pair(match.source, match.target)
         if (of_whole := in_subspace_share(update, whole.source)) >= max(share, INSIDE):
-            return [whole], [update], of_whole
-    return found, updates, share
+            return [(update, whole)], of_whole
+    return sliced, share
 
 
-def _pruned(report: ModuleReport, methods: Sequence[str]) -> Moved:
-    gone = replace(
-        report,
-        matched=None,
-        decision="dropped",
-        kept_energy=0.0,
-        norm_ratio=0.0,
-        reason="the target's weight is all zero: this block was pruned",
-    )
-    return Moved({m: (None, gone) for m in methods})
+def _dropped(line: ModuleReport, reason: str) -> Carried:
+    return None, replace(line, decision=DECISION_DROPPED, kept_energy=0.0, norm_ratio=0.0, reason=reason)
+
+
+def _pruned(line: ModuleReport, methods: Sequence[str]) -> Moved:
+    dropped = _dropped(replace(line, matched=None), "the target's weight is all zero: this block was pruned")
+    return Moved({m: dropped for m in methods})
 
 
 def _built(
-    step, report, method, whole, updates, found: Sequence[Pair], shape, rank, resized
-) -> tuple[AdapterModule, ModuleReport]:
-    run = METHODS[method].run
-    made = [run(u, pair.source, pair.target) for u, pair in zip(updates, found, strict=True)]
-    result, error = (made[0], 0.0) if len(made) == 1 else lowrank.recompress(lowrank.stack_rows(made), tol=SPARE)
+    match: _Match,
+    line: ModuleReport,
+    method: str,
+    whole: LowRank,
+    sliced: Sequence[tuple[LowRank, Pair]],
+    rank: int | None,
+) -> Carried:
+    """The module as a method makes it, its slices fused again."""
+    made = [METHODS[method].run(part, pair.source, pair.target) for part, pair in sliced]
+    result, error = (made[0], 0.0) if len(made) == 1 else lowrank.truncate(lowrank.stack_rows(made), tol=SPARE)
     if rank is not None and result.rank > rank:
-        result, error = lowrank.recompress(result, rank=rank)
+        result, error = lowrank.truncate(result, rank=rank)
     before, after = lowrank.norm(whole), lowrank.norm(result)
     ratio = after / before if before > 0 else 1.0
+    other_size = any(part.shape != pair.target.shape for part, pair in sliced)
     line = replace(
-        report,
+        line,
         kept_energy=ratio**2,
         norm_ratio=ratio,
-        cosine_with_copy=None if resized else lowrank.cosine(whole, result),
+        cosine_with_copy=None if other_size else lowrank.cosine(whole, result),
         rank_out=result.rank,
         truncation_error=error if error > SPARE else 0.0,
         decision=method,
-        reason="coordinates copied between singular bases of different size: experimental" if resized else "",
+        reason="coordinates copied between singular bases of different size: experimental" if other_size else "",
     )
     result = LowRank(result.up.cpu(), result.down.cpu())
-    return _with_bias(lora_module(step.key, result, shape=shape, like=step.module), step.module), line
+    return _with_bias(lora_module(match.key, result, shape=match.shapes[1], like=match.module), match.module), line
 
 
-def _copied(step: Step, report: ModuleReport, old, new, pairs: Pairs) -> tuple[AdapterModule | None, ModuleReport]:
+def _copied(match: _Match, line: ModuleReport) -> Carried:
     """The module as it is, under its new key; DoRA magnitudes follow the new weight's norms."""
-    module = step.module
-    if not (module.fits(new) if module.shape is not None else tuple(old) == tuple(new)):
-        size = "×".join(map(str, old)) + " against " + "×".join(map(str, new))
-        return None, replace(
-            report,
-            decision="dropped",
-            kept_energy=0.0,
-            norm_ratio=0.0,
-            reason=f"a copy needs weights of one size ({size})",
-        )
-    line = replace(report, decision="copy", rank_in=module.rank, rank_out=module.rank)
-    if isinstance(module, Dora) and report.drift != 0:
-        theirs = pairs.weight(pairs.target, step.target).cpu()
-        moved = module.reanchored(pairs.weight(pairs.source, step.source).cpu(), theirs)
-        return moved.renamed(step.key), replace(line, reason="magnitudes rescaled to the target's norms")
-    if module.kind in MULTIPLICATIVE and report.drift != 0:
-        return module.renamed(step.key), replace(line, reason="the same factors act on the target's weight")
-    kept = replace(line, kept_energy=1.0, norm_ratio=1.0, cosine_with_copy=1.0, truncation_error=0.0)
-    return module.renamed(step.key), kept
+    module, (old, new) = match.module, match.shapes
+    if not (module.fits(new) if module.shape is not None else old == new):
+        return _dropped(line, f"a copy needs weights of one size ({times(old)} against {times(new)})")
+    line = replace(line, decision="copy", rank_in=module.rank, rank_out=module.rank)
+    if isinstance(module, Dora) and line.drift != 0:
+        pairs = match.pairs
+        theirs = pairs.weight(pairs.target, match.target).cpu()
+        moved = module.reanchored(pairs.weight(pairs.source, match.source).cpu(), theirs)
+        return moved.renamed(match.key), replace(line, reason="magnitudes rescaled to the target's norms")
+    if module.kind in MULTIPLICATIVE and line.drift != 0:
+        return module.renamed(match.key), replace(line, reason="the same factors act on the target's weight")
+    line = replace(line, kept_energy=1.0, norm_ratio=1.0, cosine_with_copy=1.0, truncation_error=0.0)
+    return module.renamed(match.key), line
 
 
-def _cut(
-    module: AdapterModule | None, line: ModuleReport, rank: int, shape
-) -> tuple[AdapterModule | None, ModuleReport]:
+def _truncated(carried: Carried, rank: int, shape: tuple[int, ...]) -> Carried:
     """A copied module of a larger rank as plain factors of this rank; what needs its base weight stays as it is."""
+    module, line = carried
     if module is None or line.decision != "copy" or module.needs_base or (module.rank or 0) <= rank:
-        return module, line
+        return carried
     whole = module.low_rank()
-    result, error = lowrank.recompress(whole, rank=rank)
+    result, error = lowrank.truncate(whole, rank=rank)
     cosine = lowrank.cosine(whole, result)
     line = replace(
         line,
@@ -213,23 +235,17 @@ def _cut(
     return _with_bias(lora_module(module.key, result, shape=shape, like=module), module), line
 
 
-def likeness(found: Sequence[Pair]) -> dict:
+def likeness(found: Sequence[Pair]) -> dict[str, float | int | None]:
     """Figures of a module, the mean over its slices."""
     each = [pair.likeness() for pair in found]
-
-    def mean(name):
-        values = [e[name] for e in each if e[name] is not None]
-        return sum(values) / len(values) if values else None
-
     names = ("phi_left", "phi_right", "phi_left_corrected", "phi_right_corrected")
-    drifts = [d for d in (pair.drift() for pair in found) if d is not None]
-    drift = sum(drifts) / len(drifts) if drifts else None
-    return {"k": each[0]["k"], "drift": drift, **{name: mean(name) for name in names}}
+    means = {name: mean_of([figures[name] for figures in each]) for name in names}
+    return {"k": each[0]["k"], "drift": mean_of([pair.drift() for pair in found]), **means}
 
 
 def _blank(step: Step) -> ModuleReport:
     weight_slice = step.source
-    block, role = describe(weight_slice.name, step.module.shape or ()) if weight_slice else ("", "")
+    block, role = describe(weight_slice.name) if weight_slice else ("", "")
     return ModuleReport(
         name=weight_slice.name if weight_slice else step.key,
         rows=weight_slice.rows if weight_slice else None,
@@ -256,14 +272,9 @@ def _flat(module: AdapterModule) -> bool:
     return module.kind in ("bias", "norm", "set") or (module.shape is not None and len(module.shape) < 2)
 
 
-def _with_bias(built: AdapterModule, original: AdapterModule) -> AdapterModule:
+def _with_bias(built: Lora, original: AdapterModule) -> Lora:
     """The rebuilt module with what the original adds to the layer's bias, if there are as many rows."""
-    extra = original.bias()
-    rows = built.tensors[built.spelling[0]].shape[0]
-    if extra is None or extra.numel() != rows:
+    extra, up = original.bias(), built.tensors[built.spelling[0]]
+    if extra is None or extra.numel() != up.shape[0]:
         return built
-    return replace(built, tensors={**built.tensors, ".diff_b": extra.to(_dtype(built))})
-
-
-def _dtype(module: AdapterModule):
-    return next(t.dtype for t in module.tensors.values() if t.ndim > 1)
+    return replace(built, tensors={**built.tensors, ".diff_b": extra.to(up.dtype)})

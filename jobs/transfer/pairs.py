@@ -14,7 +14,7 @@ from ...kernels.similarity import chance, corrected, phi_of
 from ...kernels.spectral import Subspace, SubspaceSize, flatten, spectrum, subspace
 from ...names import WeightSlice
 from ..cache import SubspaceCache, subspace_key
-from .plan import shape_of
+from .slices import shape_of, slice_pairs
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Pair:
         return figures
 
     def drift(self) -> float | None:
-        """‖W_t − W_s‖ / ‖W_s‖ of the leading parts U Σ Vᵀ alone, from r x r products; None when the shapes differ."""
-        if self.source.shape != self.target.shape:
+        """‖W_t − W_s‖ / ‖W_s‖ of the leading parts U Σ Vᵀ alone, from k x k products; None when the shapes differ."""
+        left, right = self.overlaps["left"], self.overlaps["right"]
+        if left is None or right is None:
             return None
         ours, theirs = self.source.values.double(), self.target.values.double()
-        left, right = (self.overlaps[side].double() for side in ("left", "right"))
         before, after = float(ours.square().sum()), float(theirs.square().sum())
-        overlap = float((ours[:, None] * theirs * left * right).sum())
+        overlap = float((ours[:, None] * theirs * left.double() * right.double()).sum())
         away = max(before + after - 2 * overlap, 0.0)
         return math.sqrt(away / before) if before > 0 else (0.0 if away == 0 else math.inf)
 
@@ -71,6 +71,10 @@ class Pairs:
         source = self._subspace(self.source, ours, self.size)
         return Pair(source, self._subspace(self.target, theirs, SubspaceSize(k=source.k)))
 
+    def by_slice(self, ours: WeightSlice, theirs: WeightSlice) -> list[tuple[WeightSlice, Pair]]:
+        """The pair of every slice of a weight, with the source's slice; none for vectors (see :func:`slice_pairs`)."""
+        return [(mine, self.pair(mine, yours)) for mine, yours in slice_pairs(self.source, self.target, ours, theirs)]
+
     def drift(self, ours: WeightSlice, theirs: WeightSlice) -> float | None:
         """‖W_t − W_s‖ / ‖W_s‖ of the whole weights, about 1.4 between strangers; None when the shapes differ."""
         before, after = self.weight(self.source, ours), self.weight(self.target, theirs)
@@ -85,7 +89,7 @@ class Pairs:
         return ours[1:] == theirs[1:] and self._digest(self.source, ours) == self._digest(self.target, theirs)
 
     def empty(self, theirs: WeightSlice) -> bool:
-        """Whether the target's weight is all zero: a block that was pruned but keeps its place in the file."""
+        """Whether the target's weight is all zero: a block that was pruned but stays in the file."""
         return not bool(self.weight(self.target, theirs).any())
 
     def weight(self, base: Base, weight_slice: WeightSlice) -> Tensor:

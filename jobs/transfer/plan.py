@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ...adapters.model import Adapter, AdapterModule
+from ...adapters import Adapter, AdapterModule
 from ...bases.model import Base
 from ...errors import WrongBaseError
 from ...kernels.matching import Item, match
 from ...names import WeightSlice, describe, guess_adapter_architecture
 from ...names.describe import natural
+from ..text import times
+from .slices import shape_of
 
 Similarity = Callable[[Item, Item], float]
 ITS_OWN = "Choose the base it was trained on as the source."
@@ -73,15 +75,13 @@ def lay_out(
     return steps, unfed
 
 
-def counterparts(
-    source: Base, target: Base, names: list[str], similarity: Similarity | None = None
-) -> dict[str, str | None]:
+def counterparts(source: Base, target: Base, names: list[str]) -> dict[str, str | None]:
     """For each canonical weight name of the source, the name in the target that takes over, or None.
 
     Two bases with the same weight names match by name, whatever their widths. Otherwise (pruned blocks)
     whole blocks are matched in order, per :func:`kernels.matching.match`.
     """
-    partner = _partners(source, target, {_group(name) for name in names}, similarity)
+    partner = _partners(source, target, {_group(name) for name in names}, None)
     return {name: partner.get(name) for name in names}
 
 
@@ -104,30 +104,6 @@ def _partners(source: Base, target: Base, groups: set[str], similarity: Similari
 def _group(name: str) -> str:
     """The part of the model that a weight belongs to: the denoiser or one of the text encoders."""
     return name.split(".", 1)[0]
-
-
-def parts(base: Base, weight_slice: WeightSlice) -> list[WeightSlice]:
-    """The weight slice itself, or the slices of a fused weight (q, k, v) that the base's names know, top to bottom.
-
-    Subspaces of fused weights are taken slice by slice. A weight counts as fused only when its known slices
-    tile it without gap or overlap.
-    """
-    if weight_slice.rows is not None:
-        return [weight_slice]
-    height = base.weights()[weight_slice.name][0]
-    slices = sorted(base.names.slices(weight_slice.name))
-    edge = 0
-    for start, length in slices:
-        if start != edge:
-            return [weight_slice]
-        edge += length
-    return [WeightSlice(weight_slice.name, rows) for rows in slices] if slices and edge == height else [weight_slice]
-
-
-def shape_of(base: Base, weight_slice: WeightSlice) -> tuple[int, ...]:
-    """Shape of the weight, or of the slice of it that the weight slice names."""
-    shape = tuple(base.weights()[weight_slice.name])
-    return shape if weight_slice.rows is None else (weight_slice.rows[1], *shape[1:])
 
 
 def _step(
@@ -164,8 +140,8 @@ def _check_shapes(adapter: Adapter, found: dict[str, WeightSlice], source: Base)
         module, expected = adapter.modules[key], shape_of(source, weight_slice)
         if module.shape is not None and not module.fits(tuple(expected)):
             raise WrongBaseError(
-                f"the adapter changes a {_times(module.shape)} weight, but {weight_slice.name} of {source.label} "
-                f"({source.architecture}) is {_times(expected)}",
+                f"the adapter changes a {times(module.shape)} weight, but {weight_slice.name} of {source.label} "
+                f"({source.architecture}) is {times(expected)}",
                 looks_like=_looks_like(adapter),
                 advice=ITS_OWN,
                 file=adapter.file,
@@ -188,15 +164,11 @@ def _looks_like(adapter: Adapter) -> str:
     return guess_adapter_architecture({key: module.shape for key, module in adapter.modules.items()})
 
 
-def _times(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape))
-
-
 def items(base: Base) -> list[Item]:
     """Every weight of a base as the matcher wants it, in natural order (position counts from 0)."""
     weights = base.weights()
     found = []
     for position, name in enumerate(sorted(weights, key=natural)):
-        block, role = describe(name, weights[name])
+        block, role = describe(name)
         found.append(Item(name=name, role=role, block=block, shape=tuple(weights[name]), position=position))
     return found

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
-from ..text import Written, cell, grouped, in_ranges, joined, mean_of, percent, rebuilt, table, words
+from ..text import ReportText, cell, grouped, in_ranges, joined, mean_of, percent, rebuilt, table, words
 
 ADVICE = ("copy", "transfer", "distil", "none")
 DECISION_DROPPED = "dropped"
@@ -46,7 +46,7 @@ class ModuleReport:
     cosine_with_copy: float | None = None
     rank_in: int | None = None
     rank_out: int | None = None
-    truncation_error: float | None = None  # relative Frobenius error of the rank cut; 0 when exact
+    truncation_error: float | None = None  # relative Frobenius error of the truncation; 0 when exact
     decision: str = ""  # "copy", "lora-x", "prolora", "rotate", "kept", "dropped", "compared", …
     reason: str = ""  # one sentence
 
@@ -62,7 +62,7 @@ class ModuleReport:
 
 
 @dataclass
-class Report(Written):
+class Report(ReportText):
     """Everything one transfer or comparison has to say."""
 
     job: str  # "transfer" or "compare"
@@ -126,7 +126,7 @@ class Report(Written):
         data = json.loads(text)
         modules = [rebuilt(ModuleReport, m) for m in data.get("modules", [])]
         for module in modules:
-            module.rows = tuple(module.rows) if module.rows is not None else None
+            module.rows = None if module.rows is None else (module.rows[0], module.rows[1])
         return rebuilt(cls, {**data, "modules": modules})
 
     def to_markdown(self) -> str:

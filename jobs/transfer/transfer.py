@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from ... import choices
 from ...adapters import Adapter, AdapterModule, lora_module
 from ...bases.model import Base, load_weight_slice
 from ...errors import AdapterError, SettingsError
@@ -23,6 +24,7 @@ from ...names import WeightSlice
 from ...version import __version__
 from ..cache import SubspaceCache
 from ..check import check_fits
+from ..progress import Progress, silent
 from ..text import percent
 from .advice import advise, strangers
 from .move import INSIDE, Moved, move
@@ -31,7 +33,6 @@ from .plan import Step, lay_out
 from .report import Report
 from .uncovered import empty_blocks
 
-Progress = Callable[[int, int, str], None]
 PROBE_K = 32
 
 
@@ -43,18 +44,18 @@ class TransferSettings:
     size: of the subspaces that are compared and projected on.
     threshold: mean of Φ_l and Φ_r under which a subspace method leaves a module to plain copying; 0 never does.
         LoRA-X names no such level; ProLoRA (arXiv 2506.04244) uses 0.8.
-    rank: largest rank of rebuilt modules; None for no limit. What a cut loses is reported.
+    rank: largest rank of a module to write; None for no limit. What truncation loses is reported.
     strength: factor on the whole update.
 
     Raises:
         SettingsError: unknown method, or a value out of range.
     """
 
-    method: str = "auto"
+    method: str = choices.Transfer.method
     size: SubspaceSize = field(default_factory=SubspaceSize)
-    threshold: float = 0.0
-    rank: int | None = None
-    strength: float = 1.0
+    threshold: float = choices.Transfer.threshold
+    rank: int | None = choices.Transfer.rank
+    strength: float = choices.Transfer.strength
 
     def __post_init__(self) -> None:
         if self.method != "auto" and self.method not in METHODS:
@@ -63,6 +64,16 @@ class TransferSettings:
             raise SettingsError(f"the rank must be at least 1, got {self.rank}")
         if not 0 <= self.threshold <= 1:
             raise SettingsError(f"the threshold must lie between 0 and 1, got {self.threshold}")
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Those to compute: the copy beside any other, and for "auto" what it chooses from."""
+        return ("copy", "lora-x") if self.method == "auto" else tuple(dict.fromkeys(("copy", self.method)))
+
+    @property
+    def needs_subspaces(self) -> bool:
+        """Whether one of these looks at the subspaces of the bases' weights."""
+        return any(METHODS[method].needs_subspaces for method in self.methods)
 
 
 @dataclass
@@ -96,15 +107,14 @@ def transfer(
         AdapterError: the adapter does not belong to the source base, or nothing of it fits the target.
         BaseModelError: a base weight cannot be read.
     """
-    settings, tell = settings or TransferSettings(), progress or (lambda done, total, label: None)
+    settings, tell = settings or TransferSettings(), progress or silent
     started = time.perf_counter()
     pairs = Pairs(source, target, settings.size, cache, device or "cpu")
     steps, unfed = lay_out(adapter, source, target, probe(pairs))
-    methods = ("copy", "lora-x") if settings.method == "auto" else tuple(dict.fromkeys(("copy", settings.method)))
     moved = []
     for done, step in enumerate(steps):
         tell(done, len(steps), step.key)
-        moved.append(move(step, methods, pairs, threshold=settings.threshold, rank=settings.rank))
+        moved.append(move(step, settings.methods, pairs, threshold=settings.threshold, rank=settings.rank))
     tell(len(steps), len(steps), "")
 
     inside = _inside(moved)
@@ -149,8 +159,8 @@ def _choose(asked: str, moved: list[Moved], inside: float | None) -> str:
     if inside is not None and inside >= INSIDE:
         return "lora-x"
     copied = [m.results["copy"][0] for m in moved if m.results["copy"][1].matched]
-    resized = [m.results["lora-x"][0] for m in moved if m.results["lora-x"][1].matched]
-    return "lora-x" if not any(copied) and any(resized) else "copy"
+    projected = [m.results["lora-x"][0] for m in moved if m.results["lora-x"][1].matched]
+    return "lora-x" if not any(copied) and any(projected) else "copy"
 
 
 def _inside(moved: list[Moved]) -> float | None:

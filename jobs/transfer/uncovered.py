@@ -23,9 +23,9 @@ def empty_blocks(steps: Sequence[Step], lines: Sequence[ModuleReport], unfed: se
     """
     changed = [describe(step.source.name) for step in steps if step.source is not None]
     roles, lists = {role for _, role in changed}, {_list(block) for block, _ in changed}
-    fates = [(s.target.name, line) for s, line in zip(steps, lines, strict=True) if s.target is not None]
-    filled = {name for name, line in fates if line.decision != DECISION_DROPPED}
-    missed = unfed | {name for name, line in fates if line.decision == DECISION_DROPPED and line.matched is not None}
+    outcomes = [(s.target.name, line) for s, line in zip(steps, lines, strict=True) if s.target is not None]
+    filled = {name for name, line in outcomes if line.decision != DECISION_DROPPED}
+    missed = unfed | {name for name, line in outcomes if line.decision == DECISION_DROPPED and line.matched is not None}
     blocks: dict[str, list[str]] = {}
     for item in items(target):
         if item.block != OUTSIDE and item.role in roles and _list(item.block) in lists:

@@ -16,8 +16,8 @@ def iso(updates: list[LowRank], rank: int | None = None) -> Merged:
     The mean runs over the singular values that the sum has, at most the sum of the ranks: zeros of an update of low
     rank have no directions of their own. A rank keeps the directions of the largest of them.
     """
-    total = lowrank.concatenate([LowRank(u.up.double(), u.down.double()) for u in updates])
-    whole, _ = lowrank.recompress(total)
+    summed = lowrank.concatenate([LowRank(u.up.double(), u.down.double()) for u in updates])
+    whole, _ = lowrank.truncate(summed)
     half = torch.linalg.vector_norm(whole.up, dim=0)
     size = half.square().mean().sqrt()
     kept = whole.rank if rank is None else min(rank, whole.rank)

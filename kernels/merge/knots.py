@@ -21,9 +21,9 @@ def knots(updates: list[LowRank], rank: int | None = None, *, density: float = 0
     rights = [torch.linalg.qr(u.down.double().T) for u in updates]
     blocks = [c @ r.T for c, (_, r) in zip(core.split([u.rank for u in updates], 1), rights, strict=True)]
     u, values, vt = torch.linalg.svd(torch.cat(blocks, 1), full_matrices=False)
-    live = values > values[0] * 1e-12
-    shares = vt[live].split([block.shape[1] for block in blocks], 1)
-    aligned = (share @ q.T for share, (q, _) in zip(shares, rights, strict=True))
+    live = values > values[0] * 1e-12  # the others are rounding
+    cores = vt[live].split([block.shape[1] for block in blocks], 1)
+    aligned = (v @ q.T for v, (q, _) in zip(cores, rights, strict=True))
     merged = disjoint_merge(trim(v, density) for v in aligned)
     half = values[live].sqrt()
     return from_factors(basis @ (u[:, live] * half), half[:, None] * merged, rank)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from .. import lowrank
 from ..kmeans import Clusters, kmeans
+from ..lock import locked
 from ..lowrank import LowRank
 from ..stacked import NEGLIGIBLE, zero
-from ..turns import in_turn
 from ..units import Units, units_of
 from .registry import Merged, method
 
@@ -91,7 +91,7 @@ def _means(units: Units, found: Clusters, reweight: bool) -> tuple[Tensor, Tenso
     return mean, mean.T
 
 
-@in_turn
+@locked
 def _top_pairs(units: Units, found: Clusters) -> tuple[Tensor, Tensor]:
     """Coefficients (M, k), (k, M) of each cluster's top singular pair √σ u, √σ vᵀ of Σ b aᵀ.
 
@@ -133,15 +133,15 @@ def _top_pairs(units: Units, found: Clusters) -> tuple[Tensor, Tensor]:
 def _distance(units: Units, left: Tensor, right: Tensor) -> float:
     """Relative Frobenius distance of the merged update from the sum of the units."""
     gb, ga = units.gb, units.ga
-    total = float((gb * ga).sum())
+    energy = float((gb * ga).sum())  # ‖Σ ΔW‖²
     mixed = left @ right
     rest = torch.eye(len(mixed), dtype=mixed.dtype) - mixed
-    return (max(float(((rest.T @ gb @ rest) * ga).sum()), 0.0) / total) ** 0.5 if total > 0 else 0.0
+    return (max(float(((rest.T @ gb @ rest) * ga).sum()), 0.0) / energy) ** 0.5 if energy > 0 else 0.0
 
 
 def _listing(units: Units, labels: Tensor) -> tuple[list[list[int]], list[int]]:
     """Clusters as lists of LoRAs and labels of the units in the order given, clusters numbered by their first unit."""
-    order = units.place.argsort()
+    order = units.position.argsort()
     names: dict[int, int] = {}
     listed = [names.setdefault(label, len(names)) for label in labels[order].tolist()]
     clusters: list[list[int]] = [[] for _ in names]

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any, NamedTuple, ParamSpec
 
+from ... import choices
 from ...errors import SettingsError
 from .. import checks
 from ..finite import all_finite
 from ..lowrank import LowRank
-from ..units import UNITS
 
 # What an option's value must be, wherever an option of that name occurs; other options their functions check.
 CHECKS: dict[str, Callable[[Any], None]] = {
     "density": partial(checks.share, "density"),
     "restarts": partial(checks.at_least_one, "restarts"),
-    "units": partial(checks.one_of, "form of units", choices=UNITS),
+    "units": partial(checks.one_of, "form of units", choices=choices.Merge.unit_forms),
 }
 Options = ParamSpec("Options")
 

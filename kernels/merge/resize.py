@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import SettingsError
 from ..lowrank import LowRank
-from ..stacked import cut, spectrum, stack
+from ..stacked import spectrum, stack, truncate
 from .registry import Merged, check
 
 
@@ -53,7 +53,7 @@ RULES: dict[str, tuple[Callable[[Tensor, float], int], float, float]] = {
 
 
 def choose_rank(values: Tensor, rule: str, amount: float) -> int:
-    """The rank that a rule gives for falling singular values; at least 1, at most their number.
+    """The rank that a rule gives for singular values (r,), falling; at least 1, at most their number.
 
     Raises:
         SettingsError: unknown rule, or an amount out of its range.
@@ -69,7 +69,11 @@ def choose_rank(values: Tensor, rule: str, amount: float) -> int:
 
 
 def resize(update: LowRank, rule: str, amount: float) -> Merged:
-    """The best update at the rank that the rule chooses, and its relative error.
+    """The best update at the rank that the rule chooses, and its relative Frobenius error.
+
+    Args:
+        update: (m, r) @ (r, n).
+        rule, amount: a name in RULES and its number.
 
     Raises:
         SettingsError: see :func:`choose_rank`; NaN or Inf in the update.
@@ -77,10 +81,10 @@ def resize(update: LowRank, rule: str, amount: float) -> Merged:
     check([update])
     stacked = stack([update])
     rank = choose_rank(spectrum(stacked), rule, amount)
-    return Merged(*cut(stacked, rank))
+    return Merged(*truncate(stacked, rank))
 
 
-def _reach(values: Tensor, share: float) -> int:
-    """How many values it takes until their sum is at least the share; a hair of rounding forgiven."""
+def _reach(values: Tensor, fraction: float) -> int:
+    """How many values it takes until they hold the fraction of their sum; a hair of rounding forgiven."""
     sums = values.double().cumsum(0)
-    return int(torch.searchsorted(sums, share * float(sums[-1]) * (1 - 1e-12))) + 1
+    return int(torch.searchsorted(sums, fraction * float(sums[-1]) * (1 - 1e-12))) + 1

@@ -1,14 +1,14 @@
-"""Merging by entries: thin out every ΔW, then add up or let the signs vote.
+"""Merging by entries: sparsify every ΔW, then add up or let the signs vote.
 
-TIES, DARE, DELLA and magnitude pruning are two steps each: a way to thin out (:func:`trim`, a random mask with one
+TIES, DARE, DELLA and magnitude pruning are two steps each: a way to sparsify (:func:`trim`, a random mask with one
 chance for all or those of :func:`keep`) and a way to combine (:func:`add`, :func:`disjoint_merge`). They work on the
-true m x n entries of ΔW, one LoRA at a time. Their results have full rank: a rank cuts them by SVD; without one the
-result keeps the sum of the sources' ranks, so that it is no larger than the exact sum (:func:`.results.from_entries`).
+true m x n entries of ΔW, one LoRA at a time. Their results have full rank: a rank truncates them by SVD; without one
+they keep the sum of the sources' ranks, so that they are no larger than the exact sum (:func:`.results.from_entries`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -23,10 +23,11 @@ EPSILON = 0.15
 
 @method(name="ties", display="TIES", paper="TIES-Merging (arXiv 2306.01708, NeurIPS 2023)")
 def ties(updates: list[LowRank], rank: int | None = None, *, density: float = 0.5) -> Merged:
-    """Trim every ΔW to `density` of its entries, elect a sign per entry, average the entries that have it.
+    """:func:`trim` every ΔW to `density` of its entries, :func:`elect_sign` per entry, :func:`disjoint_merge`.
 
-    The strengths take part in the election and in the mean. The mean divides by the number of LoRAs that agree, so
-    that a LoRA alone comes out at its own strength (mergekit's ``normalize`` divides by their weights).
+    Steps 1 to 3 of the paper's algorithm 1, with λ = 1. The strengths take part in the election and in the mean, which
+    divides by the number of LoRAs that agree: a LoRA alone comes out at its own strength (mergekit's ``normalize``
+    divides by their weights).
     """
     trimmed = (trim(update.dense(), density) for update in updates)
     return from_entries(disjoint_merge(trimmed), updates, rank)
@@ -34,7 +35,10 @@ def ties(updates: list[LowRank], rank: int | None = None, *, density: float = 0.
 
 @method(name="dare", display="DARE", paper="DARE (arXiv 2311.03099, ICML 2024), linear")
 def dare(updates: list[LowRank], rank: int | None = None, *, density: float = 0.5, seed: int = 0) -> Merged:
-    """Σ mask_i ∘ ΔW_i / density with independent masks that keep an entry with probability `density`."""
+    """Σ mask_i ∘ ΔW_i / density with independent masks that keep an entry with probability `density`, 1 − p there.
+
+    The masks are drawn on the CPU, LoRA by LoRA, from `seed`: the same on every device.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def dropped(entries: Tensor) -> Tensor:
@@ -92,26 +96,34 @@ def keep(entries: Tensor, density: float) -> Tensor:
     return torch.empty_like(entries).scatter_(1, order, (density + step).expand_as(entries))
 
 
-def add(parts: Iterable[Tensor]) -> Tensor:
-    """The sum, held in one matrix; only one part is in memory beside it."""
-    result = None
-    for part in parts:
-        result = part if result is None else result.add_(part)
+def add(dense_updates: Iterator[Tensor]) -> Tensor:
+    """The sum of at least one update (m, n), held in the first; only one other is in memory beside it."""
+    result = next(dense_updates)
+    for update in dense_updates:
+        result.add_(update)
     return result
 
 
-def disjoint_merge(parts: Iterable[Tensor]) -> Tensor:
-    """Elect a sign per entry and average the entries that have it (TIES-Merging, arXiv 2306.01708, steps 2 and 3).
+def elect_sign(summed: Tensor) -> Tensor:
+    """Where Σ ΔW_i, (m, n), elects +: true where it is at least 0 (TIES-Merging, arXiv 2306.01708, step 2)."""
+    return summed >= 0
 
-    The sign is that of the sum; the mean runs over the non-zero entries of that sign.
+
+def disjoint_merge(dense_updates: Iterable[Tensor]) -> Tensor:
+    """The mean, entry by entry, of those updates that have the elected sign there; 0 where none has it (TIES, step 3).
+
+    Args:
+        dense_updates: at least one, all of shape (m, n), already trimmed; taken one at a time, so that besides four
+            matrices for sums and counts only one is in memory.
     """
-    above = below = number_above = number_below = None
-    for part in parts:
-        if above is None:
-            above, below, number_above, number_below = (torch.zeros_like(part) for _ in range(4))
-        above += part.clamp_min(0)
-        below += part.clamp_max(0)
-        number_above += part > 0
-        number_below += part < 0
-    up = above + below >= 0
-    return torch.where(up, above, below) / torch.where(up, number_above, number_below).clamp_min(1)
+    tally: list[Tensor] = []
+    for update in dense_updates:
+        tally = tally or [torch.zeros_like(update) for _ in range(4)]
+        above, below, number_above, number_below = tally
+        above += update.clamp_min(0)
+        below += update.clamp_max(0)
+        number_above += update > 0
+        number_below += update < 0
+    above, below, number_above, number_below = tally
+    positive = elect_sign(above + below)
+    return torch.where(positive, above, below) / torch.where(positive, number_above, number_below).clamp_min(1)

@@ -16,14 +16,12 @@ def tsv(updates: list[LowRank], rank: int | None = None) -> Merged:
     """ΔW_i = U_i Σ_i V_iᵀ; U = [U_1 … U_T] and V likewise become their nearest orthonormal U⊥, V⊥; ΔW = U⊥ Σ V⊥ᵀ.
 
     The paper keeps min(m, n)/T triplets per task, so that all fit; LoRAs mostly fit as they are, and where their
-    ranks add up to more than min(m, n) each is cut to an equal share of it.
+    ranks add up to more than min(m, n) each is truncated to an equal part of it.
     """
-    share = None if sum(u.rank for u in updates) <= min(updates[0].shape) else min(updates[0].shape) // len(updates)
-    cut = [
-        lowrank.recompress(LowRank(u.up.double(), u.down.double()), max(share, 1) if share is not None else None)[0]
-        for u in updates
-    ]
-    up, down = torch.cat([u.up for u in cut], 1), torch.cat([u.down for u in cut], 0)
+    fits = sum(u.rank for u in updates) <= min(updates[0].shape)
+    per_task = None if fits else max(min(updates[0].shape) // len(updates), 1)
+    tasks = [lowrank.truncate(LowRank(u.up.double(), u.down.double()), per_task)[0] for u in updates]
+    up, down = torch.cat([u.up for u in tasks], 1), torch.cat([u.down for u in tasks], 0)
     half = torch.linalg.vector_norm(up, dim=0)  # Balanced factors: √σ on either side.
     safe = torch.where(half > 0, half, 1.0)
     left, right = orthonormal(up / safe), orthonormal(down.T / safe)

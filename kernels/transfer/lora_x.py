@@ -9,8 +9,8 @@ import torch
 
 from ..lowrank import LowRank, norm
 from ..spectral import Subspace
+from .map_dimensions import map_dimensions
 from .registry import method
-from .resize import resize
 
 
 @method(name="lora-x", display="LoRA-X (project)", paper="LoRA-X, arXiv 2501.16559")
@@ -19,10 +19,10 @@ def lora_x(update: LowRank, source: Subspace, target: Subspace) -> LowRank:
 
     The identity on an update inside the target's subspace (the adapter the paper trains), hence idempotent; an
     ordinary LoRA keeps only about (k/m)(k/n) of its energy. When the target has another shape, the coordinates in
-    the source's subspace are copied instead (:func:`.resize.resize`; experimental).
+    the source's subspace are copied instead (:func:`.map_dimensions.map_dimensions`; experimental).
     """
     if update.shape != target.shape:
-        return resize(update, source, target)
+        return map_dimensions(update, source, target)
     left, right = target.left.to(update.up), target.right.to(update.down)
     return LowRank(left @ (left.T @ update.up), (update.down @ right) @ right.T)
 

@@ -9,7 +9,7 @@ from ...errors import SettingsError
 from ..lowrank import LowRank
 from ..spectral import Subspace
 
-Run = Callable[[LowRank, Subspace | None, Subspace | None], LowRank]
+Run = Callable[[LowRank, Subspace, Subspace], LowRank]
 
 
 class Method(NamedTuple):
@@ -17,7 +17,7 @@ class Method(NamedTuple):
 
     name: what the user types; display: what menus show; paper: where it comes from;
     run(update, source, target) -> update of the target, in factored form;
-    needs_subspaces: False when `run` ignores the two subspaces (None may be passed).
+    needs_subspaces: False when the result does not depend on the two subspaces.
     """
 
     name: str

@@ -34,7 +34,7 @@ def turn(x: Tensor, start: Tensor, end: Tensor) -> Tensor:
 
     Args:
         x: (d, r).
-        start, end: (d, k) with orthonormal columns. The wider one is cut to the other's k.
+        start, end: (d, k) with orthonormal columns. Of the wider one the first columns count, as many as the other has.
 
     A pair closer than rounding stays where it is. At a right angle the plane is still well defined, only the choice
     of partner among equal angles is not.

@@ -20,7 +20,7 @@ from .base import HostBase
 from .learning import checkpointed, ordinary_tensors, sparing
 from .work import check_cancelled
 
-LIMIT = 999.0  # largest ratio: a flow's σ of .999
+LIMIT = 999.0  # largest sigma: a flow's time of .999
 DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -32,17 +32,19 @@ class HostDenoiser:
         clip: its CLIP; None where nothing is encoded.
         vae: its VAE, which tells latent spaces of one form apart; None trusts the form.
         dtype: of the computation, a name in DTYPES; auto is the host's choice.
-        said: prompts that were encoded already; the models of one run share it, so that each is encoded once.
+        conditionings: of prompts encoded already; the models of one run share it, so that each is encoded once.
     """
 
-    def __init__(self, model, clip=None, vae=None, *, dtype: str = "auto", label: str = "", said: dict | None = None):
+    def __init__(
+        self, model, clip=None, vae=None, *, dtype: str = "auto", label: str = "", conditionings: dict | None = None
+    ):
         self.patcher, self.clip, self.vae = model, clip, vae
         if DTYPES[dtype] is not None:
             self.patcher = model.clone()
             self.patcher.set_model_compute_dtype(DTYPES[dtype])
         self.base = HostBase(model)
         self.label = label or self.base.label
-        self.said = {} if said is None else said
+        self.conditionings = {} if conditionings is None else conditionings
         self._ready: dict[tuple, dict] = {}
 
     @cached_property
@@ -75,19 +77,21 @@ class HostDenoiser:
         encoder = self.clip.patcher
         whose = (id(encoder.model), encoder.patches_uuid if encoder.patches else None, self.clip.layer_idx)
         for prompt in prompts:
-            if (*whose, prompt) not in self.said:
+            if (*whose, prompt) not in self.conditionings:
                 check_cancelled()
-                self.said[(*whose, prompt)] = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt))
-        return [self.said[(*whose, prompt)] for prompt in prompts]
+                self.conditionings[(*whose, prompt)] = self.clip.encode_from_tokens_scheduled(
+                    self.clip.tokenize(prompt)
+                )
+        return [self.conditionings[(*whose, prompt)] for prompt in prompts]
 
-    def ratios(self, shares: Tensor) -> Tensor:
+    def sigmas(self, shares: Tensor) -> Tensor:
         from comfy.model_sampling import CONST
 
         sampling = self.sampling
-        sigmas = torch.tensor([float(sampling.percent_to_sigma(1 - share)) for share in shares.double().tolist()])
-        sigmas = sigmas.clamp(max(float(sampling.sigma_min), 1e-4), float(sampling.sigma_max))
+        own = torch.tensor([float(sampling.percent_to_sigma(1 - share)) for share in shares.double().tolist()])
+        own = own.clamp(max(float(sampling.sigma_min), 1e-4), float(sampling.sigma_max))
         flow = isinstance(sampling, CONST)
-        return (levels.ratio_of_flow(sigmas.clamp(max=LIMIT / (1 + LIMIT))) if flow else sigmas).clamp(max=LIMIT)
+        return (levels.sigma_of_flow(own.clamp(max=LIMIT / (1 + LIMIT))) if flow else own).clamp(max=LIMIT)
 
     def inward(self, latents: Tensor) -> Tensor:
         return self.real.process_latent_in(latents)
@@ -104,25 +108,25 @@ class HostDenoiser:
             self.patcher.cleanup()
             self._ready.clear()
 
-    def predict(self, clean: Tensor, noise: Tensor, ratio: Tensor, conditions: Sequence[list]) -> Tensor:
+    def predict(self, clean: Tensor, noise: Tensor, sigma: Tensor, conditions: Sequence[list]) -> Tensor:
         from comfy.model_sampling import CONST
 
         check_cancelled()
         device, sampling = self.patcher.load_device, self.sampling
-        clean, noise, ratio = clean.to(device), noise.to(device), ratio.to(device)
-        sigma = levels.flow_of_ratio(ratio) if isinstance(sampling, CONST) else ratio
-        noisy = sampling.noise_scaling(sigma, noise, clean)
+        clean, noise, sigma = clean.to(device), noise.to(device), sigma.to(device)
+        own = levels.flow_of_sigma(sigma) if isinstance(sampling, CONST) else sigma  # as the host counts for this model
+        noisy = sampling.noise_scaling(own, noise, clean)
         ready = [self._conds(condition, clean[:1]) for condition in conditions]
-        answers, order = [], []
+        parts, order = [], []
         for group in alike(ready):
             joined = {
                 name: value.concat([ready[i][name] for i in group[1:]]) for name, value in ready[group[0]].items()
             }
             options = dict(self.patcher.model_options.get("transformer_options", {}))
-            options |= {"cond_or_uncond": [0], "sigmas": sigma[group]}
-            answers.append(self.real.apply_model(noisy[group], sigma[group], transformer_options=options, **joined))
+            options |= {"cond_or_uncond": [0], "sigmas": own[group]}
+            parts.append(self.real.apply_model(noisy[group], own[group], transformer_options=options, **joined))
             order += group
-        return torch.cat(answers)[torch.tensor(order).argsort().to(device)].float()
+        return torch.cat(parts)[torch.tensor(order).argsort().to(device)].float()
 
     def _conds(self, condition: list, like: Tensor) -> dict:
         """The host's model inputs for one prompt, one sample each, made once per loading."""
@@ -218,9 +222,9 @@ def training_dtype(model) -> str:
 
 def _hook(module, inputs, output, *, student, shape):
     """A forward hook: the layer's output with the student's change in it."""
-    given = {"layer_kind": "linear"}
+    layer = {"layer_kind": "linear"}
     if isinstance(module, torch.nn.Conv2d):
-        given = {
+        layer = {
             "layer_kind": "conv2d",
             "stride": module.stride,
             "padding": module.padding,
@@ -228,7 +232,7 @@ def _hook(module, inputs, output, *, student, shape):
             "groups": module.groups,
         }
     bias = module.bias.to(output.device) if module.bias is not None else None
-    return changed(output, inputs[0].to(output.dtype), student.change(), bias, weight_shape=shape, **given)
+    return changed(output, inputs[0].to(output.dtype), student.change(), bias, weight_shape=shape, **layer)
 
 
 def alike(conditions: Sequence[Mapping]) -> list[list[int]]:

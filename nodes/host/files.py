@@ -35,11 +35,11 @@ def lora_path(name: str) -> Path | None:
     return Path(found) if found else None
 
 
-def save_folder(place: str) -> Path:
-    """Where LoRAs are saved: place "models" → the first folder of models/loras, "output" → output/loras."""
+def save_folder(kind: str) -> Path:
+    """Where LoRAs are saved: kind "models" → the first folder of models/loras, "output" → output/loras."""
     import folder_paths
 
-    if place == "models":
+    if kind == "models":
         return Path(folder_paths.get_folder_paths("loras")[0])
     return Path(folder_paths.get_output_directory()) / "loras"
 
@@ -62,10 +62,10 @@ def dataset_files() -> list[str]:
     """Names of the datasets in output/datasets and input, newest first; those in input begin with ``input/``."""
     import folder_paths
 
-    places = {"": dataset_folder(), "input/": Path(folder_paths.get_input_directory())}
+    folders = {"": dataset_folder(), "input/": Path(folder_paths.get_input_directory())}
     found = [
         (path.stat().st_mtime, prefix + path.relative_to(folder).as_posix())
-        for prefix, folder in places.items()
+        for prefix, folder in folders.items()
         if folder.is_dir()
         for path in folder.rglob("*.safetensors")
     ]

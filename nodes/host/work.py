@@ -30,7 +30,7 @@ class Progress:
 
     def __init__(self, *, spoken: bool = False):
         self._bar, self._spoken = None, spoken
-        self._began = self._said = time.monotonic()
+        self._began = self._last_message = time.monotonic()
         self._total, self._first = None, 0
 
     def __call__(self, done: int, total: int, label: str = "", preview=None) -> None:
@@ -42,8 +42,8 @@ class Progress:
             self._bar = comfy.utils.ProgressBar(total)  # another phase; the host's bars only go forward
             self._total, self._first, self._began = total, done, now
         self._bar.update_absolute(done, total, preview)
-        if self._spoken and label and (now - self._said > 1 or done >= total):
-            self._said = now
+        if self._spoken and label and (now - self._last_message > 1 or done >= total):
+            self._last_message = now
             _say(label + self._left(done, total, now))
 
     def show(self, image) -> None:

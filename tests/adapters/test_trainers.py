@@ -146,7 +146,7 @@ def test_peft(name, tmp_path):
     again = adapters.read(adapters.write(read, tmp_path / "elsewhere.safetensors"))
     merged = dict(model.merge_and_unload().named_parameters())
     assert len(read.modules) == len(peft_config(name).target_modules)
-    for adapter in (read, again, adapters.settled(read)):
+    for adapter in (read, again, read.with_alphas()):
         for key, module in adapter.modules.items():
             weight = key.removeprefix("base_model.model.") + ".weight"
             found = base[weight] + module.delta(base[weight])
@@ -162,7 +162,7 @@ def test_rslora_of_diffusers_metadata():
     adapter = adapters.from_state_dict(tensors, metadata)
     assert adapter.modules["unet.x"].scale() == pytest.approx(3.0)
     assert adapter.modules["text_encoder.y"].scale() == 1.0
-    plain = adapters.settled(adapter)
+    plain = adapter.with_alphas()
     assert float(plain.modules["unet.x"].tensors[".alpha"]) == pytest.approx(12.0)
     assert "lora_adapter_metadata" not in plain.metadata
     assert adapters.to_state_dict(adapter).keys() == tensors.keys()

@@ -182,7 +182,7 @@ print(top)
 
 
 def test_rows_read_only_their_bytes(tmp_path, monkeypatch):
-    from lora_graft.bases.tensors import TensorFile
+    from lora_graft.io.safetensors import TensorFile
 
     base = open_base(saved(tmp_path / "m.safetensors", {"a.weight": torch.randn(100, 10)}))
     sizes, read = [], TensorFile.raw
@@ -208,20 +208,23 @@ def test_refused_files(tmp_path, one):
         return tmp_path / name
 
     refused(tmp_path / "nowhere.safetensors", "does not exist")
-    refused(broken("empty.safetensors", b""), "truncated")
+    refused(broken("empty.safetensors", b""), "empty")
     refused(broken("head.safetensors", good[:20]), "truncated")
     refused(broken("tail.safetensors", good[:-5]), "truncated", key="blocks.0.proj.weight")
-    refused(broken("page.safetensors", b"<!DOCTYPE html><html></html>" * 9), "not a safetensors file")
-    refused(broken("list.safetensors", struct.pack("<Q", 2) + b"[]"), "not a safetensors file")
+    refused(broken("page.safetensors", b"<!DOCTYPE html><html></html>" * 9), "web page")
+    refused(broken("list.safetensors", struct.pack("<Q", 12) + b"[]" + b" " * 10), "Not a safetensors file")
     refused(broken("none.safetensors", struct.pack("<Q", 2) + b"{}"), "No weights")
     lying = json.dumps({"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 8]}}).encode()
     refused(broken("lie.safetensors", struct.pack("<Q", len(lying)) + lying + b"12345678"), "contradicts", key="a")
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}).encode()
+    refused(broken("gap.safetensors", struct.pack("<Q", len(header)) + header + b"12345678"), "gap", key="a")
+    refused(broken("long.safetensors", good + b"hidden"), "6 bytes more")
     torch.save({"a": torch.ones(2)}, tmp_path / "old.ckpt")
-    refused(tmp_path / "old.ckpt", "pickled", "safetensors")
+    refused(tmp_path / "old.ckpt", "pickle", "safetensors")
     torch.save({"a": torch.ones(2)}, tmp_path / "disguised.safetensors")
-    refused(tmp_path / "disguised.safetensors", "pickled")
+    refused(tmp_path / "disguised.safetensors", "pickle file")
     torch.save({"a": torch.ones(2)}, tmp_path / "older.safetensors", _use_new_zipfile_serialization=False)
-    refused(tmp_path / "older.safetensors", "pickled")
+    refused(tmp_path / "older.safetensors", "pickle file")
     lora = {"x.lora_up.weight": torch.ones(2, 2), "x.lora_down.weight": torch.ones(2, 2)}
     refused(saved(tmp_path / "lora.safetensors", lora), "adapter")
 

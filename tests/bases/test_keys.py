@@ -22,6 +22,10 @@ CASES = [
     ("text_encoders.clip_g.transformer.text_model.x", "te2", "comfy", "comfy", "text_model.x"),
     ("text_encoders.qwen25_7b.model.x", "teqwen25_7b", "comfy", "comfy", "model.x"),
     ("diffusion_model.double_blocks.0.img_attn.qkv", BODY, "comfy", "comfy", "double_blocks.0.img_attn.qkv"),
+    ("text_model.encoder.layers.0.mlp.fc1", "te1", "bare", "bare", "text_model.encoder.layers.0.mlp.fc1"),
+    ("base_model.model.text_model.encoder.x", "te1", "peft", "peft", "text_model.encoder.x"),
+    ("clip_g.transformer.text_model.x", "te2", "bare", "bare", "clip_g.transformer.text_model.x"),
+    ("t5xxl.transformer.encoder.x", "te3", "bare", "bare", "t5xxl.transformer.encoder.x"),
     ("double_blocks.0.img_attn.qkv", "", "bare", "bare", "double_blocks.0.img_attn.qkv"),
 ]
 

@@ -8,10 +8,10 @@ from lora_graft.names import (
     guess_architecture,
     known_names,
     known_weights,
+    metadata_architecture,
     names_for,
     names_of_adapters,
     style_of,
-    told_architecture,
 )
 
 TEXT = {
@@ -186,5 +186,5 @@ def test_most_keys_are_enough_when_asked():
     ],
 )
 def test_what_metadata_says(value, family):
-    assert told_architecture({"modelspec.architecture": value}) == family
-    assert told_architecture({"modelspec.architecture": "?", "ss_base_model_version": value}) == family
+    assert metadata_architecture({"modelspec.architecture": value}) == family
+    assert metadata_architecture({"modelspec.architecture": "?", "ss_base_model_version": value}) == family

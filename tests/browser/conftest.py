@@ -1,4 +1,4 @@
-"""One ComfyUI and one Chromium for all browser tests; without them the tests skip, and the last line says why."""
+"""One ComfyUI and one Chromium for all browser tests; without them the tests skip and say why."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-SKIPPED = pytest.StashKey[str]()
 
 
 def missing() -> str | None:
@@ -34,16 +33,8 @@ def pytest_collection_modifyitems(config, items):
     asked = [item for item in items if item.get_closest_marker("browser")]
     reason = missing() if asked else None
     if reason:
-        config.stash[SKIPPED] = f"{len(asked)} browser tests skipped: {reason}"
         for item in asked:
             item.add_marker(pytest.mark.skip(reason=reason))
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_unconfigure(config):
-    reason = config.stash.get(SKIPPED, None)
-    if reason and not hasattr(config, "workerinput"):
-        print(reason)
 
 
 @pytest.fixture(scope="module")

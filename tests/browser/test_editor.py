@@ -159,7 +159,7 @@ def test_advanced_inputs_are_folded(nodes_2, ours):
         if folded:
             box.get_by_test_id("advanced-inputs-button").click()
         for key in folded:
-            box.get_by_text(key, exact=True).wait_for(timeout=5000)
+            box.get_by_text(key, exact=True).wait_for(timeout=60_000)
 
 
 def test_search_finds_nodes_by_their_aliases(canvas, ours):

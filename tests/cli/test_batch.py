@@ -24,7 +24,7 @@ FILES = Spec("COMBO", NAMES)
 
 
 def place(text):
-    found = WORKFLOW.place(text, CATALOGUE)
+    found = WORKFLOW.node_input(text, CATALOGUE)
     return found.node, found.input
 
 

@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
-from lora_graft.cli.menus import readers
-from lora_graft.cli.merge import MergeMethod, Units, rank_of, weighted
+from lora_graft.choices import Merge
+from lora_graft.cli.menus import MergeMethod
+from lora_graft.cli.merge import rank_of, weighted
 from lora_graft.jobs.merge.report import MergeReport
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -29,7 +30,7 @@ def pair(shelf, lora_tensors):
     return shelf / "lora.safetensors", shelf / "second.safetensors"
 
 
-def deltas(path):
+def updates_in(path):
     tensors, found = load_file(path), {}
     for key in sorted({k.split(".lora_")[0] for k in tensors if ".lora_" in k}):
         up, down = (tensors[f"{key}.lora_{way}.weight"].double().flatten(1) for way in ("up", "down"))
@@ -51,7 +52,7 @@ def test_concat_is_the_weighted_sum(merge, pair):
     a, b = pair
     result, out = merge(f"{a}:0.8", f"{b}:-0.3", "--method", "concat", "--dtype", "fp32")
     assert result.exit_code == 0, result.output
-    first, second, mixed = deltas(a), deltas(b), deltas(out)
+    first, second, mixed = updates_in(a), updates_in(b), updates_in(out)
     assert mixed.keys() == first.keys()
     for key, got in mixed.items():
         want = 0.8 * first[key] - (0.3 * second[key] if key in second else 0)
@@ -63,7 +64,7 @@ def test_concat_is_the_weighted_sum(merge, pair):
 def test_strength_of_the_text_encoder(merge, pair):
     _, out = merge(f"{pair[0]}:0.5:2", pair[1], "--method", "concat", "--dtype", "fp32")
     key = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
-    torch.testing.assert_close(deltas(out)[key], 2 * deltas(pair[0])[key], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(updates_in(out)[key], 2 * updates_in(pair[0])[key], rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("method", [m.value for m in MergeMethod])
@@ -72,7 +73,7 @@ def test_every_method_at_a_rank(merge, pair, method):
     assert result.exit_code == 0, result.output
     report = MergeReport.from_json(result.stdout)
     assert report.method == method and report.settings["rank"] == 5
-    assert report.settings.get("seed") == (3 if method in readers("seed").split(", ") else None)
+    assert report.settings.get("seed") == (3 if method in Merge.readers["seed"] else None)
     downs = {t.shape[0] for k, t in load_file(out).items() if k.endswith("lora_down.weight")}
     assert max(downs) == 5
 
@@ -84,9 +85,9 @@ def test_report_picture_and_provenance(merge, pair, tmp_path):
     assert (out / "r.md").read_text("utf-8").startswith("# lora.safetensors + second.safetensors merged")
     assert (out / "p.png").read_bytes().startswith(b"\x89PNG")
     with safe_open(path, "pt") as file:
-        told = file.metadata()
-    assert told["lora_graft.method"] == "lego" and len(json.loads(told["lora_graft.loras"])) == 2
-    assert {"red frame", "blue"} <= {t for f in json.loads(told["ss_tag_frequency"]).values() for t in f}
+        metadata = file.metadata()
+    assert metadata["lora_graft.method"] == "lego" and len(json.loads(metadata["lora_graft.loras"])) == 2
+    assert {"red frame", "blue"} <= {t for f in json.loads(metadata["ss_tag_frequency"]).values() for t in f}
 
 
 def test_the_same_inputs_give_the_same_file(merge, pair):
@@ -104,7 +105,7 @@ def test_layouts_and_bases(merge, pair, shelf, layout, cli, tmp_path):
     result, out = merge(pair[0], f"{other}:0.5", "--method", "concat", "--dtype", "fp32", *base)
     assert result.exit_code == 0, result.output
     _, plain = merge(pair[0], f"{pair[1]}:0.5", "--method", "concat", "--dtype", "fp32", name="y.safetensors")
-    mixed, same = deltas(out), deltas(plain)
+    mixed, same = updates_in(out), updates_in(plain)
     assert mixed.keys() == same.keys()
     for key in same:
         torch.testing.assert_close(mixed[key], same[key], rtol=2e-3, atol=1e-5)
@@ -156,15 +157,6 @@ def test_ranks():
             rank_of(text)
 
 
-def test_menus_are_those_of_the_registry():
-    from lora_graft.kernels.merge import METHODS, UNITS
-
-    assert [m.value for m in MergeMethod] == list(METHODS)
-    assert [u.value for u in Units] == list(UNITS)
-    for option in ("density", "units", "seed", "output_reweighting"):
-        assert readers(option) == ", ".join(m.name for m in METHODS.values() if option in m.options)
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -205,7 +197,7 @@ def test_bad_input_writes_nothing(listing, merge, pair, shelf, lora_tensors, arg
     )
     save_file({**lora_tensors, key: torch.ones(50, 4)}, tmp_path / "wide.safetensors")
     save_file({**lora_tensors, key: torch.full((48, 4), torch.nan)}, tmp_path / "nan.safetensors")
-    places = {
+    files = {
         "A": pair[0],
         "B": pair[1],
         "F": tmp_path / "flux.safetensors",
@@ -213,7 +205,7 @@ def test_bad_input_writes_nothing(listing, merge, pair, shelf, lora_tensors, arg
         "N": tmp_path / "nan.safetensors",
         "O": shelf / "other.safetensors",
     }
-    filled = [str(places.get(a.split(":")[0], a.split(":")[0])) + a[len(a.split(":")[0]) :] for a in arguments]
+    filled = [str(files.get(a.split(":")[0], a.split(":")[0])) + a[len(a.split(":")[0]) :] for a in arguments]
     out = tmp_path / "out"
     result, _ = merge(*filled, "--report", out / "r.json", "--plot", out / "p.png")
     assert result.exit_code == 1, result.output
@@ -240,3 +232,17 @@ def test_the_device_arrives(merge, pair, monkeypatch, device):
     monkeypatch.setattr(job, "merge", lambda *a, device, **k: seen.append(device) or run(*a, **k))
     result, _ = merge(*pair, "--method", "concat", "--device", device)
     assert result.exit_code == 0 and seen == [device], result.output
+
+
+def test_the_device_arrives_at_lego_in_resize(cli, pair, tmp_path, monkeypatch):
+    from lora_graft.jobs.merge import merge as job
+
+    seen, run = [], job.merge
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(job, "merge", lambda *a, device, **k: seen.append(device) or run(*a, **k))
+    for number, more in enumerate(([], ["--device", "cpu"])):
+        arguments = ("resize", pair[0], "--rank", 2, "--lego", "-o", tmp_path / f"{number}.safetensors", *more)
+        assert cli(*arguments).exit_code == 0
+    assert seen == ["cuda", "cpu"]
+    result = cli("resize", pair[0], "--rank", 2, "-o", tmp_path / "x.safetensors", "--device", "cpu")
+    assert result.exit_code == 2 and "--lego" in result.output

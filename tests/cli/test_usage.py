@@ -5,29 +5,13 @@ import subprocess
 import sys
 
 import pytest
-from lora_graft.cli import menus, options
-from lora_graft.cli.output import claim, staged
+import torch
+from lora_graft.cli.output import outputs, publish
 from lora_graft.cli.progress import progress
 from lora_graft.errors import GraftError
-
-
-def test_menus_are_those_of_the_registries():
-    from lora_graft.adapters import LAYOUTS
-    from lora_graft.adapters.layouts import DTYPES
-    from lora_graft.kernels.transfer import METHODS
-
-    assert menus.method_names() == tuple(METHODS)
-    assert [choice.value for choice in options.MethodName] == ["auto", *METHODS]
-    assert {choice.value for choice in options.Layout} - {"same"} <= set(LAYOUTS)
-    assert {choice.value for choice in options.Dtype} <= set(DTYPES)
-
-
-def test_a_new_method_file_appears_in_the_menu(tmp_path):
-    (tmp_path / "__init__.py").write_text("from . import b, a\nfrom .registry import METHODS\n")
-    (tmp_path / "a.py").write_text('@method(name="first", display="F", paper="p")\ndef run(): ...\n')
-    (tmp_path / "b.py").write_text('@method(display="S", paper="p", name="second")\ndef run(): ...\n')
-    (tmp_path / "registry.py").write_text("def method(*, name): ...\n")
-    assert menus.method_names(tmp_path) == ("second", "first")
+from lora_graft.io.outputs import claim, staged
+from safetensors.torch import load_file
+from typer import BadParameter
 
 
 def test_help_needs_no_torch():
@@ -160,3 +144,31 @@ def test_progress_shows_on_a_terminal_only(terminal, monkeypatch):
         tell(3, 8, "a.long.name[0:64]")
     assert ("3/8" in screen.getvalue() and "[0:64]" in screen.getvalue()) == terminal
     assert bool(screen.getvalue()) == terminal
+
+
+def test_what_is_published_appears_together_or_not_at_all(tmp_path):
+    from lora_graft.adapters import from_state_dict
+
+    class Said:
+        def to_json(self):
+            return "{}"
+
+        def to_markdown(self):
+            return "# Ä"
+
+    paths = {"adapter": tmp_path / "a.safetensors", "report": tmp_path / "r.md", "json": tmp_path / "all"}
+    asked = outputs(**paths, force=False, inputs=())
+    ones = {f"lora_unet_x.lora_{side}.weight": torch.ones(2, 2) for side in ("up", "down")}
+    adapter = from_state_dict(ones)
+    with pytest.raises(GraftError):
+        publish(asked, Said(), adapter, dtype="fp7")
+    assert list(tmp_path.iterdir()) == []
+    assert publish(asked, Said(), adapter, dtype="fp16") == list(paths.values())
+    assert paths["report"].read_text("utf-8") == "# Ä" and paths["json"].read_text() == "{}"
+    assert {t.dtype for t in load_file(paths["adapter"]).values()} == {torch.float16}
+
+
+@pytest.mark.parametrize("wrong", [{"adapter": "a.pt"}, {"report": "r.txt"}, {"plot": "p.jpg"}])
+def test_names_of_outputs_are_checked_before_the_work(tmp_path, wrong):
+    with pytest.raises(BadParameter, match="must end in"):
+        outputs(**{name: tmp_path / file for name, file in wrong.items()}, force=False, inputs=())

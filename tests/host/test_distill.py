@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
+from distill_graph import DistillGraph, family, frames, ok, parsed  # noqa: F401
 from graphs import NODE
-from lessons import Lessons, family, frames, ok, told  # noqa: F401
 from safetensors import safe_open
 
 pytestmark = pytest.mark.host
@@ -16,7 +16,7 @@ KINDS = ["lora", "lora-x", "lora-x-diagonal", "loha", "lokr", "dora"]
 
 
 def test_from_prompts_to_a_picture_on_an_unrelated_base(family):  # noqa: F811
-    graph = Lessons()
+    graph = DistillGraph()
     models, lora, vae = graph.models("family_a", "family_s"), graph.lora("family_frame_a"), graph.vae()
     prompts = graph.out(
         NODE + "SyntheticPrompts",
@@ -42,10 +42,10 @@ def test_from_prompts_to_a_picture_on_an_unrelated_base(family):  # noqa: F811
     explained = float(result.text(share))
     assert explained > 0.5 and f"reproduces {explained:.0%} of the effect" in report.replace(" %", "%")
     assert "16 of 16 samples were kept" in result.text(data)
-    assert told(result, previews)["shape"] == [16, 64, 64, 3] and told(result, previews)["spread"] > 0.05
-    assert told(result, curve)["shape"] == [1, 420, 768, 3]
-    shape = told(result, sheet)["shape"]
-    assert shape[0] == 1 and shape[1] > 3 * 64 and shape[2] > 3 * 64 and told(result, sheet)["spread"] > 0.05
+    assert parsed(result, previews)["shape"] == [16, 64, 64, 3] and parsed(result, previews)["spread"] > 0.05
+    assert parsed(result, curve)["shape"] == [1, 420, 768, 3]
+    shape = parsed(result, sheet)["shape"]
+    assert shape[0] == 1 and shape[1] > 3 * 64 and shape[2] > 3 * 64 and parsed(result, sheet)["spread"] > 0.05
     assert len(result.outputs[node]["images"]) == 1, "the sheet is shown under the node"
 
     path = Path(result.text(saved).removeprefix("Saved "))
@@ -63,7 +63,7 @@ def test_from_prompts_to_a_picture_on_an_unrelated_base(family):  # noqa: F811
     same, again = graph.compare([node, 1], core), graph.pictures(core)
     result = ok(family.run(graph, seconds=300))
     assert node not in result.ran(), "the node's result was kept by the host"
-    seen = told(result, same)
+    seen = parsed(result, same)
     assert seen["worst"] == 0 and seen["largest_change"] > 0.01 and len(seen["patched"]) == 15
     assert frames(family, result, again) == taught
 
@@ -74,7 +74,7 @@ def test_from_prompts_to_a_picture_on_an_unrelated_base(family):  # noqa: F811
 )
 def test_every_architecture_and_kind_reloads_as_it_was(family, arch, kinds):  # noqa: F811
     def build():
-        graph = Lessons()
+        graph = DistillGraph()
         models, lora = graph.models(f"{arch}_a", f"{arch}_b"), graph.lora(arch)
         data = graph.dataset(models, lora, count=4, steps=2, cfg=1.0)
         nodes = [
@@ -95,7 +95,7 @@ def test_every_architecture_and_kind_reloads_as_it_was(family, arch, kinds):  # 
     compared = [graph.compare([node, 1], core) for node, core in zip(nodes, cores, strict=True)]
     result = ok(family.run(graph, seconds=300))
     for kind, report, node in zip(kinds, reports, compared, strict=True):
-        seen = told(result, node)
+        seen = parsed(result, node)
         assert seen["worst"] == 0 and seen["largest_change"] > 1e-4, kind
         assert f"{len(seen['patched'])} weights that the adapter changes" in report
         if arch == "sd15":
@@ -105,7 +105,7 @@ def test_every_architecture_and_kind_reloads_as_it_was(family, arch, kinds):  # 
 
 def test_prompts_of_every_length(family):  # noqa: F811
     """One, two and three chunks of the text encoder's 77 tokens, and none, in one batch."""
-    graph = Lessons()
+    graph = DistillGraph()
     models, lora = graph.models("sd15_a", "sd15_b"), graph.lora("sd15")
     prompts = "\n".join(["a box", "a box, " * 40, "a red box on a table, " * 25])
     data = graph.dataset(models, lora, count=6, steps=1, cfg=2.0, prompts=prompts, negative="bad, " * 60)
@@ -114,7 +114,7 @@ def test_prompts_of_every_length(family):  # noqa: F811
 
 
 def test_dataset_from_disk(family):  # noqa: F811
-    graph = Lessons()
+    graph = DistillGraph()
     models, lora = graph.models("family_a", "family_b"), graph.lora("family_slant_a")
     data = graph.dataset(models, lora, seed=5)
     saved = graph.add(NODE + "SaveDataset", dataset=[data, 0], filename_prefix="mine/slant")
@@ -126,16 +126,16 @@ def test_dataset_from_disk(family):  # noqa: F811
     second = graph.distill([loaded, 0], models, lora)
     same, report = graph.compare([first, 1], [second, 1]), graph.value([loaded, 1])
     result = ok(family.run(graph, seconds=300))
-    assert told(result, same)["worst"] == 0 and told(result, same)["largest_change"] > 0
+    assert parsed(result, same)["worst"] == 0 and parsed(result, same)["largest_change"] > 0
     assert "8 of 8 samples were kept" in result.text(report) and second in result.ran()
-    graph = Lessons()
+    graph = DistillGraph()
     gone = graph.add(NODE + "LoadDataset", file="mine/gone.safetensors")
     graph.value([gone, 1])
     assert family.run(graph).status == "rejected"
 
 
 def test_several_loras_become_one(family):  # noqa: F811
-    graph = Lessons()
+    graph = DistillGraph()
     models = graph.models("family_a", "family_a")
     loras = [graph.lora(f"family_{effect}_a") for effect in ("frame", "stripes")]
     data = graph.dataset(models, *loras)
@@ -146,7 +146,7 @@ def test_several_loras_become_one(family):  # noqa: F811
 
 def test_another_latent_space(family):  # noqa: F811
     """Flux has other latents than SD3: `auto` takes the way through pictures, and both VAEs are needed for it."""
-    graph = Lessons()
+    graph = DistillGraph()
     models, lora = graph.models("family_a", "flux_a"), graph.lora("family_frame_a")
     vaes = {"source_vae": graph.vae(), "target_vae": graph.vae("taesd16")}
     data = graph.dataset(models, lora, count=4, **vaes)
@@ -154,18 +154,18 @@ def test_another_latent_space(family):  # noqa: F811
     sheet = graph.value([node, 3])
     result = ok(family.run(graph, seconds=300))
     assert "different latent spaces" in result.text(node) and "from pictures" in result.text(node)
-    assert told(result, sheet)["spread"] > 0.02
-    for objective, more, said in (("auto", {}, "a VAE is missing"), ("difference", vaes, "'difference' compares")):
+    assert parsed(result, sheet)["spread"] > 0.02
+    for objective, more, message in (("auto", {}, "a VAE is missing"), ("difference", vaes, "'difference' compares")):
         node = graph.distill([data, 0], models, lora, **more, objective=objective)
         broken = family.run(graph)
-        assert broken.status == "error" and broken.error["node_id"] == node and said in broken.message
+        assert broken.status == "error" and broken.error["node_id"] == node and message in broken.message
         del graph[node]
     assert "SD3" in broken.message and "Flux" in broken.message
 
 
 def test_references_choose_samples(family):  # noqa: F811
     """A vision model that sees the border: pictures with the golden frame are accepted, the source's own are not."""
-    graph = Lessons()
+    graph = DistillGraph()
     models, lora, vae = graph.models("family_a", None), graph.lora("family_frame_a"), graph.vae()
     known = graph.dataset(models, lora, seed=300, count=6, source_vae=vae)
     eye = graph.out("Probe_Eye")
@@ -176,7 +176,7 @@ def test_references_choose_samples(family):  # noqa: F811
     result = ok(family.run(graph, seconds=300))
     kept = int(re.search(r"(\d+) of 16 samples were kept", result.text(nothing))[1])
     assert kept < 12, "the source's own pictures are no longer told apart from themselves"
-    graph = Lessons()
+    graph = DistillGraph()
     models = graph.models("family_a", None)
     data = graph.dataset(
         models,
@@ -188,7 +188,7 @@ def test_references_choose_samples(family):  # noqa: F811
 
 
 def test_matched_strength_is_built_into_the_adapter(family):  # noqa: F811
-    graph = Lessons()
+    graph = DistillGraph()
     models, lora = graph.models("family_a", "family_b"), graph.lora("family_frame_a")
     drawing = {
         "width": 64,
@@ -215,5 +215,5 @@ def test_matched_strength_is_built_into_the_adapter(family):  # noqa: F811
         "LoraLoaderModelOnly", model=models["target"], lora_name="family_frame_a.safetensors", strength_model=strength
     )
     compared = graph.compare([ours, 0], core)
-    seen = told(ok(family.run(graph, seconds=300)), compared)
+    seen = parsed(ok(family.run(graph, seconds=300)), compared)
     assert seen["worst"] < 2e-3 and len(seen["patched"]) == 15

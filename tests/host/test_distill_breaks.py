@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from lessons import Lessons, family, ok, told  # noqa: F401
+from distill_graph import DistillGraph, family, ok, parsed  # noqa: F401
 
 pytestmark = pytest.mark.host
 CLEAN = {"hooks": 0, "overrides": 0, "requires_grad": 0, "grads": 0, "in_training": 0}
@@ -15,19 +15,19 @@ CLEAN = {"hooks": 0, "overrides": 0, "requires_grad": 0, "grads": 0, "in_trainin
 @pytest.fixture(scope="module")
 def before(family):  # noqa: F811
     """Hashes of the models before anything has touched them."""
-    graph = Lessons()
+    graph = DistillGraph()
     models = graph.models("family_a", "family_b")
     nodes = graph.state_of(models)
     result = ok(family.run(graph))
-    return [told(result, node) for node in nodes]
+    return [parsed(result, node) for node in nodes]
 
 
 def untouched(family, before):  # noqa: F811
     """The models are the same objects as before (the host keeps loaders' results), and the same bytes."""
-    graph = Lessons()
+    graph = DistillGraph()
     nodes = graph.state_of(graph.models("family_a", "family_b"))
     result = ok(family.run(graph))
-    assert [told(result, node) for node in nodes] == before
+    assert [parsed(result, node) for node in nodes] == before
     assert before[1] == before[3] == CLEAN and before[0]["patched"] == []
 
 
@@ -48,7 +48,7 @@ def run_until(family, graph, node, reached):  # noqa: F811
 
 def learning(steps=30, seed=0, **more):
     """Base A's frame onto base B. Each test has its own seed, so that the host does not remember another's run."""
-    graph = Lessons()
+    graph = DistillGraph()
     models, lora = graph.models("family_a", "family_b"), graph.lora("family_frame_a")
     data = graph.dataset(models, lora, seed=seed)
     node = graph.distill([data, 0], models, lora, steps=steps, seed=seed, lessons=64, batch=16, **more)
@@ -62,7 +62,7 @@ def test_bases_are_not_changed_and_nothing_stays_behind(family, before):  # noqa
 
 
 def test_cancel_while_drawing(family, before):  # noqa: F811
-    graph = Lessons()
+    graph = DistillGraph()
     models, lora = graph.models("family_a", "family_b"), graph.lora("family_frame_a")
     data = graph.dataset(models, lora, count=2000, seed=2, batch=4)
     run_until(family, graph, data, lambda value, of: value >= 4)
@@ -91,11 +91,11 @@ def test_cancel_while_learning_keeps_the_best_and_goes_on_from_there(family, bef
     graph["whole"] = {**graph[node], "inputs": {**graph[node]["inputs"], "checkpoint_every": 7, "strengths": "1.0"}}
     same = graph.compare([node, 1], ["whole", 1])
     result = ok(family.run(graph, seconds=300))
-    assert told(result, halfway)["largest_change"] > 0
+    assert parsed(result, halfway)["largest_change"] > 0
     # Both nodes are one run to a checkpoint; whichever the host takes first goes on from it, the other is unbroken.
     resumed = [m for m in (re.search(r"went on from its step (\d+)", result.text(n)) for n in (again, "whole")) if m]
     assert len(resumed) == 1 and 3 <= int(resumed[0][1]) < 30
-    assert told(result, same)["worst"] == 0 and told(result, same)["largest_change"] > 1e-3
+    assert parsed(result, same)["worst"] == 0 and parsed(result, same)["largest_change"] > 1e-3
     assert not list(kept.glob("*.safetensors")), "a finished run leaves no checkpoint"
     assert result.text(saved)
     salvaged.unlink()
@@ -115,13 +115,13 @@ def test_checkpointing_changes_nothing(family):  # noqa: F811
     graph, models, data, on = learning(3, seed=5, checkpointing="on")
     graph["off"] = {**graph[on], "inputs": {**graph[on]["inputs"], "checkpointing": "off"}}
     same = graph.compare([on, 1], ["off", 1])
-    seen = told(ok(family.run(graph, seconds=300)), same)
+    seen = parsed(ok(family.run(graph, seconds=300)), same)
     assert seen["worst"] < 1e-3 and seen["largest_change"] > 1e-4
 
 
 @pytest.mark.parametrize(("where", "calls"), [("source", 1), ("target", 1), ("target", 8)])
 def test_a_model_that_breaks(family, before, where, calls):  # noqa: F811
-    """While the lessons are made, or while it learns: the message is the model's own."""
+    """While the noisy latents are made, or while it learns: the message is the model's own."""
     graph, models, _, node = learning(6, seed=6)
     broken = graph.out("Probe_Spoilt", model=models[where], calls=calls, how="raise")
     graph[node]["inputs"][where] = broken
@@ -137,7 +137,7 @@ def test_nan(family, before):  # noqa: F811
     result = family.run(graph, seconds=300)
     assert result.status == "error" and "answers NaN or Inf" in result.message and "bf16" in result.message
     graph, models, _, node = learning(6, seed=7)
-    # 96 lessons in 6 passes, 2 for the first check, a step, 2 for its check, a step, 2 for its check
+    # 96 noisy latents in 6 passes, 2 for the first check, a step, 2 for its check, a step, 2 for its check
     graph[node]["inputs"]["target"] = graph.out("Probe_Spoilt", model=models["target"], calls=14, how="nan")
     value = graph.value([node, 0])
     result = ok(family.run(graph, seconds=300))
@@ -147,7 +147,7 @@ def test_nan(family, before):  # noqa: F811
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"data": {"prompts": "\n  \n"}}, ["no prompts", "Synthetic Prompts"]),
         ({"data": {"least_action": 9.0}}, ["All 8 samples were rejected", "median", "Lower the thresholds"]),
@@ -158,7 +158,7 @@ def test_nan(family, before):  # noqa: F811
     ],
     ids=["no prompts", "all rejected", "no LoRA", "strengths", "DoRA matched", "nothing to match"],
 )
-def test_bad_input(family, change, said):  # noqa: F811
+def test_bad_input(family, change, message):  # noqa: F811
     graph, _, data, node = learning(1, seed=8)
     for name, inputs in (("data", data), ("node", node)):
         for key, value in change.get(name, {}).items():
@@ -166,7 +166,7 @@ def test_bad_input(family, change, said):  # noqa: F811
             if value is None:
                 del graph[inputs]["inputs"][key]
     result = family.run(graph, seconds=300)
-    assert result.status == "error" and all(words in result.message for words in said), result.message
+    assert result.status == "error" and all(words in result.message for words in message), result.message
 
 
 def test_a_start_of_another_architecture(family):  # noqa: F811

@@ -39,7 +39,7 @@ def test_starting_imports_no_work_and_no_pictures(host):
     assert not loaded & {"matplotlib", "typer", "websockets", "sklearn", "peft", "lycoris"}
     pack = {name.split(f"{PACK_NAME}.")[1].split(".")[0] for name in loaded if f"{PACK_NAME}." in name}
     assert "nodes" in pack
-    assert pack <= {"nodes", "kernels", "names", "errors", "version"}
+    assert pack <= {"nodes", "kernels", "names", "choices", "errors", "version"}
 
 
 def test_ids_inputs_and_outputs_are_the_published_ones(host):

@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 from graphs import NODE, Graph
+from lora_graft.choices import Prompts
 from lora_graft.family.materialize import materialize
-from lora_graft.jobs.distill.prompts import TEMPLATE
 
 pytestmark = pytest.mark.host
 
@@ -26,7 +26,7 @@ def family(host):
 
 def made(host, graph: Graph, **inputs):
     """The result of the graph with the node, its prompts and its report."""
-    given = {"seed_prompts": "", "count": 12, "template": TEMPLATE, "seed": 3} | inputs
+    given = {"seed_prompts": "", "count": 12, "template": Prompts.template, "seed": 3} | inputs
     node = graph.add(NODE + "SyntheticPrompts", **given)
     shown = [graph.add("PreviewAny", source=[node, weight_slice]) for weight_slice in (0, 1)]
     result = host.run(graph)
@@ -57,7 +57,7 @@ def test_tags_seeds_and_trigger_words_meet(family):
 
 def test_nothing_to_draw_from_stops_with_what_to_do(host):
     graph = Graph()
-    node = graph.add(NODE + "SyntheticPrompts", seed_prompts=" \n", count=4, template=TEMPLATE, seed=0)
+    node = graph.add(NODE + "SyntheticPrompts", seed_prompts=" \n", count=4, template=Prompts.template, seed=0)
     graph.add("PreviewAny", source=[node, 0])
     result = host.run(graph)
     assert result.status == "error"
@@ -66,5 +66,5 @@ def test_nothing_to_draw_from_stops_with_what_to_do(host):
 
 def test_the_widget_shows_the_default_template(host):
     inputs = json.loads(host.get("/object_info"))[NODE + "SyntheticPrompts"]["input"]["required"]
-    assert inputs["template"][1]["default"] == TEMPLATE
+    assert inputs["template"][1]["default"] == Prompts.template
     assert not inputs["template"][1].get("dynamicPrompts") and not inputs["seed_prompts"][1].get("dynamicPrompts")

@@ -34,8 +34,8 @@ def _node(node: dict) -> dict:
         for key, spec in node["input"].get(kind, {}).items()
     }
     outputs = {
-        str(weight_slice): {"name": name, "tooltip": tip or ""}
-        for weight_slice, (name, tip) in enumerate(zip(node["output_name"], node["output_tooltips"], strict=True))
+        str(number): {"name": name, "tooltip": tip or ""}
+        for number, (name, tip) in enumerate(zip(node["output_name"], node["output_tooltips"], strict=True))
     }
     return {
         "display_name": node["display_name"],

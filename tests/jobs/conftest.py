@@ -8,8 +8,7 @@ from lora_graft import adapters
 from lora_graft.bases import open_base
 from lora_graft.family.denoiser import FamilyDenoiser
 from lora_graft.family.materialize import materialize
-from lora_graft.jobs.distill.bank import Teacher
-from lora_graft.jobs.distill.denoiser import Drawing
+from lora_graft.jobs.distill.denoiser import Drawing, Teacher
 from lora_graft.jobs.distill.generate import Generation, generate
 
 PROMPTS = ["red digit two", "a green three", "white digit zero", "number four in blue ink"]

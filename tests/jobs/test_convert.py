@@ -4,7 +4,8 @@ import pytest
 import torch
 from lora_graft.adapters import from_state_dict
 from lora_graft.errors import AdapterError, SettingsError
-from lora_graft.jobs.convert import convert, names_of
+from lora_graft.jobs.convert import convert
+from lora_graft.jobs.names import names_of
 from lora_graft.names import known_names, known_weights
 
 RANK = 2

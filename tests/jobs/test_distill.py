@@ -11,15 +11,16 @@ from lora_graft.errors import SettingsError
 from lora_graft.family import judge, materialize
 from lora_graft.family.denoiser import FamilyDenoiser
 from lora_graft.family.sample import sample
-from lora_graft.jobs.distill.bank import HELD_OUT, Teacher, fill, lessons
+from lora_graft.jobs.distill.denoiser import Teacher
 from lora_graft.jobs.distill.distill import Distillation, choose, distill
-from lora_graft.jobs.distill.pace import Training
+from lora_graft.jobs.distill.noisy_latents import HELD_OUT, make_noisy_latents, set_target_predictions
+from lora_graft.jobs.distill.schedule import Training
 
 SHORT = Training(steps=3, batch=8, accumulation=2)
 
 
 def settings(training=SHORT, **more):
-    return Distillation(**{"rank": 4, "lessons": 16, "training": training, **more})
+    return Distillation(**{"rank": 4, "noisy_latents": 16, "training": training, **more})
 
 
 def run(lab, target="s", loras=("frame_a",), dataset=None, chosen=None, teacher=None, **more):
@@ -57,7 +58,7 @@ class Counting(FamilyDenoiser):
 
 
 def test_the_effect_arrives_on_an_unrelated_base(lab, tmp_path):
-    learnt = run(lab, chosen=Distillation(rank=8, lessons=256, training=Training(20)))
+    learnt = run(lab, chosen=Distillation(rank=8, noisy_latents=256, training=Training(20)))
     assert learnt.report.explained > 0.6 and learnt.report.objective == "difference"
     assert learnt.report.losses[-1] < learnt.report.losses[0] / 2
     written = adapters.read(adapters.write(learnt.adapter, tmp_path / "s.safetensors", provenance=learnt.provenance))
@@ -77,14 +78,34 @@ def test_the_effect_arrives_on_an_unrelated_base(lab, tmp_path):
     assert alone < 0.2 and copied < 0.2, "weights alone carry nothing to a stranger"
     assert taught > 0.7
     text = learnt.report.to_markdown()
+    assert re.search(r"Time: preparing [\d.]+ s, learning [\d.]+ s", text)
     assert "family_frame_a.safetensors of family_a was taught to family_s in 20 steps" in text
     assert written.metadata["ss_tag_frequency"] == lab.family.adapter("frame_a").metadata["ss_tag_frequency"]
     assert len(written.modules) == 15 and {module.rank for module in written.modules.values()} == {8}
 
 
+def test_files_name_the_settings_as_ever():
+    """The number of noisy latents has been called "lessons" in files from the first version on."""
+    stored = Distillation(noisy_latents=16).stored()
+    assert stored["lessons"] == 16 and stored["training"]["steps"] == 100
+    assert list(stored) == [
+        "objective",
+        "kind",
+        "rank",
+        "alpha",
+        "where",
+        "effect",
+        "match_effect",
+        "lessons",
+        "training",
+    ]
+
+
 def test_same_seed_same_file_and_other_seed_another(lab, tmp_path):
     files = [
-        file_of(run(lab, chosen=settings(Training(2, batch=8, seed=seed))), tmp_path / f"{i}.safetensors")
+        file_of(
+            run(lab, chosen=settings(Training(2, batch=8, accumulation=1, seed=seed))), tmp_path / f"{i}.safetensors"
+        )
         for i, seed in enumerate((3, 3, 4))
     ]
     assert files[0] == files[1] != files[2]
@@ -94,23 +115,31 @@ def test_several_adapters_are_the_sum_of_their_effects(lab):
     target, names = lab.model("b"), ("frame_a", "slant_a", "stripes_a")
     teacher, dataset = lab.teacher(*names), lab.dataset()
 
-    def goals(teacher, strength=1.0):
-        bank = lessons(dataset, target, "difference", 8, 5, [teacher.base])
-        return fill(bank, teacher, target, "difference", strength, 16, lambda *_: None)
+    def target_predictions(teacher, strength=1.0):
+        training_set = make_noisy_latents(dataset, target, "difference", 8, 5, [teacher.base])
+        return set_target_predictions(training_set, teacher, target, "difference", strength, 16, lambda *_: None)
 
-    together = goals(teacher)
+    together = target_predictions(teacher)
     assert together.effect() > 0.1
-    alone = [goals(Teacher(teacher.base, [one])) for one in teacher.adapted]
-    assert torch.allclose(together.goal - together.own, sum(bank.goal - bank.own for bank in alone), atol=1e-4)
+    alone = [target_predictions(Teacher(teacher.base, [one])) for one in teacher.adapted]
+    assert torch.allclose(
+        together.target_prediction - together.base_prediction,
+        sum(training_set.target_prediction - training_set.base_prediction for training_set in alone),
+        atol=1e-4,
+    )
     answer = target.predict(
         together.clean(torch.arange(4)),
         together.noise(torch.arange(4)),
-        together.ratio[:4],
-        target.encode([together.prompts[i] for i in together.asked[:4]]),
+        together.sigma[:4],
+        target.encode([together.prompts[i] for i in together.prompt_index[:4]]),
     )
-    assert torch.allclose(together.own[:4], answer, atol=1e-5)
-    half = goals(teacher, 0.5)
-    assert torch.allclose(half.goal - half.own, 0.5 * (together.goal - together.own), atol=1e-4)
+    assert torch.allclose(together.base_prediction[:4], answer, atol=1e-5)
+    half = target_predictions(teacher, 0.5)
+    assert torch.allclose(
+        half.target_prediction - half.base_prediction,
+        0.5 * (together.target_prediction - together.base_prediction),
+        atol=1e-4,
+    )
     assert half.effect() == pytest.approx(0.5 * together.effect(), rel=1e-4)
 
 
@@ -123,30 +152,33 @@ def test_the_source_as_target_merges(lab):
 
 def test_output_teaches_the_teachers_own_answer(lab):
     target, teacher = lab.model("s"), lab.teacher("frame_a")
-    bank = lessons(lab.dataset(), target, "output", 8, 0, [teacher.base])
-    fill(bank, teacher, target, "output", 1.0, 8, lambda *_: None)
+    training_set = make_noisy_latents(lab.dataset(), target, "output", 8, 0, [teacher.base])
+    set_target_predictions(training_set, teacher, target, "output", 1.0, 8, lambda *_: None)
     some = torch.arange(6)
     answer = teacher.adapted[0].predict(
-        bank.clean(some), bank.noise(some), bank.ratio[some], target.encode([bank.prompts[i] for i in bank.asked[some]])
+        training_set.clean(some),
+        training_set.noise(some),
+        training_set.sigma[some],
+        target.encode([training_set.prompts[i] for i in training_set.prompt_index[some]]),
     )
-    assert torch.allclose(bank.goal[some], answer, atol=1e-5)
-    assert bank.evaluations == {"teacher": len(bank), "target": len(bank)}
+    assert torch.allclose(training_set.target_prediction[some], answer, atol=1e-5)
+    assert training_set.evaluations == {"teacher": len(training_set), "target": len(training_set)}
     assert run(lab, chosen=settings(objective="output")).report.explained > 0
 
 
 def test_output_of_several_adds_their_effects_to_the_source(lab):
     target, teacher = lab.model("s"), lab.teacher("frame_a", "slant_a")
-    bank = lessons(lab.dataset(), target, "output", 8, 0, [teacher.base])
-    fill(bank, teacher, target, "output", 1.0, 8, lambda *_: None)
+    training_set = make_noisy_latents(lab.dataset(), target, "output", 8, 0, [teacher.base])
+    set_target_predictions(training_set, teacher, target, "output", 1.0, 8, lambda *_: None)
     some = torch.arange(3)
     asked = (
-        bank.clean(some),
-        bank.noise(some),
-        bank.ratio[some],
-        target.encode([bank.prompts[i] for i in bank.asked[some]]),
+        training_set.clean(some),
+        training_set.noise(some),
+        training_set.sigma[some],
+        target.encode([training_set.prompts[i] for i in training_set.prompt_index[some]]),
     )
     one, two, base = (denoiser.predict(*asked) for denoiser in (*teacher.adapted, teacher.base))
-    assert torch.allclose(bank.goal[some], one + two - base, atol=1e-5)
+    assert torch.allclose(training_set.target_prediction[some], one + two - base, atol=1e-5)
 
 
 @pytest.mark.parametrize("objective", ["samples", "auto"])
@@ -243,7 +275,7 @@ def test_broken_off_while_matching_the_effect_the_adapter_is_salvaged(lab):
     )
 
 
-@pytest.mark.parametrize("wrong", [{"objective": "best"}, {"kind": "qlora"}, {"rank": 0}, {"lessons": 0}])
+@pytest.mark.parametrize("wrong", [{"objective": "best"}, {"kind": "qlora"}, {"rank": 0}, {"noisy_latents": 0}])
 def test_settings_out_of_range(wrong):
     with pytest.raises(SettingsError):
         Distillation(**wrong)
@@ -269,9 +301,13 @@ def test_a_text_encoder_is_named_in_the_report(lab):
     """What an adapter does to the text encoder reaches the student through the teacher's answers only."""
     frame = lab.family.adapter("frame_a")
     key = "lora_te1_text_model_encoder_layers_0_mlp_fc1"
-    worn = frame.with_modules({**frame.modules, key: next(iter(frame.modules.values())).renamed(key)})
-    for adapter, said in ((worn, True), (frame, False)):
+    wider = frame.with_modules({**frame.modules, key: next(iter(frame.modules.values())).renamed(key)})
+    for adapter, named in ((wider, True), (frame, False)):
         learnt = distill(
-            lab.dataset(), lab.teacher("frame_a"), lab.model("s"), [adapter], settings(Training(1, batch=8))
+            lab.dataset(),
+            lab.teacher("frame_a"),
+            lab.model("s"),
+            [adapter],
+            settings(Training(1, batch=8, accumulation=1)),
         )
-        assert ("text encoder" in learnt.report.to_markdown()) == said
+        assert ("text encoder" in learnt.report.to_markdown()) == named

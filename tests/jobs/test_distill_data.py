@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lora_graft.adapters import container
 from lora_graft.errors import AdapterError, SettingsError
+from lora_graft.io import safetensors
 from lora_graft.jobs.distill import dataset as files
-from lora_graft.jobs.distill.bank import EMPTY, HELD_OUT, Teacher, lessons
 from lora_graft.jobs.distill.dataset import Dataset, require_samples
-from lora_graft.jobs.distill.denoiser import Drawing
+from lora_graft.jobs.distill.denoiser import Drawing, Teacher
 from lora_graft.jobs.distill.generate import TARGET_SEEDS, Generation, account, generate
+from lora_graft.jobs.distill.noisy_latents import EMPTY, HELD_OUT, make_noisy_latents
 
 QUICK = Drawing(64, 64, steps=4, cfg=1.0)
 
@@ -91,11 +91,11 @@ def test_no_prompts(lab, prompts):
 
 
 def test_progress_counts_every_picture_once(lab):
-    told = []
-    drawn(lab, progress=lambda done, total, label: told.append((done, total, label)))
-    assert {total for _, total, _ in told} == {12}
-    assert [done for done, _, _ in told] == [0, 4, 8, 12]
-    assert [label.split(" draws")[0] for _, _, label in told[:3]] == ["family_a with LoRA", "family_a", "family_s"]
+    calls = []
+    drawn(lab, progress=lambda done, total, label: calls.append((done, total, label)))
+    assert {total for _, total, _ in calls} == {12}
+    assert [done for done, _, _ in calls] == [0, 4, 8, 12]
+    assert [label.split(" draws")[0] for _, _, label in calls[:3]] == ["family_a with LoRA", "family_a", "family_s"]
 
 
 def test_a_lora_that_does_nothing_there_is_rejected(lab):
@@ -109,7 +109,7 @@ def test_a_lora_that_does_nothing_there_is_rejected(lab):
     text = account(still)
     assert "0 of 4 samples were kept" in text and "4 were rejected because the LoRA hardly changes them" in text
     with pytest.raises(SettingsError, match="All 4 samples were rejected: the LoRAs act on them at 0.0") as caught:
-        lessons(still, lab.model("s"), "difference", 8, 0, [])
+        make_noisy_latents(still, lab.model("s"), "difference", 8, 0, [])
     assert f"median {still.acts.median():.3f}" in str(caught.value)
     assert "Lower the thresholds" in caught.value.hint and "trigger words" in caught.value.hint
 
@@ -131,6 +131,11 @@ def test_references_choose_between_kinds(lab):
     assert "likeness" in account(unlike) and "likeness" not in account(known)
 
 
+def test_references_need_something_that_embeds_the_samples(lab):
+    with pytest.raises(SettingsError, match="embeds the samples"):
+        drawn(lab, references=torch.zeros(2, 16))
+
+
 def test_all_rejected_by_the_references_says_how_alike(lab):
     found = drawn(lab)
     found = replace(found, likeness=torch.full((4,), 0.25), kept=torch.zeros(4, dtype=torch.bool))
@@ -142,34 +147,42 @@ def test_rejected_samples_are_not_learnt_from(lab):
     found = drawn(lab, target=None, least_action=0.0)
     found.kept[:] = torch.arange(8) % 4 == 1
     found.taught[~found.kept] = 1e6
-    bank = lessons(found, lab.model("s"), "samples", 16, 0, [])
-    assert len(bank.latents) == 4 and bank.clean(torch.arange(len(bank))).abs().max() < 1e4
+    training_set = make_noisy_latents(found, lab.model("s"), "samples", 16, 0, [])
+    assert len(training_set.latents) == 4 and training_set.clean(torch.arange(len(training_set))).abs().max() < 1e4
 
 
-def test_lessons_use_every_latent_and_some_have_no_prompt(lab):
+def test_noisy_latents_use_every_latent_and_some_have_no_prompt(lab):
     found = lab.dataset()
     student = lab.model("s")
-    bank = lessons(found, student, "difference", 600, 3, [lab.model("a")])
-    assert len(bank) == 600 + HELD_OUT and bank.goal.shape == (len(bank), 16, 8, 8)
-    assert torch.bincount(bank.pick).tolist() == pytest.approx([632 / 32] * 32, abs=1)
-    assert (bank.asked == 0).float().mean() == pytest.approx(EMPTY, abs=0.05) and bank.prompts[0] == ""
+    training_set = make_noisy_latents(found, student, "difference", 600, 3, [lab.model("a")])
+    assert len(training_set) == 600 + HELD_OUT and training_set.target_prediction.shape == (len(training_set), 16, 8, 8)
+    assert torch.bincount(training_set.pick).tolist() == pytest.approx([632 / 32] * 32, abs=1)
+    assert (training_set.prompt_index == 0).float().mean() == pytest.approx(EMPTY, abs=0.05) and training_set.prompts[
+        0
+    ] == ""
     for i in range(50):
-        if bank.asked[i]:
-            assert bank.prompts[bank.asked[i]] == found.prompts[int(bank.pick[i]) % 16]
-    assert len(set(bank.seeds.tolist())) == len(bank)
+        if training_set.prompt_index[i]:
+            assert training_set.prompts[training_set.prompt_index[i]] == found.prompts[int(training_set.pick[i]) % 16]
+    assert len(set(training_set.seeds.tolist())) == len(training_set)
     some = torch.tensor([5, 9])
-    assert torch.equal(bank.noise(some), bank.noise(torch.tensor([9, 5])).flip(0)), "noise belongs to its lesson"
-    low, high = student.ratios(torch.tensor([1e-6, 1 - 1e-6]))
-    assert bank.ratio.min() >= low and bank.ratio.max() <= high and bank.ratio.max() > 10 * bank.ratio.median()
+    assert torch.equal(training_set.noise(some), training_set.noise(torch.tensor([9, 5])).flip(0)), (
+        "noise belongs to its latent"
+    )
+    low, high = student.sigmas(torch.tensor([1e-6, 1 - 1e-6]))
+    assert (
+        training_set.sigma.min() >= low
+        and training_set.sigma.max() <= high
+        and training_set.sigma.max() > 10 * training_set.sigma.median()
+    )
 
 
-def test_ratios_stay_within_every_models_range(lab):
+def test_sigmas_stay_within_every_models_range(lab):
     class Narrow:
-        def ratios(self, shares):
+        def sigmas(self, shares):
             return torch.where(shares < 0.5, torch.tensor(0.3), torch.tensor(4.0))
 
-    bank = lessons(lab.dataset(), lab.model("s"), "difference", 64, 3, [Narrow()])
-    assert bank.ratio.min() == pytest.approx(0.3) and bank.ratio.max() == pytest.approx(4.0)
+    training_set = make_noisy_latents(lab.dataset(), lab.model("s"), "difference", 64, 3, [Narrow()])
+    assert training_set.sigma.min() == pytest.approx(0.3) and training_set.sigma.max() == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +205,14 @@ def test_a_file_holds_all_of_it(lab, tmp_path, full):
     assert files.save(again, tmp_path / "twin.safetensors").read_bytes() == path.read_bytes()
 
 
+def test_the_digest_is_the_one_that_files_quote():
+    """Adapters name their dataset by it, and a broken run is found again by it."""
+    latents = torch.arange(4).float().reshape(2, 2, 1, 1)
+    acts, kept = torch.tensor([0.5, 0.25]), torch.tensor([True, False])
+    found = Dataset(["red two", "绿"], latents, latents + 1, None, acts, kept, info={"seed": 3})
+    assert found.digest == "fef7d5f4b1c9f88f3b620d605b69d896adabe07d3486814300bcaf7266bc7095"
+
+
 def test_a_file_is_never_overwritten(lab, tmp_path):
     path = tmp_path / "set.safetensors"
     path.write_bytes(b"mine")
@@ -209,9 +230,7 @@ def test_a_folder_that_is_not_there(lab, tmp_path):
 
 @pytest.mark.parametrize("metadata", [{}, {files.KIND: "[]"}, {files.KIND: "{"}, {files.KIND: '{"prompts": []}'}])
 def test_foreign_files(tmp_path, metadata):
-    path = container.publish(
-        tmp_path / "x.safetensors", container.chunks({"taught": torch.zeros(1)}, metadata), overwrite=False
-    )
+    path = safetensors.save(tmp_path / "x.safetensors", {"taught": torch.zeros(1)}, metadata)
     with pytest.raises(AdapterError, match="not a dataset of the Synthetic Dataset node"):
         files.load(path)
     with pytest.raises(AdapterError, match="No such file"):

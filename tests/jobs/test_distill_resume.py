@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
 from lora_graft import adapters
-from lora_graft.adapters import container
 from lora_graft.errors import AdapterError, SettingsError
 from lora_graft.family.denoiser import FamilyDenoiser
-from lora_graft.jobs.distill import bank as banks
-from lora_graft.jobs.distill import checkpoint, train
+from lora_graft.io import safetensors
+from lora_graft.jobs.distill import checkpoint, noisy_latents, schedule, train
 from lora_graft.jobs.distill.checkpoint import FileKeeper, identity
 from lora_graft.jobs.distill.distill import Distillation, distill
-from lora_graft.jobs.distill.pace import Training
 from lora_graft.kernels.distill.students import STUDENTS
+
+Training = partial(schedule.Training, accumulation=1)
 
 
 class Broken(Exception):
@@ -41,8 +42,8 @@ class Fragile(FamilyDenoiser):
 
 @pytest.fixture
 def few_held_out(monkeypatch):
-    """Four lessons to measure with are enough where nothing is measured."""
-    for module in (banks, train):
+    """Four noisy latents to measure with are enough where nothing is measured."""
+    for module in (noisy_latents, train):
         monkeypatch.setattr(module, "HELD_OUT", 4)
 
 
@@ -58,7 +59,7 @@ def go(lab, few_held_out):
             lab.teacher("frame_a"),
             target,
             [lab.family.adapter("frame_a")],
-            Distillation(rank=3, lessons=12, kind=kind, training=training),
+            Distillation(rank=3, noisy_latents=12, kind=kind, training=training),
             **more,
         )
         return result, target.calls
@@ -157,7 +158,7 @@ def test_with_a_control_student_too(lab, few_held_out, tmp_path):
             lab.teacher("frame_a"),
             lab.model("s"),
             [lab.family.adapter("frame_a")],
-            Distillation("samples", rank=3, lessons=12, training=Training(4, batch=4)),
+            Distillation("samples", rank=3, noisy_latents=12, training=Training(4, batch=4)),
             keeper=keeper,
             progress=progress,
         )
@@ -182,7 +183,7 @@ def test_with_a_control_student_too(lab, few_held_out, tmp_path):
     ],
     ids=["cut off", "empty", "nonsense", "another file", "another form", "half of it", "no values", "no best values"],
 )
-def test_a_damaged_checkpoint_is_told_and_ignored(go, tmp_path, damage):
+def test_a_damaged_checkpoint_is_reported_and_ignored(go, tmp_path, damage):
     training = Training(steps=2, batch=4)
     with pytest.raises(Broken):
         go(training, keeper=keeper_of(tmp_path), progress=stopping(1))
@@ -194,11 +195,11 @@ def test_a_damaged_checkpoint_is_told_and_ignored(go, tmp_path, damage):
 
 
 def _publish(path, tensors, metadata):
-    container.publish(path, container.chunks(tensors, metadata), overwrite=True)
+    safetensors.save(path, tensors, metadata, overwrite=True)
 
 
 def _without(path, group):
-    tensors, metadata, _ = container.load(path)
+    tensors, metadata, _ = safetensors.load(path)
     _publish(path, {key: tensor for key, tensor in tensors.items() if not key.startswith(group)}, metadata)
 
 
@@ -224,10 +225,10 @@ def test_a_full_disk_does_not_end_the_run(go, tmp_path, monkeypatch):
     training, keeper = Training(steps=3, batch=4), keeper_of(tmp_path, every=1)
     whole, _ = go(training)
 
-    def full(path, blocks, *, overwrite):
+    def full(path, tensors, metadata, *, overwrite):
         raise AdapterError("The file cannot be written: No space left on device", file=path)
 
-    monkeypatch.setattr(container, "publish", full)
+    monkeypatch.setattr(safetensors, "save", full)
     result, _ = go(training, keeper=keeper)
     same(whole, result)
     assert "could not be written" in keeper.trouble and "No space left" in keeper.trouble
@@ -277,7 +278,7 @@ def test_broken_off_before_the_second_check_the_last_values_are_salvaged(go):
 @pytest.mark.parametrize("step", [None, 0])
 def test_nothing_is_salvaged_before_anything_was_learnt(go, tmp_path, step):
     def progress(done, total, label):
-        if step is None or label.startswith("step"):  # None: while the lessons are made
+        if step is None or label.startswith("step"):  # None: while the noisy latents are made
             raise Broken
 
     keeper = keeper_of(tmp_path)
@@ -333,7 +334,7 @@ def test_a_model_that_answers_nan_is_named(lab):
             lab.teacher("frame_a"),
             target,
             [lab.family.adapter("frame_a")],
-            Distillation(rank=3, lessons=8, training=Training(1, batch=4)),
+            Distillation(rank=3, noisy_latents=8, training=Training(1, batch=4)),
         )
     assert "bf16" in caught.value.hint
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from lora_graft.adapters.metadata import history, with_provenance
 from lora_graft.errors import SettingsError
-from lora_graft.jobs.distill.bank import HELD_OUT
-from lora_graft.jobs.distill.strength import MOST, match_strength
+from lora_graft.jobs.distill.noisy_latents import HELD_OUT
+from lora_graft.jobs.distill.strength import MOST, Strength, match_strength
 
 
 def matched(lab, target, lora="frame_a", share=1.0, **more):
@@ -45,15 +46,15 @@ def test_on_a_stranger_it_warns(lab):
 
 
 def test_account_of_what_was_tried(lab):
-    told = []
-    found = matched(lab, "b", progress=lambda done, total, label: told.append((done, total)))
+    calls = []
+    found = matched(lab, "b", progress=lambda done, total, label: calls.append((done, total)))
     strengths = [strength for strength, _ in found.tried]
     assert (0.0, 1.0) in found.tried and 1.0 in strengths and len(set(strengths)) == len(strengths)
     assert found.residual == min(residual for _, residual in found.tried)
     assert dict(found.tried)[found.value] == found.residual and found.value <= MOST
     tries = len(strengths) - 1  # strength 0 is known
     assert found.evaluations == (3 + tries) * (1 + HELD_OUT)
-    assert all(done <= total for done, total in told) and told[-1] == (told[-1][1],) * 2
+    assert all(done <= total for done, total in calls) and calls[-1] == (calls[-1][1],) * 2
     text = found.to_markdown()
     assert f"Strength {found.value:.2f} makes the LoRA act on family_b" in text and "as on family_a" in text
 
@@ -75,3 +76,14 @@ def test_an_original_that_does_nothing(lab):
             lab.dataset(),
             batch=32,
         )
+
+
+def test_the_step_joins_the_history_of_the_file(lab):
+    moved, original = lab.family.adapter("slant_a"), lab.family.adapter("frame_a")
+    before = with_provenance(moved.metadata, {"job": "transfer", "target": "b"}, changed=True)
+    found = Strength(1.25, 0.3, 0.4, [(1.0, 0.4), (1.25, 0.3)], 64, "a", "b")
+    after = with_provenance(before, found.provenance(moved, original), changed=True)
+    first, second = history(after)
+    assert first["job"] == "transfer" and second["job"] == after["lora_graft.job"] == "match_strength"
+    assert (second["strength"], second["residual"], second["source"], second["target"]) == (1.25, 0.3, "a", "b")
+    assert (second["adapter_sha256"], second["original_sha256"]) == (moved.digest, original.digest)

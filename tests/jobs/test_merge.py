@@ -11,15 +11,17 @@ import torch
 from lora_graft import adapters, plots
 from lora_graft.errors import AdapterError, SettingsError
 from lora_graft.jobs import workers
+from lora_graft.jobs.merge import architecture
 from lora_graft.jobs.merge import module as merge_module
+from lora_graft.jobs.merge.figures import figures
 from lora_graft.jobs.merge.merge import MergeSettings, merge
-from lora_graft.jobs.merge.module import figures
 from lora_graft.jobs.merge.report import MergeReport
 from lora_graft.jobs.merge.resize import ResizeSettings, resize
-from lora_graft.jobs.merge.targets import flat
+from lora_graft.jobs.merge.settings import Weighted
 from lora_graft.kernels.lowrank import LowRank
 from lora_graft.kernels.merge import METHODS
 from lora_graft.names import WeightSlice, known_names, names_for
+from lora_graft.names.alike import flat
 
 SUM = MergeSettings(method="concat", dtype="fp32")
 Q = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
@@ -46,7 +48,7 @@ def read(*parts, metadata=None, file=None):
 
 
 def both(adapter, strength=1.0):
-    return adapter, strength, strength
+    return Weighted(adapter, strength, strength)
 
 
 def delta(adapter, key):
@@ -152,23 +154,33 @@ def test_layouts_are_matched_without_a_base():
     assert back.layout == "diffusers" and all(key.startswith(("unet.", "text_encoder.")) for key in back.modules)
 
 
+def test_the_model_is_recognised_once(monkeypatch):
+    recognise, seen = architecture.known_names_of, []
+    monkeypatch.setattr(
+        architecture, "known_names_of", lambda adapters: seen.append(len(adapters)) or recognise(adapters)
+    )
+    merge([both(read(lora(Q, 640, 640, 4, seed))) for seed in (1, 2)], SUM)
+    resize(read(lora(Q, 640, 640, 4, 1)))
+    assert seen == [2, 1]
+
+
 @pytest.mark.parametrize("fused_first", [True, False])
 def test_fused_and_split_attention_meet(fused_first):
     """q, k, v of SD3 as one weight and as three: split or joined as the first file has them."""
     width = 128
     whole = "lora_unet_joint_blocks_0_x_block_attn_qkv"
-    parts = [f"transformer.transformer_blocks.0.attn.to_{x}" for x in "qkv"]
+    keys = [f"transformer.transformer_blocks.0.attn.to_{x}" for x in "qkv"]
     fused = read(lora(whole, 3 * width, width, 4, 1))
-    split = read(*(lora(key, width, width, 3, i, spelling="peft") for i, key in enumerate(parts)))
+    split = read(*(lora(key, width, width, 3, i, spelling="peft") for i, key in enumerate(keys)))
     given = [both(fused), both(split, 0.5)]
     result = merge(given if fused_first else given[::-1], SUM).adapter
-    want = delta(fused, whole) + 0.5 * torch.cat([delta(split, key) for key in parts])
+    want = delta(fused, whole) + 0.5 * torch.cat([delta(split, key) for key in keys])
     if fused_first:
         assert set(result.modules) == {whole}
         close(delta(result, whole), want)
     else:
-        assert list(result.modules) == parts
-        close(torch.cat([delta(result, key) for key in parts]), want)
+        assert list(result.modules) == keys
+        close(torch.cat([delta(result, key) for key in keys]), want)
         assert {m.rank for m in result.modules.values()} == {7}
 
 
@@ -398,7 +410,7 @@ def test_the_base_is_read_by_the_calling_thread(dora):
     assert readers == {threading.current_thread()}
 
 
-def test_large_places_are_merged_one_at_a_time(three, monkeypatch):
+def test_large_targets_are_merged_one_at_a_time(three, monkeypatch):
     want = merge([both(a) for a in three]).adapter
     monkeypatch.setattr(merge_module, "HEAVY", 0)
     monkeypatch.setattr(workers, "_as_caller", None)  # no worker could do anything
@@ -539,7 +551,7 @@ def test_unknown_keys_of_all_files_are_kept(three):
     assert "strange.thing" in result.adapter.extras and result.report.extras == ["strange.thing"]
 
 
-def test_slots_of_the_names_used_here_exist():
+def test_the_names_used_here_exist():
     assert known_names("SDXL").resolve(Q) == known_names("SDXL").resolve(Q_DIFFUSERS)
     assert isinstance(names_for({"diffusion_model.x.weight": (2, 2)}).resolve("lora_unet_x"), WeightSlice)
 

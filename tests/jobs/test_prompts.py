@@ -5,16 +5,19 @@ from collections import Counter
 
 import pytest
 from lora_graft.adapters import Adapter
+from lora_graft.choices import Prompts
 from lora_graft.errors import SettingsError
-from lora_graft.jobs.distill.prompts import TEMPLATE, PromptSettings, synthesize, tidy
+from lora_graft.jobs.distill.prompts import PromptSettings, synthesize, tidy
 
 TAGS = {"sks": 40, "red": 30, "blue": 10, "hat": 8, "dog": 2}
 SEEDS = ["a box on a table", "two boxes in the snow"]
 
 
 def adapter(tags=TAGS, **metadata):
-    told = {"ss_tag_frequency": json.dumps({"4_sks": tags})} if tags else {}
-    return Adapter({}, metadata=told | {key: v if isinstance(v, str) else json.dumps(v) for key, v in metadata.items()})
+    tag_metadata = {"ss_tag_frequency": json.dumps({"4_sks": tags})} if tags else {}
+    return Adapter(
+        {}, metadata=tag_metadata | {key: v if isinstance(v, str) else json.dumps(v) for key, v in metadata.items()}
+    )
 
 
 def lines(template, count=200, **more):
@@ -131,7 +134,7 @@ def test_trigger_words_in_every_caption_stay_together_and_named_ones_alternate()
 
 def test_captions_that_all_differ_have_no_trigger_words():
     sentences = adapter({f"a sentence about thing {i}": 1 for i in range(12)})
-    made = synthesize(PromptSettings(adapter=sentences, template=TEMPLATE, count=12))
+    made = synthesize(PromptSettings(adapter=sentences, template=Prompts.template, count=12))
     assert "Trigger words" not in made.note
     assert set(made.lines) == set(sentences.tags)
 
@@ -146,7 +149,7 @@ def test_captions_that_all_differ_have_no_trigger_words():
     ],
 )
 def test_what_is_missing_is_left_out(sources, expected):
-    made = synthesize(PromptSettings(template=TEMPLATE, count=20, **sources))
+    made = synthesize(PromptSettings(template=Prompts.template, count=20, **sources))
     assert set(made.lines) == expected
 
 
@@ -155,7 +158,7 @@ def test_alternatives_without_their_source_are_passed_over():
     assert distinct("a{| {tags}| cat}") == {"a", "a cat"}
 
 
-def test_too_few_different_ones_are_repeated_in_turn_and_told():
+def test_too_few_different_ones_are_repeated_in_turn_and_reported():
     made = synthesize(PromptSettings(SEEDS, count=5))
     assert len(made.lines) == 5 and set(made.lines) == set(SEEDS)
     assert Counter(made.lines).most_common(1)[0][1] == 3
@@ -173,7 +176,7 @@ def test_seed_lists_of_text_generators_lose_their_marks():
     ) == {"a cat", "a dog", "a cow", "a hen", "3 cats", "1.5 m of rope"}
 
 
-@pytest.mark.parametrize("template", [TEMPLATE, "a photo of {trigger}", "{tags} in the {snow|rain}"])
+@pytest.mark.parametrize("template", [Prompts.template, "a photo of {trigger}", "{tags} in the {snow|rain}"])
 def test_nothing_to_draw_from(template):
     with pytest.raises(SettingsError, match="nothing to make prompts from") as caught:
         lines(template, adapter=adapter(None))
@@ -189,7 +192,7 @@ def test_template_alone_is_enough():
     assert "8 prompts from the template" in synthesize(PromptSettings(template="{a|b}{c|d}{e|f}", count=8)).note
 
 
-def test_missing_and_unused_sources_are_told():
+def test_missing_and_unused_sources_are_reported():
     note = synthesize(PromptSettings(SEEDS, adapter(), template="{seed}", count=2)).note
     assert "does not use the LoRA's trigger words (sks)" in note
     note = synthesize(PromptSettings(SEEDS, count=2)).note

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lora_graft import adapters
 from lora_graft.errors import SettingsError
-from lora_graft.jobs.merge.resize import RULES, ResizeSettings, resize
+from lora_graft.jobs.merge.resize import ResizeSettings, resize
 
 Q = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
 CONV = "lora_unet_input_blocks_4_0_in_layers_2"
@@ -106,9 +106,13 @@ def test_impossible_settings(settings):
 
 
 def test_every_rule_is_on_the_command_line():
-    from lora_graft.cli.resize import RULES as flags
+    from inspect import signature
 
-    assert tuple(RULES) == flags
+    from lora_graft.choices import Resize
+    from lora_graft.cli.resize import resize as command
+
+    flags = signature(command).parameters
+    assert [name for name in flags if name in Resize.rules] == list(Resize.rules)
 
 
 def test_from_the_command_line(lora, tmp_path):

@@ -9,8 +9,9 @@ from lora_graft.bases import open_base
 from lora_graft.errors import AdapterError, SettingsError
 from lora_graft.jobs.cache import SubspaceCache
 from lora_graft.jobs.transfer.compare import compare
-from lora_graft.jobs.transfer.plan import counterparts, parts
+from lora_graft.jobs.transfer.plan import counterparts
 from lora_graft.jobs.transfer.report import Report
+from lora_graft.jobs.transfer.slices import slices_of
 from lora_graft.jobs.transfer.transfer import TransferSettings, transfer
 from lora_graft.kernels.spectral import SubspaceSize
 from safetensors.torch import load_file, save_file
@@ -132,7 +133,7 @@ def test_a_removed_block_shifts_the_ones_behind_it(family, tmp_path):
 def test_fused_weights_are_compared_slice_by_slice(family):
     base = family.base("a")
     weight_slice = base.names.resolve("lora_unet_joint_blocks_0_x_block_attn_qkv")
-    assert [part.rows for part in parts(base, weight_slice)] == [(0, 192), (192, 192), (384, 192)]
+    assert [part.rows for part in slices_of(base, weight_slice)] == [(0, 192), (192, 192), (384, 192)]
     result = transfer(family.adapter("frame_a"), base, family.base("b"), TransferSettings("rotate"))
     line = next(m for m in result.report.modules if m.role == "x_block.attn.qkv")
     assert line.k == 48 and line.rank_out <= 24

@@ -70,8 +70,8 @@ def test_same_weights_do_not_hide_what_is_left_out(family, shallow):
 def test_a_comparison_names_what_only_one_base_has():
     both = [ModuleReport("v", matched="v", drift=0.0)]
     assert relation(Report("compare", modules=both)) == "The two bases have the same weights."
-    told = relation(Report("compare", modules=[*both, ModuleReport("w")], unmatched=["w"]))
-    assert "1 have no counterpart" in told and "two bases have the same" not in told
+    text = relation(Report("compare", modules=[*both, ModuleReport("w")], unmatched=["w"]))
+    assert "1 have no counterpart" in text and "two bases have the same" not in text
 
 
 def test_same_weights_with_another_strength_or_rank_are_not_unchanged(family):
@@ -149,6 +149,6 @@ def test_a_file_from_before_the_history_begins_it_with_its_last_step():
 def test_the_base_an_adapter_is_not_for_is_a_field_of_the_error(family):
     with pytest.raises(WrongBaseError) as caught:
         transfer(family.adapter("frame_a"), family.base("w"), family.base("a"))
-    other = caught.value.advising("Leave it out.")
+    other = caught.value.at(hint="Leave it out.")
     assert isinstance(other, AdapterError) and (other.what, other.key) == (caught.value.what, caught.value.key)
     assert "Choose the base" in str(caught.value) and "Choose" not in str(other) and other.looks_like in str(other)

@@ -20,14 +20,6 @@ def threads(request):
     torch.set_num_threads(before)
 
 
-def in_new_thread(function):
-    found = []
-    thread = threading.Thread(target=lambda: found.append(function()))
-    thread.start()
-    thread.join()
-    return found[0]
-
-
 def test_results_come_in_the_order_of_the_pieces(threads):
     def work(piece):
         time.sleep(0.002 * (piece % 3))
@@ -37,7 +29,7 @@ def test_results_come_in_the_order_of_the_pieces(threads):
     assert list(in_order(work, [])) == []
 
 
-def test_a_worker_uses_one_thread_and_the_setting_stays(threads):
+def test_a_worker_uses_one_thread_and_the_setting_stays(threads, in_new_thread):
     assert set(in_order(lambda piece: torch.get_num_threads(), range(9))) == {1}
     assert torch.get_num_threads() == threads
     assert in_new_thread(torch.get_num_threads) == threads

@@ -42,12 +42,12 @@ def trimmed(matrix: Tensor, density: float) -> Tensor:
     return (flat * mask).view_as(matrix)
 
 
-def elected_mean(parts: list[Tensor]) -> Tensor:
+def elected_mean(matrices: list[Tensor]) -> Tensor:
     """mergekit's consensus `sum` with `normalize` at equal weights: entry by entry, in plain Python."""
-    result = torch.zeros_like(parts[0])
+    result = torch.zeros_like(matrices[0])
     for i in range(result.shape[0]):
         for j in range(result.shape[1]):
-            values = [float(part[i, j]) for part in parts]
+            values = [float(matrix[i, j]) for matrix in matrices]
             sign = 1 if sum(values) >= 0 else -1
             agreeing = [v for v in values if v * sign > 0]
             result[i, j] = sum(agreeing) / len(agreeing) if agreeing else 0.0

@@ -108,7 +108,7 @@ def block_map(pairs):
     return {a.rsplit(".attn1", 1)[0]: b.rsplit(".attn1", 1)[0] for a, b in pairs.items() if b and a.endswith("1.to_q")}
 
 
-def test_equal_structures_match_by_place_without_asking_for_similarity():
+def test_equal_structures_match_by_name_without_asking_for_similarity():
     def never(a, b):
         raise AssertionError("not needed")
 
@@ -243,7 +243,7 @@ def test_strangers_and_nothing():
     assert set(match(SDXL, other).values()) == {None}
 
 
-def test_two_modules_in_one_place_are_refused():
+def test_two_modules_of_one_role_in_a_block_are_refused():
     with pytest.raises(ValueError, match="two modules"):
         match(modules("a.0", {"w": (1, 1)}) * 2, [])
 

@@ -27,8 +27,8 @@ def dense_knots(updates):
     m, n = updates[0].shape
     u, s, vt = torch.linalg.svd(torch.cat([entries(x) for x in updates], 1), full_matrices=False)
     live = s > 1e-9 * s[0]
-    parts = [trimmed(v, DENSITY) for v in vt[live].split(n, 1)]
-    return u[:, live] * s[live] @ elected_mean(parts)
+    aligned = [trimmed(v, DENSITY) for v in vt[live].split(n, 1)]
+    return u[:, live] * s[live] @ elected_mean(aligned)
 
 
 def dense_core(updates):
@@ -71,11 +71,11 @@ def della_chances(matrix, density=DENSITY, epsilon=0.15):
 
 
 def dense_della(updates):
-    parts = []
+    pruned = []
     for x, draw in zip(updates, masks(updates, 5), strict=True):
         chance = della_chances(entries(x))
-        parts.append(entries(x) * (draw < chance) / chance)
-    return elected_mean(parts)
+        pruned.append(entries(x) * (draw < chance) / chance)
+    return elected_mean(pruned)
 
 
 REFERENCES = {

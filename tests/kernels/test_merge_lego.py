@@ -153,9 +153,9 @@ def test_canonical_clusters_of_random_loras_at_the_rank_of_one_weigh_about_as_mu
 
 def test_the_default_keeps_the_strength_of_a_chain_of_loaders():
     a = mixed()[0]
-    for parts in ((0.5, 0.5), (1.0, -0.4), (0.8, 1.0)):
-        merged = lego([scale(a, w) for w in parts], 6)
-        assert distance(merged.update.dense(), sum(parts) * entries(a)) < 1e-4
+    for strengths in ((0.5, 0.5), (1.0, -0.4), (0.8, 1.0)):
+        merged = lego([scale(a, w) for w in strengths], 6)
+        assert distance(merged.update.dense(), sum(strengths) * entries(a)) < 1e-4
 
 
 def test_one_lora_with_fewer_units_is_pruned():

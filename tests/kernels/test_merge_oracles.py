@@ -112,8 +112,8 @@ def test_linear_has_no_cross_terms(updates):
 def test_ties_against_mergekit(updates, weights):
     """mergekit: trim δ, weigh, elect by the weighted sum, Σ w δ / Σ w over those that agree (``normalize``)."""
     density = 0.4
-    parts = [trimmed(entries(u), density) for u in updates]
-    stack = torch.stack([w * part for w, part in zip(weights, parts, strict=True)])
+    trimmed_updates = [trimmed(entries(u), density) for u in updates]
+    stack = torch.stack([w * update for w, update in zip(weights, trimmed_updates, strict=True)])
     agrees = stack.sign() == torch.where(stack.sum(0) >= 0, 1.0, -1.0)
     top = (stack * agrees).sum(0)
     by_weight = (torch.tensor(weights)[:, None, None] * agrees).sum(0)

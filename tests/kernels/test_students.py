@@ -87,7 +87,7 @@ def test_the_file_means_what_the_student_does(kind, shape, rank):
 def test_starts_at_zero_with_gradients(kind, shape):
     student, weight = make(kind, shape), weight_of(shape)
     assert torch.equal(new_weight(student, weight), weight.flatten(1))
-    assert student.start_error == 0
+    assert student.warm_start_error == 0
     assert not module_of(student).delta(weight).any()
     (new_weight(student, weight) * weight_of(shape, 2).flatten(1)).sum().backward()
     assert any(bool(p.grad.any()) for p in student.params.values())
@@ -115,8 +115,8 @@ def test_one_step_down_the_gradient_lowers_the_loss_and_wakes_every_parameter(ki
 @pytest.mark.parametrize("kind", ["lora", "loha", "dora"])
 def test_a_start_of_lower_rank_is_met_exactly_and_all_parameters_learn(kind, shape, alpha):
     start, weight = update_of(shape, 2), weight_of(shape)
-    student = make(kind, shape, 3, alpha, start=start)
-    assert student.start_error < 1e-6
+    student = make(kind, shape, 3, alpha, warm_start=start)
+    assert student.warm_start_error < 1e-6
     assert distance(new_weight(student, weight) - weight.flatten(1), start.dense()) < 1e-5
     (new_weight(student, weight) * weight_of(shape, 2).flatten(1)).sum().backward()
     assert all(bool(p.grad.any()) for p in student.params.values())
@@ -125,15 +125,15 @@ def test_a_start_of_lower_rank_is_met_exactly_and_all_parameters_learn(kind, sha
 @pytest.mark.parametrize("kind", ["lora", "loha", "dora"])
 def test_a_start_of_higher_rank_is_cut_at_its_best(kind):
     start = update_of((12, 8), 6)
-    student = make(kind, (12, 8), 2, 1.0, start=start)
+    student = make(kind, (12, 8), 2, 1.0, warm_start=start)
     values = torch.linalg.svdvals(start.dense())
-    assert student.start_error == pytest.approx(float(values[2:].norm() / values.norm()), rel=1e-5)
+    assert student.warm_start_error == pytest.approx(float(values[2:].norm() / values.norm()), rel=1e-5)
     change = student.change()
-    assert distance(change.up @ change.down, start.dense()) == pytest.approx(student.start_error, rel=1e-4)
+    assert distance(change.up @ change.down, start.dense()) == pytest.approx(student.warm_start_error, rel=1e-4)
 
 
 def test_lora_starts_with_balanced_factors():
-    student = make("lora", (12, 8), 2, 0.5, start=update_of((12, 8), 2))
+    student = make("lora", (12, 8), 2, 0.5, warm_start=update_of((12, 8), 2))
     up, down = student.params["lora_up"], student.params["lora_down"]
     assert torch.allclose(up.norm(dim=0), down.norm(dim=1), rtol=1e-5)
 
@@ -145,14 +145,14 @@ def test_lora_x_starts_from_the_projection(kind, shape):
     base = subspace(weight, 4)
     core = base.left.T @ start.dense() @ base.right
     core = torch.diag(core.diagonal()) if kind.endswith("diagonal") else core
-    student = make(kind, shape, 4, 2.0, start=start, weight=weight)
+    student = make(kind, shape, 4, 2.0, warm_start=start, weight=weight)
     change = student.change()
     expected = base.left @ core @ base.right.T
     assert distance(change.up @ change.down, expected) < 1e-5
-    assert student.start_error == pytest.approx(distance(expected, start.dense()), rel=1e-4)
+    assert student.warm_start_error == pytest.approx(distance(expected, start.dense()), rel=1e-4)
     inside = LowRank(base.left @ core, base.right.T)
-    again = make(kind, shape, 4, 2.0, start=inside, weight=weight)
-    assert again.start_error < 1e-5
+    again = make(kind, shape, 4, 2.0, warm_start=inside, weight=weight)
+    assert again.warm_start_error < 1e-5
     assert torch.allclose(again.params["core"], student.params["core"], atol=1e-5 * norm(start))
 
 
@@ -170,16 +170,16 @@ def test_lokr_starts_from_a_kronecker_product_exactly(shape, rank):
     (a, c), (b, d) = split(shape[0]), split(shape[1])
     second = update_of((c, d, *shape[2:]), 1, seed=4).dense()
     product = torch.kron(weight_of((a, b)), second)
-    student = make("lokr", shape, rank, start=LowRank(product, torch.eye(product.shape[1])))
+    student = make("lokr", shape, rank, warm_start=LowRank(product, torch.eye(product.shape[1])))
     change = student.change()
-    assert student.start_error < 1e-5
+    assert student.warm_start_error < 1e-5
     assert distance(change.up @ change.down, product) < 1e-5
 
 
 def test_lokr_starts_from_the_nearest_kronecker_product():
     """No other product is nearer: compared with alternating least squares from random starts."""
     start = update_of((12, 8), 3)
-    found = make("lokr", (12, 8), 100, start=start).start_error
+    found = make("lokr", (12, 8), 100, warm_start=start).warm_start_error
     (a, c), (b, d) = split(12), split(8)
     blocks = start.dense().reshape(a, c, b, d).permute(0, 2, 1, 3).reshape(a * b, c * d)
     values = torch.linalg.svdvals(blocks)
@@ -236,7 +236,7 @@ def test_a_rank_beyond_the_weights_own_keeps_the_scale():
     [
         ({"rank": 0}, "rank must be at least 1"),
         ({"alpha": 0.0}, "alpha must be above 0"),
-        ({"start": update_of((8, 12), 2)}, "start from"),
+        ({"warm_start": update_of((8, 12), 2)}, "start from"),
         ({"weight": weight_of((8, 12))}, "base weight is"),
         ({"shape": (12,)}, "not a weight of shape"),
     ],

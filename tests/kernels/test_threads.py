@@ -24,14 +24,6 @@ def three():
     torch.set_num_threads(before)
 
 
-def in_new_thread(function):
-    found = []
-    thread = threading.Thread(target=lambda: found.append(function()))
-    thread.start()
-    thread.join()
-    return found[0]
-
-
 def test_the_setting_comes_back_and_large_work_gets_it_meanwhile():
     with one_thread():
         assert (count(), most()) == (1, 3)
@@ -54,7 +46,7 @@ def test_errors_restore_it_too():
     assert (count(), most()) == (3, 3)
 
 
-def test_other_threads_keep_theirs():
+def test_other_threads_keep_theirs(in_new_thread):
     begun, go, found = threading.Event(), threading.Event(), []
 
     def sample():

@@ -4,9 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lora_graft.errors import SettingsError
 from lora_graft.kernels.kmeans import kmeans
 from lora_graft.kernels.lowrank import LowRank, norm, scale
-from lora_graft.kernels.units import auto_rank, fold, units_of
+from lora_graft.kernels.units import auto_rank, scale_factors, units_of
 from sklearn.cluster import KMeans
 
 from .merge_samples import distance, entries, exact, lora, mixed, svd_cut
@@ -28,8 +29,8 @@ def test_units_add_up_to_the_updates(form):
     for lora_index, update in enumerate(updates):
         mine = units.owner == lora_index
         assert distance(up[:, mine] @ down[mine], entries(update)) < 1e-6
-    assert sorted(units.place.tolist()) == list(range(13))
-    assert [units.owner[units.place == i].item() for i in range(13)] == [0] * 6 + [1] * 3 + [2] * 4
+    assert sorted(units.position.tolist()) == list(range(13))
+    assert [units.owner[units.position == i].item() for i in range(13)] == [0] * 6 + [1] * 3 + [2] * 4
 
 
 def test_canonical_units_are_singular_pairs_and_balanced_ones_have_one_size():
@@ -39,7 +40,7 @@ def test_canonical_units_are_singular_pairs_and_balanced_ones_have_one_size():
     up, down = whole.up @ units.left, units.right @ whole.down
     for i, update in enumerate(updates):
         mine = (units.owner == i).nonzero()[:, 0]
-        mine = mine[units.place[mine].argsort()]
+        mine = mine[units.position[mine].argsort()]
         values = torch.linalg.svdvals(entries(update))[: update.rank]
         assert torch.allclose(up[:, mine].T @ up[:, mine], torch.diag(values), atol=1e-6)
         assert torch.allclose(down[mine] @ down[mine].T, torch.diag(values), atol=1e-6)
@@ -58,12 +59,12 @@ def test_units_that_do_nothing_are_left_out():
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.3, -2.0, 0.0])
-def test_fold_splits_the_strength_evenly(strength):
+def test_the_strength_goes_evenly_into_both_factors(strength):
     a = mixed()[0]
-    folded = fold(a, strength)
-    assert torch.allclose(folded.dense(), strength * a.dense(), atol=1e-6)
-    assert float(folded.down.norm()) == pytest.approx(abs(strength) ** 0.5 * float(a.down.norm()), rel=1e-5)
-    assert float(folded.up.norm()) == pytest.approx(abs(strength) ** 0.5 * float(a.up.norm()), rel=1e-5)
+    scaled = scale_factors(a, strength)
+    assert torch.allclose(scaled.dense(), strength * a.dense(), atol=1e-6)
+    assert float(scaled.down.norm()) == pytest.approx(abs(strength) ** 0.5 * float(a.down.norm()), rel=1e-5)
+    assert float(scaled.up.norm()) == pytest.approx(abs(strength) ** 0.5 * float(a.up.norm()), rel=1e-5)
 
 
 @settings(max_examples=25, deadline=None)
@@ -113,6 +114,17 @@ def test_equal_points_share_clusters_or_fill_them():
     assert kmeans(points @ points.T, 3).inertia == pytest.approx(0, abs=1e-9)
     assert set(kmeans(points @ points.T, 7).labels.tolist()) == set(range(7))
     assert set(kmeans(torch.zeros(6, 6, dtype=torch.float64), 4).labels.tolist()) == set(range(4))
+
+
+@pytest.mark.parametrize("wrong", [{"k": 0}, {"restarts": 0}, {"kind": "circles"}])
+def test_kmeans_refuses_what_it_cannot_do(wrong):
+    with pytest.raises(SettingsError, match=next(iter(wrong))):
+        kmeans(torch.eye(4, dtype=torch.float64), **({"k": 2} | wrong))
+
+
+def test_an_unknown_form_of_units_is_refused():
+    with pytest.raises(SettingsError, match="canonical, balanced, paper"):
+        units_of(mixed(), "round")
 
 
 def test_auto_rank_is_the_smallest_that_keeps_the_energy():

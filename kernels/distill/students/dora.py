@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...spectral import flatten
-from .lora import Lora
+from .lora import LoraStudent
 from .model import Change, pair, scale_of, stored, usable_rank
 from .registry import student
 
@@ -18,24 +18,25 @@ EPS = torch.finfo(torch.float32).eps
 
 
 @student(name="dora", display="DoRA", paper="DoRA, arXiv 2402.09353")
-class Dora(Lora):
+class DoraStudent(LoraStudent):
     """Parameters of LoRA and ``magnitude`` (m,), which starts as the constant ``norm`` (m,) = ‖W‖ + ε: gain 1."""
 
     needs_base = True
 
     @classmethod
     def create(
-        cls, weight_shape, rank, alpha, generator, *, weight=None, start=None, device="cpu", dtype=torch.float32
-    ) -> Dora:
+        cls, weight_shape, rank, alpha, generator, *, weight=None, warm_start=None, device="cpu", dtype=torch.float32
+    ) -> DoraStudent:
+        assert weight is not None  # the registry has seen to that
         scale = scale_of(alpha, rank)
-        up, down, error = pair(weight_shape, usable_rank(rank, weight_shape), scale, generator, start)
+        up, down, error = pair(weight_shape, usable_rank(rank, weight_shape), scale, generator, warm_start)
         norm = torch.linalg.vector_norm(flatten(weight).float(), dim=1) + EPS
         return cls(
             weight_shape,
             scale,
             {"lora_up": up, "lora_down": down, "magnitude": norm},
             {"norm": norm},
-            start_error=error,
+            warm_start_error=error,
             device=device,
             dtype=dtype,
         )

@@ -11,49 +11,49 @@ from math import isqrt
 import torch
 from torch import Tensor
 
+from ...kron import kron, trivial
 from ...lowrank import LowRank, from_dense
-from ...products import kronecker, trivial
-from .model import Change, Student, kernel, pair, scale_of, start_error, stored, uniform
+from .model import Change, Student, kernel, pair, scale_of, stored, uniform, warm_start_error
 from .registry import student
 
 FACTOR = 8
 
 
 @student(name="lokr", display="LoKr", paper="LyCORIS, arXiv 2309.14859")
-class Lokr(Student):
+class LokrStudent(Student):
     """Parameters ``lokr_w1`` (a, b) and ``lokr_w2`` (c, d·kh·kw) or ``lokr_w2_a`` (c, r), ``lokr_w2_b`` (r, d·kh·kw).
 
     m = a·c and n = b·d (:func:`split`). Starts from the nearest Kronecker product (:func:`nearest`), w₂ then cut.
     """
 
-    pace = 3.0
+    rate_factor = 3.0
 
     @classmethod
     def create(
-        cls, weight_shape, rank, alpha, generator, *, weight=None, start=None, device="cpu", dtype=torch.float32
-    ) -> Lokr:
+        cls, weight_shape, rank, alpha, generator, *, weight=None, warm_start=None, device="cpu", dtype=torch.float32
+    ) -> LokrStudent:
         (a, c), (b, d) = split(weight_shape[0]), split(weight_shape[1])
         second = (c, d, *weight_shape[2:])
         factored = rank < max(c, d) / 2
         scale = scale_of(alpha, rank) if factored else 1.0
         w1 = uniform(generator, a, b)
-        if start is not None:
-            w1, nearest_w2 = nearest(start, a, b)
+        if warm_start is not None:
+            w1, nearest_w2 = nearest(warm_start, a, b)
         if factored:
-            target = None if start is None else trivial(nearest_w2)
+            target = None if warm_start is None else trivial(nearest_w2)
             left, right, _ = pair(second, rank, scale, generator, target)
             rest = {"lokr_w2_a": left, "lokr_w2_b": right}
         else:
-            rest = {"lokr_w2": torch.zeros(c, d * _area(weight_shape)) if start is None else nearest_w2}
+            rest = {"lokr_w2": torch.zeros(c, d * _area(weight_shape)) if warm_start is None else nearest_w2}
         made = cls(weight_shape, scale, {"lokr_w1": w1, **rest}, device=device, dtype=dtype)
-        made.start_error = start_error(start, LowRank(*made.change()[:2]))
+        made.warm_start_error = warm_start_error(warm_start, LowRank(*made.change()[:2]))
         return made
 
     def change(self) -> Change:
         first = trivial(self.params["lokr_w1"] * self.scale)
         if "lokr_w2" in self.params:
-            return Change(*kronecker(first, trivial(self.params["lokr_w2"])))
-        return Change(*kronecker(first, LowRank(self.params["lokr_w2_a"], self.params["lokr_w2_b"])))
+            return Change(*kron(first, trivial(self.params["lokr_w2"])))
+        return Change(*kron(first, LowRank(self.params["lokr_w2_a"], self.params["lokr_w2_b"])))
 
     def tensors(self) -> dict[str, Tensor]:
         out = {"." + name: stored(tensor) for name, tensor in self.params.items()}

@@ -13,17 +13,17 @@ from .registry import student
 
 
 @student(name="lora", display="LoRA", paper="LoRA, arXiv 2106.09685")
-class Lora(Student):
+class LoraStudent(Student):
     """Parameters ``lora_up`` (m, r) and ``lora_down`` (r, n·kh·kw); starts from the best rank-r cut, balanced."""
 
     @classmethod
     def create(
-        cls, weight_shape, rank, alpha, generator, *, weight=None, start=None, device="cpu", dtype=torch.float32
-    ) -> Lora:
+        cls, weight_shape, rank, alpha, generator, *, weight=None, warm_start=None, device="cpu", dtype=torch.float32
+    ) -> LoraStudent:
         scale = scale_of(alpha, rank)
-        up, down, error = pair(weight_shape, usable_rank(rank, weight_shape), scale, generator, start)
+        up, down, error = pair(weight_shape, usable_rank(rank, weight_shape), scale, generator, warm_start)
         return cls(
-            weight_shape, scale, {"lora_up": up, "lora_down": down}, start_error=error, device=device, dtype=dtype
+            weight_shape, scale, {"lora_up": up, "lora_down": down}, warm_start_error=error, device=device, dtype=dtype
         )
 
     def change(self) -> Change:

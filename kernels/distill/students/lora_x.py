@@ -13,31 +13,33 @@ from torch import Tensor
 
 from ...lowrank import LowRank
 from ...spectral import flatten, subspace
-from .model import Change, Student, column, kernel, scale_of, start_error
+from .model import Change, Student, column, kernel, scale_of, warm_start_error
 from .registry import student
 
 
 @student(name="lora-x", display="LoRA-X (full core)", paper="LoRA-X, arXiv 2501.16559")
-class LoraX(Student):
+class LoraXStudent(Student):
     """Parameter ``core`` (k, k), k = rank; starts from Uᵀ ΔW V. ``left`` U (m, k) and ``right`` V (n·kh·kw, k) stay."""
 
     needs_base = True
-    pace = 3.0
+    rate_factor = 3.0
     diagonal: ClassVar[bool] = False
 
     @classmethod
     def create(
-        cls, weight_shape, rank, alpha, generator, *, weight=None, start=None, device="cpu", dtype=torch.float32
-    ) -> LoraX:
+        cls, weight_shape, rank, alpha, generator, *, weight=None, warm_start=None, device="cpu", dtype=torch.float32
+    ) -> LoraXStudent:
+        assert weight is not None  # the registry has seen to that
         scale, base = scale_of(alpha, rank), subspace(flatten(weight), rank)
         core = torch.zeros(base.k, base.k)
-        if start is not None:
-            core = (base.left.to(start.up).T @ start.up) @ (start.down @ base.right.to(start.down)) / scale
+        if warm_start is not None:
+            up, down = warm_start
+            core = (base.left.to(up).T @ up) @ (down @ base.right.to(down)) / scale
         core = core.diagonal() if cls.diagonal else core
         made = cls(
             weight_shape, scale, {"core": core}, {"left": base.left, "right": base.right}, device=device, dtype=dtype
         )
-        made.start_error = start_error(start, LowRank(*made.change()[:2]))
+        made.warm_start_error = warm_start_error(warm_start, LowRank(*made.change()[:2]))
         return made
 
     def change(self) -> Change:
@@ -55,7 +57,7 @@ class LoraX(Student):
 
 
 @student(name="lora-x-diagonal", display="LoRA-X (diagonal core)", paper="LoRA-X, arXiv 2501.16559")
-class LoraXDiagonal(LoraX):
+class LoraXDiagonalStudent(LoraXStudent):
     """Parameter ``core`` (k,), the diagonal of ΔΣ; starts from the diagonal of Uᵀ ΔW V."""
 
     diagonal = True

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from ....errors import SettingsError
-from ...lowrank import LowRank, concatenate, norm, recompress, scale
+from ...lowrank import LowRank, concatenate, norm, scale, truncate
 
 
 class Change(NamedTuple):
@@ -33,12 +33,12 @@ class Student(ABC):
     fixed: name -> constant that `change` needs beside them (made from the base weight, hence the same every time).
     shape: of the weight, (m, n) or (m, n, kh, kw).
     scale: alpha/rank.
-    pace: how much faster than a LoRA it learns best, as a factor on the learning rate; measured on the example models.
-    start_error: relative Frobenius error with which the update asked for at the start is met; 0 when none was.
+    rate_factor: how much faster than a LoRA it learns best, on the learning rate; measured on the example models.
+    warm_start_error: relative Frobenius error with which the warm start is met; 0 without one.
     """
 
     needs_base: ClassVar[bool] = False
-    pace: ClassVar[float] = 1.0
+    rate_factor: ClassVar[float] = 1.0
 
     def __init__(
         self,
@@ -47,14 +47,14 @@ class Student(ABC):
         params: Mapping[str, Tensor],
         fixed: Mapping[str, Tensor] | None = None,
         *,
-        start_error: float = 0.0,
+        warm_start_error: float = 0.0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ):
-        self.shape, self.scale, self.start_error = tuple(shape), scale, start_error
-        place = {"device": device, "dtype": dtype}
-        self.params = {name: t.detach().to(**place, copy=True).requires_grad_() for name, t in params.items()}
-        self.fixed = {name: t.detach().to(**place) for name, t in (fixed or {}).items()}
+        self.shape, self.scale, self.warm_start_error = tuple(shape), scale, warm_start_error
+        placement = {"device": device, "dtype": dtype}
+        self.params = {name: t.detach().to(**placement, copy=True).requires_grad_() for name, t in params.items()}
+        self.fixed = {name: t.detach().to(**placement) for name, t in (fixed or {}).items()}
 
     @classmethod
     @abstractmethod
@@ -66,11 +66,11 @@ class Student(ABC):
         generator: Generator,
         *,
         weight: Tensor | None = None,
-        start: LowRank | None = None,
+        warm_start: LowRank | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> Student:
-        """A student for a weight of this shape; its ΔW is exactly zero, or as near to `start` as it can be.
+        """A student for a weight of this shape; its ΔW is exactly zero, or as near to `warm_start` as it can be.
 
         Args:
             weight_shape: (m, n) or (m, n, kh, kw).
@@ -78,11 +78,11 @@ class Student(ABC):
             alpha: None for alpha = rank (scale 1).
             generator: of the CPU; the same state gives the same bytes on every device.
             weight: the base weight, where the kind `needs_base`.
-            start: (m, n·kh·kw) update to begin from.
+            warm_start: (m, n·kh·kw) update to begin from.
             dtype: of the parameters.
 
         Raises:
-            SettingsError: rank below 1, alpha not above 0, `start` or `weight` of another shape, or `weight` missing.
+            SettingsError: rank below 1, alpha not above 0, `warm_start` or `weight` of another shape, or no `weight`.
         """
 
     @abstractmethod
@@ -105,7 +105,7 @@ def check(
     rank: int,
     alpha: float | None,
     weight: Tensor | None,
-    start: LowRank | None,
+    warm_start: LowRank | None,
 ) -> None:
     """Raises SettingsError for what :meth:`Student.create` cannot work with."""
     if len(shape) < 2:
@@ -118,9 +118,9 @@ def check(
         raise SettingsError(f"{kind} is made from the base weight, which was not given")
     if weight is not None and tuple(weight.shape) != tuple(shape):
         raise SettingsError(f"the base weight is {tuple(weight.shape)}, the student is for {tuple(shape)}")
-    if start is not None and start.shape != flat(shape):
+    if warm_start is not None and warm_start.shape != flat(shape):
         raise SettingsError(
-            f"the update to start from is {start.shape}, the weight is {flat(shape)}",
+            f"the update to start from is {warm_start.shape}, the weight is {flat(shape)}",
             hint="Start from an adapter of the target base, or from nothing.",
         )
 
@@ -146,17 +146,17 @@ def uniform(generator: Generator, rows: int, columns: int) -> Tensor:
 
 
 def pair(
-    shape: tuple[int, ...], rank: int, alpha_scale: float, generator: Generator, start: LowRank | None
+    shape: tuple[int, ...], rank: int, alpha_scale: float, generator: Generator, warm_start: LowRank | None
 ) -> tuple[Tensor, Tensor, float]:
-    """Factors (m, rank), (rank, n·kh·kw) with alpha_scale · up @ down = the best cut of `start`, and its error.
+    """Factors (m, rank), (rank, n·kh·kw) with alpha_scale · up @ down = the best cut of `warm_start`, and its error.
 
-    Without a start, and in the ranks that it leaves unused, `up` is zero and `down` random, so that gradients flow.
+    Without one, and in the ranks that it leaves unused, `up` is zero and `down` random, so that gradients flow.
     """
     m, n = flat(shape)
     up, down = torch.zeros(m, rank), uniform(generator, rank, n)
-    if start is None:
+    if warm_start is None:
         return up, down, 0.0
-    cut, error = recompress(LowRank(start.up.float(), start.down.float()), rank)
+    cut, error = truncate(LowRank(warm_start.up.float(), warm_start.down.float()), rank)
     root = alpha_scale**0.5
     if norm(cut) > 0:
         up[:, : cut.rank] = cut.up.cpu() / root
@@ -164,13 +164,12 @@ def pair(
     return up, down, error
 
 
-def start_error(start: LowRank | None, made: LowRank) -> float:
-    """Relative Frobenius distance of what was made from the update asked for; 0 when none was."""
-    size = norm(start) if start is not None else 0.0
-    if size == 0:
+def warm_start_error(warm_start: LowRank | None, made: LowRank) -> float:
+    """Relative Frobenius distance of what was made from the warm start; 0 without one."""
+    if warm_start is None or (size := norm(warm_start)) == 0:
         return 0.0
-    up, down = made.up.detach().to(start.up), made.down.detach().to(start.down)
-    return norm(concatenate([start, scale(LowRank(up, down), -1)])) / size
+    up, down = made.up.detach().to(warm_start.up), made.down.detach().to(warm_start.down)
+    return norm(concatenate([warm_start, scale(LowRank(up, down), -1)])) / size
 
 
 def kernel(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -31,9 +31,11 @@ def student(*, name: str, display: str, paper: str) -> Callable[[type[Student]],
 
     def register(cls: type[Student]) -> type[Student]:
         @wraps(cls.create)
-        def create(weight_shape, rank, alpha, generator, *, weight=None, start=None, **placing):
-            check(name, cls.needs_base, weight_shape, rank, alpha, weight, start)
-            return cls.create(tuple(weight_shape), rank, alpha, generator, weight=weight, start=start, **placing)
+        def create(weight_shape, rank, alpha, generator, *, weight=None, warm_start=None, **placing):
+            check(name, cls.needs_base, weight_shape, rank, alpha, weight, warm_start)
+            return cls.create(
+                tuple(weight_shape), rank, alpha, generator, weight=weight, warm_start=warm_start, **placing
+            )
 
         STUDENTS[name] = Kind(name, display, paper, create, cls.needs_base)
         return cls

@@ -106,7 +106,7 @@ class Student(io.ComfyNode):
                 p += (0.1 if p.ndim > 1 else 0.3 * p.abs().mean() + 0.3) * torch.randn(p.shape, generator=dice)
         clean, noise = (torch.randn(3, denoiser.channels, 8, 8, generator=dice) for _ in range(2))
         words = denoiser.encode(["a box", "", "word " * 100])
-        given = clean, noise, denoiser.ratios(torch.tensor([0.2, 0.5, 0.9])), words
+        given = clean, noise, denoiser.sigmas(torch.tensor([0.2, 0.5, 0.9])), words
         with denoiser.loaded((3, denoiser.channels, 8, 8)):
             with torch.no_grad():
                 plain = denoiser.predict(*given)
@@ -149,11 +149,11 @@ class Student(io.ComfyNode):
 
 def alone(denoiser, given) -> float:
     """Largest difference between samples predicted as a batch and one by one, whatever their prompts' lengths."""
-    clean, noise, ratio, words = given
+    clean, noise, sigma, words = given
     with denoiser.loaded(tuple(clean.shape)), torch.no_grad():
         both = denoiser.predict(*given)
         single = [
-            denoiser.predict(clean[i : i + 1], noise[i : i + 1], ratio[i : i + 1], words[i : i + 1]) for i in range(3)
+            denoiser.predict(clean[i : i + 1], noise[i : i + 1], sigma[i : i + 1], words[i : i + 1]) for i in range(3)
         ]
     return float((torch.cat(single) - both).norm() / both.norm())
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from .lowrank import LowRank
 
 
-def hadamard(first: LowRank, second: LowRank) -> LowRank:
+def khatri_rao(first: LowRank, second: LowRank) -> LowRank:
     """Factors of (U₁V₁) ⊙ (U₂V₂), two matrices of one shape; their rank is r₁·r₂.
 
     The row-wise Khatri-Rao product of the left factors and the column-wise one of the right factors:
@@ -19,7 +19,7 @@ def hadamard(first: LowRank, second: LowRank) -> LowRank:
     return LowRank(up, down)
 
 
-def kronecker(first: LowRank, second: LowRank) -> LowRank:
+def kron(first: LowRank, second: LowRank) -> LowRank:
     """Factors of (U₁V₁) ⊗ (U₂V₂) = (U₁⊗U₂)(V₁⊗V₂); their rank is r₁·r₂.
 
     Flattened kernels ride on the second one: (a, b) ⊗ (c, d·kh·kw) is the flattened (a·c, b·d, kh, kw).

@@ -1,10 +1,11 @@
-"""Which weights of the target get a student, and what each starts from."""
+"""The target modules: which weights of the target get a student, and what each starts from."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
+from ... import choices
 from ...adapters import Adapter
 from ...bases.model import Base, load_weight_slice
 from ...errors import AdapterError, SettingsError
@@ -14,24 +15,27 @@ from ...names import describe
 from ...names.describe import OUTSIDE
 from .denoiser import Denoiser
 
-WHERE = ("auto", "attention", "attention + feed-forward", "linear", "linear + convolution")
 _ATTENTION = re.compile(r"attn|attention|to_[qkv]|to_out|qkv|linear1|linear2")
 _FEED_FORWARD = re.compile(r"\bff\b|ff_|mlp|feed_forward|ffn|\bw[123]\b|proj_(in|out)$")
 MOST_LIKE = 0.5  # share of the adapters' weights that the target must have for `auto` to follow them
 
 
-def places(student: Denoiser, where: str, adapters: Sequence[Adapter], bases: Sequence[Base]) -> tuple[list[str], str]:
+def target_modules(
+    student: Denoiser, where: str, adapters: Sequence[Adapter], bases: Sequence[Base]
+) -> tuple[list[str], str]:
     """(names of the weights to learn on, a sentence on the choice).
 
-    where: one of WHERE. ``auto`` takes the weights that the adapters change, where the target has them (for a target
-    of another architecture: attention and feed-forward).
+    where: one of ``choices.Distill.module_sets``. ``auto`` takes the weights that the adapters change, where the
+    target has them (for a target of another architecture: attention and feed-forward).
     bases: of the adapters, one for each.
 
     Raises:
         SettingsError: unknown choice, or no weight answers to it.
     """
-    if where not in WHERE:
-        raise SettingsError(f"unknown choice of modules {where!r}", hint=f"Choose {', '.join(WHERE)}.")
+    if where not in choices.Distill.module_sets:
+        raise SettingsError(
+            f"unknown choice of modules {where!r}", hint=f"Choose {', '.join(choices.Distill.module_sets)}."
+        )
     there = student.learnable()
     if where == "auto":
         wanted = list(
@@ -59,7 +63,7 @@ def touched(adapter: Adapter, base: Base) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def starts(adapter: Adapter | None, student: Denoiser, names: Sequence[str]) -> dict[str, LowRank]:
+def warm_starts(adapter: Adapter | None, student: Denoiser, names: Sequence[str]) -> dict[str, LowRank]:
     """The update of each weight in an adapter to start from; slices of fused weights put together.
 
     Raises:
@@ -85,12 +89,8 @@ def starts(adapter: Adapter | None, student: Denoiser, names: Sequence[str]) -> 
             )
         update = module.low_rank(weight)
         if weight_slice.swap:
-            half = update.up.shape[0] // 2
-            update = LowRank(update.up.roll(half, 0), update.down)
-        if weight_slice.rows is not None:
-            up = update.up.new_zeros(shape[0], update.rank)
-            up[rows[0] : rows[0] + rows[1]] = update.up
-            update = LowRank(up, update.down)
+            update = lowrank.swap_halves(update)
+        update = lowrank.place_rows(update, rows[0], shape[0])
         found[weight_slice.name] = (
             lowrank.concatenate([found[weight_slice.name], update]) if weight_slice.name in found else update
         )
@@ -113,9 +113,10 @@ def _alive(student: Denoiser, names: list[str], what: str) -> tuple[list[str], s
 
 
 def _chosen(name: str, shape: tuple[int, ...], where: str) -> bool:
-    block, role = describe(name, shape)
+    block, role = describe(name)
     if block == OUTSIDE or (len(shape) != 2 and where != "linear + convolution"):
         return False
-    if where.startswith("linear"):
+    if where in ("linear", "linear + convolution"):
         return True
-    return bool(_ATTENTION.search(role)) or ("feed" in where and bool(_FEED_FORWARD.search(role)))
+    feed_forward = where == "attention + feed-forward" and _FEED_FORWARD.search(role)
+    return bool(_ATTENTION.search(role) or feed_forward)

@@ -12,7 +12,7 @@ from ..lowrank import LowRank
 from ..spectral import Subspace
 
 
-def resize(update: LowRank, source: Subspace, target: Subspace) -> LowRank:
+def map_dimensions(update: LowRank, source: Subspace, target: Subspace) -> LowRank:
     """ΔW_t = U_t (U_sᵀ ΔW V_s) V_tᵀ over the first k = min(k_s, k_t) pairs; shape of the target, rank unchanged."""
     k = min(source.left.shape[1], target.left.shape[1])
     left, right = source.left[:, :k].to(update.up), source.right[:, :k].to(update.down)

@@ -31,7 +31,7 @@ def ok(result):
     return result
 
 
-class Lessons(Graph):
+class DistillGraph(Graph):
     """A graph with the nodes of distillation. Models are named by file; ``_of`` finds what belongs to them."""
 
     def clip_of(self, model: str) -> list:
@@ -138,5 +138,5 @@ def frames(host, result, node: str) -> float:
     return float(judge.look(materialize.judge_weights(), images).effects[:, 0].mean())
 
 
-def told(result, node: str) -> dict:
+def parsed(result, node: str) -> dict:
     return json.loads(result.text(node))

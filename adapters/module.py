@@ -1,7 +1,7 @@
-"""What an adapter file holds: modules, unknown tensors, metadata.
+"""One weight's share of an adapter file.
 
-A :class:`AdapterModule` is everything the file says about one weight: its key (the file's key without the suffix) and
-the tensors exactly as read, by suffix. Each format is one subclass that knows how those tensors become ΔW.
+A module is everything the file says about one weight: its key (the file's key without the suffix) and the tensors
+exactly as read, by suffix. Each format is one subclass that knows how those tensors become ΔW.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any, ClassVar, NoReturn
+from typing import ClassVar, NoReturn
 
 import torch
 from torch import Tensor
@@ -28,13 +28,13 @@ class AdapterModule:
 
     key:     module key in the file, without suffix, e.g. ``lora_unet_mid_block_attentions_0_proj_in``.
     tensors: suffix (with its leading ``.`` or ``_``) -> tensor exactly as read; ``key + suffix`` is the file's key.
-    told:    the scale that the file's metadata gives for this module when it has no ``alpha`` tensor; else None.
+    config_scale: the scale that the file's metadata gives for this module when it has no ``alpha`` tensor; else None.
     file:    where it came from, for error messages.
     """
 
     key: str
     tensors: dict[str, Tensor] = field(repr=False)
-    told: float | None = None
+    config_scale: float | None = None
     file: str | None = None
 
     kind: ClassVar[str] = "?"
@@ -73,7 +73,7 @@ class AdapterModule:
 
     @property
     def alpha(self) -> float | None:
-        """The ``alpha`` tensor's value; None when the file has none (then the scale is 1 unless ``told`` says)."""
+        """The ``alpha`` tensor's value; None when the file has none (scale 1 then, or ``config_scale``)."""
         value = self.tensors.get(ALPHA)
         return None if value is None else float(value)
 
@@ -82,10 +82,10 @@ class AdapterModule:
         rank = rank or self.rank or 1
         if self.alpha is not None:
             return self.alpha / rank
-        return 1.0 if self.told is None else self.told
+        return 1.0 if self.config_scale is None else self.config_scale
 
     def low_rank(self, weight: Tensor | None = None) -> LowRank:
-        """Exact factors of ΔW flattened to (m, n·kh·kw), scale folded in, float32.
+        """Exact factors of ΔW flattened to (m, n·kh·kw), the scale in ``up``, float32.
 
         Formats without a small factorisation return the singular factors of the dense update, of whatever rank it
         has. ``weight`` is the base weight, needed when ``needs_base``; raises AdapterError without it.
@@ -179,74 +179,3 @@ class AdapterModule:
 
 
 BAKE = "Turn it into a plain update first (it needs the base weight), then scale that."
-
-
-@dataclass(eq=False)
-class Adapter:
-    """An adapter as read.
-
-    modules:  module key -> AdapterModule, in the file's order.
-    extras:   tensors no format knows, by file key; kept, reported and written again.
-    metadata: the file's metadata, untouched.
-    layout:   "kohya", "diffusers", "peft", "comfy", "bare" or "cloneofsimo", by the majority of the keys.
-    file:     path it was read from, if any.
-    digest:   sha256 of the file's bytes, or of the tensors when it came as a state dict.
-    aliases:  our key -> the file's own key, for dialects whose names had to be translated (None: not in the file).
-    """
-
-    modules: dict[str, AdapterModule]
-    extras: dict[str, Tensor] = field(default_factory=dict)
-    metadata: dict[str, str] = field(default_factory=dict)
-    layout: str = "bare"
-    file: str | None = None
-    digest: str = ""
-    aliases: dict[str, str | None] = field(default_factory=dict)
-
-    def with_modules(self, modules: dict[str, AdapterModule]) -> Adapter:
-        """The same adapter (extras, metadata) with other modules; their keys must be the dictionary's.
-
-        Where PEFT's configuration in the metadata would scale a new module wrongly, it is dropped and the scales of
-        the others are written as ``alpha`` tensors.
-        """
-        from .metadata import consistent
-
-        return consistent(replace(self, modules=modules))
-
-    @property
-    def kinds(self) -> dict[str, int]:
-        """Number of modules by kind."""
-        counts: dict[str, int] = {}
-        for module in self.modules.values():
-            counts[module.kind] = counts.get(module.kind, 0) + 1
-        return counts
-
-    @property
-    def triggers(self) -> list[str]:
-        """Trigger words and phrases the metadata names, most telling first."""
-        from .metadata import triggers
-
-        return triggers(self.metadata)
-
-    @property
-    def tags(self) -> dict[str, int]:
-        """Training tags with how often they were seen, most frequent first."""
-        from .metadata import tags
-
-        return tags(self.metadata)
-
-    @property
-    def embeddings(self) -> dict[str, dict[str, Tensor]]:
-        """Textual-inversion vectors embedded in the file: name -> {part: (tokens, width)}."""
-        from .embeddings import embeddings
-
-        return embeddings(self.extras, self.metadata)
-
-
-class LoraState(dict):
-    """A state dict that also carries the file's metadata, path and digest, as it travels between nodes."""
-
-    def __init__(
-        self, tensors: Any = (), *, metadata: dict[str, str] | None = None, file: str | None = None, digest: str = ""
-    ):
-        super().__init__(tensors)
-        self.metadata, self.file, self.digest = dict(metadata or {}), file, digest

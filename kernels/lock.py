@@ -14,15 +14,15 @@ from typing import ParamSpec, TypeVar
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-_turn = Lock()
+_lock = Lock()
 
 
-def in_turn(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+def locked(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """The function, run by one thread at a time, whichever of these functions it is. They must not call each other."""
 
     @wraps(function)
     def waiting(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        with _turn:
+        with _lock:
             return function(*args, **kwargs)
 
     return waiting

@@ -1,4 +1,4 @@
-"""How fast to learn and in which order: rates and lessons of every step, from (settings, step) alone."""
+"""How fast to learn and in which order: the rate and the batch of every step, from (settings, step) alone."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ... import choices
 from ...errors import SettingsError
 from ...kernels.distill.students import Student
 
-SCHEDULES = ("cosine", "linear", "constant")
 FINAL = 0.02  # the last rate, as a share of the highest
 PEAK, MOST = 0.04, 0.01  # see learning_rate
 SMALL = 14.0  # entries under 1/14 take smaller steps
@@ -23,24 +23,26 @@ class Training:
     """How to learn.
 
     learning_rate: the highest; 0 chooses one from the number of weights.
-    batch: lessons per forward pass. accumulation: passes per step.
+    batch: noisy latents per forward pass. accumulation: passes per step.
     checkpointing: keep only the inputs of blocks for the backward pass and compute the rest again.
 
     Raises:
         SettingsError: a value out of range.
     """
 
-    steps: int = 100
-    learning_rate: float = 0.0
-    schedule: str = "cosine"
-    batch: int = 32
-    accumulation: int = 1
+    steps: int = choices.Distill.steps
+    learning_rate: float = choices.Distill.learning_rate
+    schedule: str = choices.Distill.schedule
+    batch: int = choices.Distill.batch
+    accumulation: int = choices.Distill.accumulation
     checkpointing: bool = False
-    seed: int = 0
+    seed: int = choices.Distill.seed
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise SettingsError(f"unknown schedule {self.schedule!r}", hint=f"Choose {', '.join(SCHEDULES)}.")
+        if self.schedule not in choices.Distill.schedules:
+            raise SettingsError(
+                f"unknown schedule {self.schedule!r}", hint=f"Choose {', '.join(choices.Distill.schedules)}."
+            )
         for name in ("steps", "batch", "accumulation"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -49,12 +51,12 @@ class Training:
 
 
 def learning_rate(students: Collection[Student], settings: Training) -> float:
-    """The highest rate for these students: as set, or 0.04/√L, at most 0.01, times the pace of their kind.
+    """The highest rate for these students: as set, or 0.04/√L, at most 0.01, times the factor of their kind.
 
     One step of every weight moves the answer about √L times as far as a step of one. The factor is measured on the
     example models (L = 15 weights; 25 to 100 steps of batch 32).
     """
-    return settings.learning_rate or min(MOST, PEAK / math.sqrt(len(students))) * next(iter(students)).pace
+    return settings.learning_rate or min(MOST, PEAK / math.sqrt(len(students))) * next(iter(students)).rate_factor
 
 
 def share_of_peak(step: int, settings: Training) -> float:
@@ -67,7 +69,7 @@ def share_of_peak(step: int, settings: Training) -> float:
     return FINAL + (1 - FINAL) * falling[settings.schedule]
 
 
-def groups(params: Iterable[Tensor], rate: float) -> list[dict]:
+def parameter_groups(params: Iterable[Tensor], rate: float) -> list[dict]:
     """Parameters for the optimizer, one group for each rate.
 
     Factors whose entries start small (about 1/√n in layers n wide) take steps that are small in the same measure, so
@@ -81,11 +83,14 @@ def groups(params: Iterable[Tensor], rate: float) -> list[dict]:
     return list(found.values())
 
 
-def drawn(count: int, turn: int, settings: Training) -> Tensor:
-    """Indices (batch,) of the lessons of one pass: a new random order on every round through all `count`."""
+def batch_indices(count: int, number: int, settings: Training) -> Tensor:
+    """Indices (batch,) of the noisy latents of one forward pass; every round through all `count` is a new random order.
+
+    number: of the pass, from 0.
+    """
     found: list[int] = []
     while len(found) < settings.batch:
-        round_, place = divmod(turn * settings.batch + len(found), count)
+        round_, position = divmod(number * settings.batch + len(found), count)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed * 1_000_003 + round_))
-        found += order[place:].tolist()
+        found += order[position:].tolist()
     return torch.tensor(found[: settings.batch])

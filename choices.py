@@ -1,0 +1,152 @@
+"""Every list to choose from and every default that nodes, command line, Python and jobs share.
+
+No torch here, so that menus and help cost nothing. Each class is a page of names for one job and is never made an
+instance of: the plural is a list, the singular the default of the option that is called so. None stands for "not
+given"; nodes, which cannot say that, show 0.
+
+Methods, rules and kinds themselves are functions and classes in ``kernels``; tests compare their registries and
+signatures, the nodes' inputs, the command line's options and the jobs' settings with what stands here.
+"""
+
+from __future__ import annotations
+
+
+class Work:
+    """Where to compute."""
+
+    devices = ("auto", "cpu", "cuda")
+    device = "auto"
+
+
+class File:
+    """How an adapter is written. ``same`` leaves things as they came."""
+
+    layouts = ("kohya", "diffusers", "peft", "comfy")
+    layout = "same"
+    dtypes = ("fp16", "bf16", "fp32")
+    dtype: str | None = None
+
+
+class Inspect:
+    tags = 30  # training tags listed
+
+
+class Subspace:
+    """How many singular vectors of a base weight count: k."""
+
+    subspaces = ("share", "fixed", "energy")
+    subspace = "share"
+    k_share = 0.25  # of the weight's smaller side
+    k = 320  # as in the LoRA-X paper
+    energy = 0.9
+
+
+class Transfer:
+    """A method is a file in ``kernels/transfer`` and a name here, in the order of the imports there."""
+
+    methods = ("copy", "lora-x", "prolora", "rotate")
+    method = "auto"
+    threshold = 0.0  # ProLoRA: 0.8
+    rank: int | None = None
+    strength = 1.0
+    processes = 4  # at most, for many LoRAs
+
+
+class Merge:
+    """A method is a file in ``kernels/merge`` and a name here, in the order of the imports there."""
+
+    methods = (
+        "lego",
+        "concat",
+        "linear",
+        "svd",
+        "ties",
+        "dare",
+        "della",
+        "magnitude",
+        "knots",
+        "core-ties",
+        "tsv",
+        "iso",
+    )
+    method = "lego"
+    # Options that several methods read, with these methods; an option of one method alone is told with its name.
+    readers = {
+        "density": ("ties", "dare", "della", "magnitude", "knots", "core-ties"),
+        "seed": ("lego", "dare", "della"),
+    }
+    ranks = ("max", "auto", "sum")
+    rank = "max"
+    fixed_rank = 16
+    energy = 0.95  # of the sum, for rank auto
+    unit_forms = ("canonical", "balanced", "paper")
+    units = "canonical"
+    density = 0.5
+    seed = 0
+    parameter_reweighting = True
+    output_reweighting = True
+
+
+class Resize:
+    rules = ("rank", "ratio", "cumulative", "energy", "frobenius")
+    rule = "rank"
+    amount = 16.0
+    max_rank: int | None = None
+
+
+class Prompts:
+    template = "{trigger}, {3::{tags}|{seed}}"
+    count = 32
+    seed = 0
+
+
+class Drawing:
+    """How teacher and target draw pictures, in a sampler node's words."""
+
+    width = 512
+    height = 512
+    steps = 20
+    cfg = 7.0
+    sampler = "euler"
+    scheduler = "simple"
+    negative = ""
+    batch = 4  # pictures at a time
+
+
+class Dataset:
+    count = 64
+    seed = 0
+    least_action = 0.05
+    least_likeness = 0.5
+
+
+class Distill:
+    """A student kind is a file in ``kernels/distill/students`` and a name here, in the order of the imports there."""
+
+    objectives = ("auto", "difference", "output", "samples")
+    objective = "auto"
+    kinds = ("lora", "lora-x", "lora-x-diagonal", "loha", "lokr", "dora")
+    kind = "lora"
+    rank = 16
+    alpha: float | None = None
+    module_sets = ("auto", "attention", "attention + feed-forward", "linear", "linear + convolution")
+    modules = "auto"
+    effect = 1.0
+    match_effect = False
+    noisy_latents: int | None = None
+    steps = 100
+    learning_rate = 0.0  # chosen from the number of weights
+    schedules = ("cosine", "linear", "constant")
+    schedule = "cosine"
+    batch = 8  # as much memory as was measured; times accumulation the 32 that were measured for quality
+    accumulation = 4
+    dtypes = ("auto", "bf16", "fp16", "fp32")
+    dtype = "auto"
+    seed = 0
+
+
+class Batch:
+    """Many prompts on several servers."""
+
+    ahead = 2
+    patience = 60.0

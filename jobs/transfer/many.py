@@ -1,0 +1,247 @@
+"""Many LoRAs of one base for another, in parallel processes.
+
+First the LoRAs are read for the weights they change, then each of these weights is measured once in both bases into
+the cache on disk, then the LoRAs are transferred from what was measured. What a transfer computes beyond that is the
+subspace of a whole fused weight for a LoRA that was trained inside it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from glob import glob, has_magic
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol, cast
+
+from ... import adapters, choices
+from ...bases import Base, open_base
+from ...errors import GraftError
+from ...io.outputs import claim, staged
+from ...names import WeightSlice
+from ..cache import SubspaceCache
+from ..processes import Processes
+from .move import has_subspaces
+from .pairs import Pairs
+from .plan import plan
+from .transfer import TransferSettings, probe, transfer
+
+Weights = tuple[WeightSlice, WeightSlice]  # one weight in the source and in the target
+
+
+class PhaseProgress(Protocol):
+    """Called with the phase, what is done of how much in it, and what was at hand; may raise to stop."""
+
+    def __call__(self, phase: str, done: int, total: int, label: str, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file.
+
+    status: "transferred", "present" (the output was there before and was left alone) or "failed".
+    error: why it failed.
+    method, similarity (mean, corrected for chance), kept_energy, advice: of the transfer's report.
+    empty_blocks: number of the target's blocks that receive nothing.
+    """
+
+    file: Path
+    output: Path
+    status: Literal["transferred", "present", "failed"]
+    error: str = ""
+    method: str = ""
+    similarity: float | None = None
+    kept_energy: float | None = None
+    empty_blocks: int = 0
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every file has in common.
+
+    source, target: checkpoints or diffusers folders.
+    dtype, layout: as :func:`..adapters.write` takes them.
+    report: suffix of a report beside each output, ".md" or ".json"; None for none.
+    overwrite: write over outputs that exist.
+    cache: folder of subspaces; None for the user's own.
+    """
+
+    source: Path
+    target: Path
+    settings: TransferSettings = field(default_factory=TransferSettings)
+    dtype: str | None = choices.File.dtype
+    layout: str = choices.File.layout
+    report: str | None = None
+    overwrite: bool = False
+    device: str = "cpu"
+    cache: Path | None = None
+
+
+def find_files(patterns: Iterable[str], folder: Path) -> dict[Path, Path]:
+    """Input → output of all files that match; each keeps its place below the part of the pattern without wildcards.
+
+    Files in the output folder are what an earlier call made, and no inputs.
+
+    Raises:
+        GraftError: nothing matches, an output would be an input or come from two, or the folder is a file.
+    """
+    if folder.is_file():
+        raise GraftError("the output of many transfers is a folder, and this is a file", file=folder)
+    inputs: dict[Path, Path] = {}
+    for pattern in patterns:
+        parts = Path(pattern).expanduser().parts
+        root = Path(*parts[: next((i for i, part in enumerate(parts) if has_magic(part)), len(parts) - 1)])
+        files = [Path(f) for f in sorted(glob(str(Path(*parts)), recursive=True))]
+        files = [f for f in files if f.is_file() and f.suffix.lower() == ".safetensors"]
+        if not files:
+            raise GraftError(f"{pattern!r} matches no .safetensors file")
+        if folder.resolve() == root.resolve():
+            raise GraftError("the outputs would overwrite the inputs", file=folder, hint="Choose another folder.")
+        if folder.resolve().is_relative_to(root.resolve()):
+            files = [f for f in files if not f.resolve().is_relative_to(folder.resolve())]
+        inputs |= {f: folder / f.relative_to(root) for f in files}
+    taken: dict[Path, Path] = {f.resolve(): f for f in inputs}
+    for file, output in inputs.items():
+        other = taken.setdefault(output.resolve(), file)
+        if other is not file:
+            raise GraftError(
+                f"the output of {file} would overwrite or meet that of {other}",
+                file=output,
+                hint="Choose another folder, or call once for each.",
+            )
+    return inputs
+
+
+def transfer_many(
+    files: Mapping[Path, Path],
+    job: Job,
+    *,
+    processes: int | None = None,
+    keep_cache: bool = True,
+    progress: PhaseProgress | None = None,
+) -> list[Outcome]:
+    """Transfer every input to its output; what fails is noted and the rest goes on. In the order of the files.
+
+    Args:
+        files: input → output, as :func:`find_files` gives them. Outputs that exist are left alone unless overwritten.
+        processes: at a time; None for one per core, at most 4, and one on a GPU. They are spawned: a script that calls
+            this does so under ``if __name__ == "__main__"``.
+        keep_cache: use and fill the job's cache of subspaces, not one that lasts as long as this call.
+        progress: called in this process.
+
+    Raises:
+        GraftError: a base cannot be opened.
+    """
+    for base in (job.source, job.target):
+        open_base(base)  # what is wrong with it is known before any process starts
+    outcomes = {f: Outcome(f, o, "present") for f, o in files.items() if o.exists() and not job.overwrite}
+    work = {file: output for file, output in files.items() if file not in outcomes}
+    cores = os.cpu_count() or 1
+    count = processes or (1 if job.device.startswith("cuda") else min(choices.Transfer.processes, cores))
+    phase = progress or (lambda name, done, total, label: None)
+    with ExitStack() as stack:
+        if not keep_cache:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="lora-graft-"))
+            job = replace(job, cache=Path(scratch))
+        crew = stack.enter_context(Processes(min(count, len(work)), Worker.begin, job, threads=max(1, cores // count)))
+        needed: dict[Weights, None] = {}
+        for file, weights, why in crew.each(_weights_of, work, partial(phase, "Reading"), _file_name):
+            needed |= dict.fromkeys(weights or ())
+            if why:
+                outcomes[file] = Outcome(file, work[file], "failed", why)
+        for _ in crew.each(_measure, needed, partial(phase, "Measuring the bases"), _weight_name):
+            pass  # what cannot be measured fails again below, under its file's name
+        readable = [item for item in work.items() if item[0] not in outcomes]
+        for item, outcome, why in crew.each(_transfer, readable, partial(phase, "Transferring"), _output_name):
+            outcomes[item[0]] = outcome or Outcome(*item, "failed", why)
+    return [outcomes[file] for file in files]
+
+
+class Worker:
+    """One process: both bases opened once, and what is done there for a file or a weight."""
+
+    current: ClassVar[Worker]
+
+    def __init__(self, job: Job):
+        self.job, self.cache = job, SubspaceCache(job.cache)
+        # A type checker does not take FileBase's cached properties for the protocol's properties.
+        self.source, self.target = cast(Base, open_base(job.source)), cast(Base, open_base(job.target))
+
+    @classmethod
+    def begin(cls, job: Job) -> None:
+        """Make this process's worker."""
+        cls.current = cls(job)
+
+    def pairs(self) -> Pairs:
+        """The subspaces of both bases, from the cache where it has them."""
+        return Pairs(self.source, self.target, self.job.settings.size, self.cache, self.job.device)
+
+    def weights_of(self, file: Path) -> set[Weights]:
+        """The weights whose subspaces the file's transfer will look at; what its plan looks at is measured by this."""
+        adapter, pairs = adapters.read(file), self.pairs()
+        steps = plan(adapter, self.source, self.target, probe(pairs))
+        if not self.job.settings.needs_subspaces:
+            return set()
+        needed = [(step.source, step.target) for step in steps if has_subspaces(step, pairs)]
+        return {(ours, theirs) for ours, theirs in needed if ours is not None and theirs is not None}
+
+    def measure(self, weights: Weights) -> None:
+        """Put a weight's subspaces in both bases, slice by slice, into the cache; equal weights need none."""
+        pairs = self.pairs()
+        if not pairs.same(*weights):
+            pairs.by_slice(*weights)
+
+    def transfer(self, file: Path, output: Path) -> Outcome:
+        """Transfer one file and write it, with its report."""
+        job = self.job
+        beside = output.with_suffix(job.report) if job.report else None
+        output.parent.mkdir(parents=True, exist_ok=True)
+        claim(output, beside, force=job.overwrite)
+        result = transfer(
+            adapters.read(file), self.source, self.target, job.settings, cache=self.cache, device=job.device
+        )
+        report, totals = result.report, result.report.totals
+        text = report.to_markdown() if job.report == ".md" else report.to_json()
+        with staged({beside: text.encode()} if beside else {}):
+            adapters.write(
+                result.adapter,
+                output,
+                dtype=job.dtype,
+                layout=job.layout,
+                names=self.target.names,
+                overwrite=job.overwrite,
+                provenance=result.provenance,
+            )
+        figures = (report.method, totals["mean_similarity"], totals["kept_energy"], len(report.empty_blocks))
+        return Outcome(file, output, "transferred", "", *figures, report.advice)
+
+
+# Functions of the module, because a process is sent the name of what it is to do.
+
+
+def _weights_of(file: Path) -> set[Weights]:
+    return Worker.current.weights_of(file)
+
+
+def _measure(weights: Weights) -> None:
+    Worker.current.measure(weights)
+
+
+def _transfer(files: tuple[Path, Path]) -> Outcome:
+    return Worker.current.transfer(*files)
+
+
+def _file_name(file: Path) -> str:
+    return file.name
+
+
+def _output_name(files: tuple[Path, Path]) -> str:
+    return files[0].name
+
+
+def _weight_name(weights: Weights) -> str:
+    return weights[0].name

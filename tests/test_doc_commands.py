@@ -1,0 +1,116 @@
+"""What the README and the pages of docs tell users to type: run where it costs little, else checked word for word."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from lora_graft.cli.app import app
+from typer.testing import CliRunner
+
+PACK = Path(__file__).resolve().parent.parent
+PAGES = ["README.md", *(f"docs/{page.name}" for page in sorted((PACK / "docs").glob("*.md")))]
+ONLY_READ = ("batch", "demo", "examples")  # servers, and tests of their own that run them
+TEXTS = {page: (PACK / page).read_text("utf-8") for page in (*PAGES, "CONTRIBUTING.md", "family/README.md")}
+
+
+def blocks(text: str) -> list[str]:
+    """What is set apart as code: indented by four, or between fences."""
+    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S)
+    indented = re.findall(r"(?:^    .*\n)+", text, re.M)
+    return [*fenced, *(re.sub("^    ", "", block, flags=re.M) for block in indented)]
+
+
+def lines() -> list[str]:
+    """Every shell line of the pages once, comments and folders of programs left out."""
+    found = "\n".join(block.replace("\\\n", " ") for text in TEXTS.values() for block in blocks(text))
+    found += "\n" + "\n".join(re.findall(r"`((?:python|pip|make) [^`\n]+)`", "\n".join(TEXTS.values())))
+    shell = [re.sub(r"\s+# .*", "", line).removeprefix(".venv/bin/") for line in found.splitlines()]
+    return sorted({line for line in shell if re.match(r"(lora-graft|python|pip|make) ", line)})
+
+
+COMMANDS = [line for line in lines() if line.startswith("lora-graft ") and "COMMAND" not in line]
+
+
+@pytest.fixture(scope="module")
+def shelf(family_models, tmp_path_factory):
+    """The example family under the names that the pages use."""
+    folder = tmp_path_factory.mktemp("shelf")
+    files = {file.stem: file for file in family_models.rglob("*.safetensors")}
+    names = {"LORA": "frame_a", "A": "frame_a", "B": "slant_a", "C": "stripes_a", "loras/frame": "frame_a"}
+    (folder / "loras").mkdir()
+    for name, file in names.items():
+        (folder / f"{name}.safetensors").symlink_to(files[f"family_{file}"])
+    for name, file in {"SOURCE": "a", "OLD_BASE": "a", "TARGET": "b", "NEW_BASE": "b"}.items():
+        (folder / name).symlink_to(files[f"family_{file}"])
+    return folder
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.split()[1] not in ONLY_READ])
+def test_the_command_runs(line, shelf, tmp_path, monkeypatch):
+    for entry in shelf.iterdir():
+        (tmp_path / entry.name).symlink_to(entry)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LORA_GRAFT_CACHE", str(shelf / "cache"))
+    before = set(tmp_path.rglob("*"))
+    arguments = shlex.split(line)[1:]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    named = [a for option, a in zip(arguments, arguments[1:], strict=False) if option in ("-o", "--report", "--plot")]
+    assert {tmp_path / name for name in named} <= set(tmp_path.rglob("*")) - before
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.split()[1] in ONLY_READ])
+def test_the_command_is_understood(line):
+    import typer
+
+    name, *arguments = shlex.split(line)[1:]
+    made = typer.main.get_command(app).commands[name].make_context(name, arguments)
+    workflow = made.params.get("workflow")
+    if workflow is not None and workflow.name != "WORKFLOW_API.json":
+        nodes = json.loads((PACK / workflow).read_text("utf-8")).values()
+        titles = {node["_meta"]["title"]: node["inputs"] for node in nodes}
+        for title, name in (choice.split("=")[0].rsplit(".", 1) for choice in made.params["sets"]):
+            assert any(given.startswith(name) for given in titles[title])
+
+
+def test_programs_and_make_targets_exist():
+    targets = re.findall(r"^([a-z-]+):", (PACK / "Makefile").read_text(encoding="utf-8"), re.M)
+    extras = (PACK / "pyproject.toml").read_text(encoding="utf-8").split("[project.optional-dependencies]")[1]
+    wrong = []
+    for line in lines():
+        program, *words = shlex.split(line)
+        if program == "make":
+            wrong += [line] * (words[0] not in targets)
+        elif program == "python" and words[0].endswith(".py"):
+            file = PACK / words[0]
+            wrong += [line] * (
+                not file.is_file() or any(w not in file.read_text("utf-8") for w in words if w[:2] == "--")
+            )
+        elif program == "python" and words[0] == "-m" and words[1].startswith("lora_graft."):
+            wrong += [line] * (importlib.util.find_spec(words[1]) is None)
+        elif program == "python" and words[0] == "custom_nodes/LoRA-Graft":
+            wrong += [line] * (not (PACK / "__main__.py").is_file())
+        elif program == "pip" and "-e" in words:
+            wrong += [line] * any(f"\n{extra} = [" not in extras for extra in re.findall(r"\w+", words[-1]))
+    assert wrong == [] and sum(line.startswith("python benchmarks/") for line in lines()) > 3
+
+
+PYTHON = [(page, block) for page in PAGES for block in blocks(TEXTS[page]) if block.startswith(("import ", "from "))]
+
+
+@pytest.mark.parametrize("page, block", PYTHON, ids=[page for page, _ in PYTHON])
+def test_python_runs(page, block, family_models, tmp_path, monkeypatch, capsys):
+    (tmp_path / "models").symlink_to(family_models)  # what is there already is not written again
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, page, "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_something_was_found():
+    assert {line.split()[1] for line in COMMANDS} >= {"inspect", "similarity", "transfer", "merge", "resize", "convert"}
+    assert {page for page, _ in PYTHON} >= {"README.md", "docs/kernels.md"}
