@@ -2,7 +2,8 @@
 
 For each kind of file (coverage_kinds.py) it writes one with random values, reads it, asks inspect for the family,
 converts it to each layout and back, merges it with itself and resizes it to a rank it has already. The update of every
-weight, applied to a few random vectors in float64 (one alone can miss a small rank), must come out the same. Three judges:
+weight, applied to a few random vectors in float64 (one alone can miss a small rank), must come out the same. Three
+judges:
 
 - this project's own reader, with no base at hand;
 - ComfyUI's loader, on the files written for its own model (COMFYUI_PATH, else ~/comfy/ComfyUI);
