@@ -2,7 +2,7 @@
 
 It reads one JSON request a line and answers one a line. ``{"family": name}``: names and shapes of the model's weights,
 or null where this ComfyUI has no such model. With ``"file"`` and ``"out"`` besides: applies the file to the model and
-writes, for every weight that the loader patches, the change that a random vector sees (a vector's own change); the
+writes, for every weight that the loader patches, the change that a few random vectors see (a vector's own change); the
 answer lists the file's keys that the loader did not know. ``"base"``: whether the weights are random, not zero.
 Models are built on the "meta" device from their published configurations, so no weights are needed.
 """
@@ -172,12 +172,12 @@ def weight(name, shape, base):
 
 
 def seen(change):
-    """What a random vector sees of a change; a vector's own change."""
+    """What a few random vectors see of a change; a vector's own change."""
     if change.ndim < 2:
         return change.double()
     flat = change.flatten(1)
-    vector = torch.randn(flat.shape[1], generator=torch.Generator().manual_seed(flat.shape[1])).double()
-    return torch.cat([rows.double() @ vector for rows in flat.split(1024)])
+    vectors = torch.randn(flat.shape[1], 4, generator=torch.Generator().manual_seed(flat.shape[1])).double()
+    return torch.cat([rows.double() @ vectors for rows in flat.split(1024)])
 
 
 class Missing(logging.Handler):

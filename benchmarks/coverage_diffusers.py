@@ -1,7 +1,7 @@
 """diffusers' own loaders, and PEFT alone, as judges: what each weight's update is after they have read a file.
 
 Models are built without values from their published configurations; the update that each adapter layer holds after
-loading is applied to a random vector.
+loading is applied to a few random vectors.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import diffusers
 import torch
 from accelerate import init_empty_weights
 from diffusers.loaders import lora_pipeline as loaders
-from lora_graft.names import Names
+from lora_graft.names import Names, module_of
 from lora_graft.names.alike import flat
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -164,6 +164,7 @@ def of_peft(family: str, tensors: Tensors, names: Names | None) -> tuple[dict[st
         config = LoraConfig(
             r=1,
             lora_alpha=1,
+            lora_bias=any(k.startswith(dot) and k.endswith(".lora_B.bias") for k in state),
             target_modules="|".join(re.escape(k) for k in mine),  # matched in full
             rank_pattern={f"^{re.escape(k)}$": r for k, r in mine.items()},
             alpha_pattern={f"^{re.escape(k)}$": r for k, r in mine.items()},
@@ -184,28 +185,32 @@ def _add(found: dict[str, Tensor], network: torch.nn.Module, prefix: str, names:
         (adapter,) = layer.active_adapters
         if hasattr(layer, "lora_A"):
             down, up = (getattr(layer, f"lora_{side}")[adapter].weight.detach().flatten(1).double() for side in "AB")
-            effect = layer.scaling[adapter] * (up @ (down @ vector(down.shape[1])))
+            effect = layer.scaling[adapter] * (up @ (down @ vectors(down.shape[1])))
+            bias = layer.lora_B[adapter].bias
+            if bias is not None:
+                place(found, prefix + path, layer.scaling[adapter] * bias.detach().double(), names, ".bias")
         else:
             change = layer.get_delta_weight(adapter).detach().flatten(1).double()
-            effect = change @ vector(change.shape[1])
+            effect = change @ vectors(change.shape[1])
         place(found, prefix + path, effect, names)
 
 
-def vector(length: int) -> Tensor:
-    """The random vector of this length."""
-    return torch.randn(length, generator=torch.Generator().manual_seed(length)).double()
+def vectors(length: int) -> Tensor:
+    """The random vectors of this length, (length, 4), as coverage_comfyui.py makes them."""
+    return torch.randn(length, 4, generator=torch.Generator().manual_seed(length)).double()
 
 
-def place(found: dict[str, Tensor], key: str, effect: Tensor, names: Names | None) -> None:
+def place(found: dict[str, Tensor], key: str, effect: Tensor, names: Names | None, end: str = "") -> None:
     """Adds a module's effect to its weight's, in its rows; under the module's own name where it has no other."""
     weight_slice = names.resolve(key) if names else None
     if weight_slice is None:
-        name, start, height = flat(key), 0, len(effect)
+        name, start, height = flat(key) + end, 0, len(effect)
     else:
-        name, height = weight_slice.name, names.shapes[weight_slice.name][0]
+        name = module_of(weight_slice.name) + end if end else weight_slice.name
+        height = names.shapes[weight_slice.name][0]
         start = weight_slice.rows[0] if weight_slice.rows else 0
-        effect = effect.roll(len(effect) // 2) if weight_slice.swap else effect
-    found.setdefault(name, torch.zeros(height).double())[start : start + len(effect)] += effect
+        effect = effect.roll(len(effect) // 2, 0) if weight_slice.swap else effect
+    found.setdefault(name, torch.zeros(height, *effect.shape[1:]).double())[start : start + len(effect)] += effect
 
 
 class _Warnings(logging.Handler):

@@ -36,6 +36,11 @@ def lora(shape: Shape, number: int, generator: Generator, suffixes=KOHYA, alpha:
     return {suffixes[0]: up, suffixes[1]: down, **_alpha(alpha)}
 
 
+def uneven(shape: Shape, number: int, generator: Generator) -> Tensors:
+    """LoRA of one rank whose alphas alternate."""
+    return lora(shape, 0, generator, alpha=2.0 * (1 + number % 2))
+
+
 def locon(shape: Shape, number: int, generator: Generator) -> Tensors:
     """LoCon with a core (``use_tucker``) on kernels larger than one point."""
     if prod(shape[2:]) == 1:

@@ -23,6 +23,7 @@ from coverage_formats import (
     norm,
     peft_dora,
     spelled,
+    uneven,
 )
 from torch import Tensor
 
@@ -171,6 +172,12 @@ _FLUX_ENDS = {
     "transformer.norm_out.linear": (6144, 3072),
     "transformer.proj_out": (64, 3072),
 }
+_FLUX_OWN_ENDS = {
+    "double_blocks.18.img_attn.proj": (3072, 3072),
+    "img_in": (3072, 64),
+    "txt_in": (3072, 4096),
+    "final_layer.linear": (64, 3072),
+}
 _FLUX_PROCESSORS = {
     "double_blocks.18.processor.qkv_lora1": (9216, 3072),
     "double_blocks.18.processor.qkv_lora2": (9216, 3072),
@@ -230,6 +237,11 @@ _WAN_WIDE = {
     "transformer.blocks.0.ffn.net.2": (1536, 8960),
     "transformer.condition_embedder.text_embedder.linear_1": (1536, 4096),
 }
+_WAN_WHOLE = {
+    **{f"blocks.{i}.{a}.{p}": (1536, 1536) for i in range(30) for a in ("self_attn", "cross_attn") for p in "qkvo"},
+    **{f"blocks.{i}.ffn.0": (8960, 1536) for i in range(30)},
+    **{f"blocks.{i}.ffn.2": (1536, 8960) for i in range(30)},
+}
 _WAN_WIDE_OWN = {**_WAN_OWN, "blocks.0.ffn.0": (8960, 1536), "blocks.0.ffn.2": (1536, 8960)}
 KINDS: dict[str, Kind] = {
     "SD 1.5, sd-scripts": Kind(_flat(_unet(_FORM, _SD, 768)) | _flat(_clip("", 768), "lora_te_"), ALPHA_1, "SD 1.5"),
@@ -263,6 +275,7 @@ KINDS: dict[str, Kind] = {
     "SD 1.5, PEFT LoKr": Kind(_unet("base_model.model." + _FORM, _SD[:1], 768), partial(lokr, alpha=None), "SD 1.5"),
     "SDXL, sd-scripts LoCon": Kind(_flat(_XL_CONV), ALPHA_1, "SDXL"),
     "SDXL, OneTrainer": Kind(_flat(_unet(_FORM, _XL, 2048, _DEPTH)), ALPHA_4, "SDXL"),
+    "SDXL, sd-scripts, uneven alphas": Kind(_flat(_unet(_FORM, _XL, 2048, _DEPTH)), uneven, "SDXL"),
     "SDXL, LyCORIS LoCon with cores": Kind(_flat(_XL_CONV), locon, "SDXL"),
     "SDXL, LyCORIS LoHa": Kind(_flat(_XL_CONV), loha, "SDXL"),
     "SDXL, LyCORIS LoKr": Kind(_flat(_XL_CONV), lokr, "SDXL"),
@@ -313,6 +326,7 @@ KINDS: dict[str, Kind] = {
     "Flux, OneTrainer": Kind(_flat(_flux("", (*QKV, "proj_mlp")), "lora_transformer_"), ALPHA_1, EITHER, "Flux"),
     "Flux, SimpleTuner": Kind(_flat(_flux(""), "lycoris_"), ALPHA_1, EITHER, "Flux"),
     "Flux, diffusers, modulations and ends": Kind(_FLUX_ENDS, P, "Flux"),
+    "Flux, sd-scripts, blocks and ends": Kind(_flat(_FLUX_OWN_ENDS), ALPHA_1, EITHER, "Flux"),
     "Flux, PEFT on the checkpoint's names": Kind(_prefixed(_FLUX_OWN, "base_model.model."), P, EITHER, "Flux"),
     "Flux, XLabs": Kind(_FLUX_PROCESSORS, spelled((".up.weight", ".down.weight")), EITHER, "Flux"),
     "Flux, LoRA with a bias": Kind(_flux("transformer.", QKV[:1], QKVO[:1]), biased, EITHER, "Flux"),
@@ -352,6 +366,7 @@ KINDS: dict[str, Kind] = {
     "Qwen-Image, SimpleTuner LoKr": Kind(_flat(_QWEN, "lycoris_"), lokr, "Qwen-Image"),
     "Wan, diffusers, with feed-forward": Kind(_WAN_WIDE, P, "Wan"),
     "Wan, ComfyUI, with feed-forward": Kind(_prefixed(_WAN_WIDE_OWN), P, "Wan"),
+    "Wan, musubi, every block": Kind(_flat(_WAN_WHOLE), ALPHA_1, "Wan"),
     "Wan Fun": Kind(_flat(_WAN_OWN, "lora_unet__"), ALPHA_1, "Wan"),
     "Wan, DiffSynth": Kind(_WAN_OWN, spelled(NAMED), "Wan"),
     "Wan, with differences": Kind(_prefixed(_few(_WAN_OWN)), partial(full, bias=True), "Wan"),
@@ -376,6 +391,9 @@ KINDS: dict[str, Kind] = {
         {f"diffusion_model.transformer_blocks.0.{a}.{p}": (2048, 2048) for a in ("attn1", "attn2") for p in QKVO},
         P,
         "LTX-Video",
+    ),
+    "LTX-Video, ComfyUI, kohya's suffixes": Kind(
+        {"diffusion_model.transformer_blocks.0.attn1.to_q": (2048, 2048)}, ALPHA_1, "LTX-Video"
     ),
     "CogVideoX 5B, ComfyUI": Kind(
         _blocks("diffusion_model.blocks.{}.attn1.{}", (0, 41), QKVO, 3072), P, "CogVideoX or Wan", "CogVideoX"
@@ -412,6 +430,9 @@ KINDS: dict[str, Kind] = {
         "Z-Image",
     ),
     "Lumina 2, sd-scripts": Kind(_flat({"layers.0.attention.qkv": (3840, 2304)}), ALPHA_1, "Lumina 2"),
+    "HiDream, ComfyUI, kohya's suffixes": Kind(
+        {"diffusion_model.double_stream_blocks.0.block.attn1.to_q": (2560, 2560)}, ALPHA_1, "HiDream"
+    ),
     "HiDream, ai-toolkit": Kind(
         {"diffusion_model.double_stream_blocks.0.block.attn1.to_q": (2560, 2560)}, P, "HiDream"
     ),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...adapters import AdapterModule
 from ...adapters.full import Bias, Diff, Norm
-from ...adapters.lora import RESHAPE, Lora
+from ...adapters.lora import PEFT, RESHAPE, Lora
 from ...errors import AdapterError
 from ...kernels.finite import all_finite
 from .targets import MergeTarget
@@ -37,7 +37,9 @@ def with_rest(module: Lora, vectors: Sequence[TaskVector], target: MergeTarget) 
     bias = _bias(vectors)
     tensors = dict(module.tensors)
     if bias is not None:
-        tensors[".diff_b"] = bias.to(tensors[module.spelling[0]].dtype)
+        # beside PEFT's factors the bias of B, which PEFT and diffusers read and scale as they scale the factors
+        suffix = ".lora_B.bias" if module.spelling == PEFT and module.scale() == 1 else ".diff_b"
+        tensors[suffix] = bias.to(tensors[module.spelling[0]].dtype)
     padded = [c.module.tensors[RESHAPE] for c in target.contributions if RESHAPE in c.module.tensors]
     if padded:
         tensors[RESHAPE] = padded[0]

@@ -80,7 +80,7 @@ def bound(module: AdapterModule) -> int:
 def _read(contribution: Contribution, base: Base | None) -> TaskVector:
     index, module = contribution.index, contribution.module
     weight = _weight(contribution, base) if module.needs_base else None
-    bias, shape = module.bias(), module.shape
+    bias, shape = module.bias(), _kernel(contribution, base)
     if module.kind == "bias" and bias is not None:
         return TaskVector(index, (bias.shape[0], 1), bias=bias)
     if isinstance(module, (Diff, SetWeight)) or (shape is not None and len(shape) < 2):
@@ -96,6 +96,15 @@ def _read(contribution: Contribution, base: Base | None) -> TaskVector:
     rank = max(BAKED_RANK, BAKED_FACTOR * (module.rank or 1))
     update, error = lowrank.from_dense(delta.flatten(1), rank=min(rank, *delta.flatten(1).shape))
     return TaskVector(index, tuple(delta.shape), update, bias=bias, error=error)
+
+
+def _kernel(contribution: Contribution, base: Base | None) -> tuple[int, ...] | None:
+    """The module's shape; of a convolution whose product is stored flat, the base tells the kernel."""
+    shape, weight_slice = contribution.module.shape, contribution.weight_slice
+    whole = base.weights().get(weight_slice.name) if base is not None and weight_slice is not None else None
+    if shape is None or whole is None or prod(shape[1:]) != prod(whole[1:]):
+        return shape
+    return (shape[0], *whole[1:])
 
 
 def _weight(contribution: Contribution, base: Base | None) -> Tensor:

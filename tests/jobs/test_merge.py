@@ -16,7 +16,7 @@ from lora_graft.jobs.merge import module as merge_module
 from lora_graft.jobs.merge.figures import figures
 from lora_graft.jobs.merge.merge import MergeSettings, merge
 from lora_graft.jobs.merge.report import MergeReport
-from lora_graft.jobs.merge.resize import resize
+from lora_graft.jobs.merge.resize import ResizeSettings, resize
 from lora_graft.jobs.merge.settings import Weighted
 from lora_graft.kernels.lowrank import LowRank
 from lora_graft.kernels.merge import METHODS
@@ -85,6 +85,50 @@ def test_convolutions_lohas_lokrs_and_cores_add_up():
     want = sum(s * delta(a, conv).reshape(16, 8, 3, 3) for a, s in zip(given, (1.0, 0.5, -2.0, 0.7), strict=True))
     close(delta(result, conv), want, 1e-4)
     assert result.modules[conv].rank <= 16, "no more rank than the weight can have"
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+@pytest.mark.parametrize("job", ["merge", "resize"])
+def test_products_of_a_convolution_get_its_kernel_from_the_base(kernel, job):
+    """LyCORIS stores a LoHa's factors flat; loaders of LoRA want a convolution's own shape."""
+    name, key = "diffusion_model.input_blocks.1.0.in_layers.2.weight", "lora_unet_input_blocks_1_0_in_layers_2"
+    columns = 8 * kernel[0] * kernel[1]
+    tensors = {f"{key}.hada_w{i}_a": torch.randn(16, 2) for i in "12"}
+    tensors |= {f"{key}.hada_w{i}_b": torch.randn(2, columns) for i in "12"}
+    adapter = adapters.from_state_dict(tensors)
+    shapes = {"diffusion_model.input_blocks.1.0.in_layers.0.weight": (8,), name: (16, 8, *kernel)}
+    base = SimpleNamespace(names=names_for(shapes), label="small", fingerprint="", architecture="SD 1.5")
+    base.weights = lambda: shapes
+    if job == "merge":
+        settings = MergeSettings(method="concat", dtype="fp32")
+        made = merge([(adapter, 0.5, 0.5)] * 2, settings, base=base).adapter
+    else:
+        made = resize(adapter, ResizeSettings("rank", 4, dtype="fp32"), base=base).adapter
+    (module,), (before,) = made.modules.values(), adapter.modules.values()
+    up, down = module.factors()
+    assert up.shape[2:] == (1, 1) and down.shape[1:] == (8, *kernel)
+    torch.testing.assert_close(module.delta().flatten(1), before.delta().flatten(1), rtol=1e-4, atol=1e-4)
+
+
+def test_a_bias_keeps_the_word_of_its_layout():
+    """PEFT's bias of B where PEFT's factors are written, .diff_b beside kohya's."""
+    peft = {
+        "transformer.x.lora_B.weight": torch.randn(4, 2),
+        "transformer.x.lora_A.weight": torch.randn(2, 4),
+        "transformer.x.lora_B.bias": torch.randn(4),
+    }
+    kohya = {
+        "lora_unet_x.lora_up.weight": torch.randn(4, 2),
+        "lora_unet_x.lora_down.weight": torch.randn(2, 4),
+        "lora_unet_x.diff_b": torch.randn(4),
+    }
+    for tensors, word in ((peft, ".lora_B.bias"), (kohya, ".diff_b")):
+        adapter = adapters.from_state_dict(tensors)
+        (before,) = adapter.modules.values()
+        settings = MergeSettings(method="concat", dtype="fp32")
+        (module,) = merge([(adapter, 0.5, 0.5)] * 2, settings).adapter.modules.values()
+        assert {s for s in module.tensors if "bias" in s or "diff_b" in s} == {word}
+        torch.testing.assert_close(module.bias(), before.bias())
 
 
 def test_layouts_are_matched_without_a_base():
