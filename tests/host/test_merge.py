@@ -182,7 +182,7 @@ def test_a_dora_needs_its_model(shelf):
         (["sd3", "sd3_second"], "0, 0", {}, ["strengths are 0"]),
         (["sd3", "sd3_second"], "1, 2, 3", {}, ["2 LoRAs and 3 strengths"]),
         (["sd3", "sd3_second"], "1, much", {}, ["much"]),
-        (["sd3", "sd3_second"], "1, nan", {}, ["sd3_second.safetensors", "finite"]),
+        (["sd3", "sd3_second"], "1, nan", {}, ["'nan' is not a strength", "0.8:0.5"]),
         (["sd3", "flux"], "1", {}, ["different architectures", "sd3.safetensors", "flux.safetensors"]),
         (["sd15", "vega"], "1", {}, ["different architectures", "sd15.safetensors", "vega.safetensors"]),
         (["sd3", "sd3_second"], "1", {"rank": "fixed", "k": 11}, ["above the possible", "10"]),

@@ -95,7 +95,7 @@ def test_adapters_are_read_and_written_on_one_thread(monkeypatch, tmp_path):
     adapter = adapters.from_state_dict(state)
     path = adapters.write(adapter, tmp_path / "a.safetensors")
     adapters.read(path)
-    assert seen == [1] * 4 and count() == 3
+    assert len(seen) >= 4 and set(seen) == {1} and count() == 3
     with pytest.raises(AdapterError):
         adapters.read(tmp_path / "none.safetensors")
     assert count() == 3
