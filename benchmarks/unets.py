@@ -97,9 +97,15 @@ def make_pair(model: str, folder: Path) -> tuple[Path, Path]:
 
 def make_lora(model: str, path: Path, seed: int, rank: int = 16) -> Path:
     """An ordinary LoRA on every weight, under the host's own names."""
+    save_file(lora_tensors(unet_shapes(model), seed, rank), path)
+    return path
+
+
+def lora_tensors(shapes: dict[str, Shape], seed: int, rank: int = 16) -> dict[str, Tensor]:
+    """The fp16 tensors of a LoRA on these weights, as a file holds them."""
     generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for name, shape in unet_shapes(model).items():
+    tensors: dict[str, Tensor] = {}
+    for name, shape in shapes.items():
         key, inner = "diffusion_model." + name.removesuffix(".weight"), torch.Size(shape[1:]).numel()
         kernel = shape[2:]
         tensors[f"{key}.lora_down.weight"] = torch.randn(rank, inner, generator=generator).reshape(rank, -1, *kernel)
@@ -107,8 +113,7 @@ def make_lora(model: str, path: Path, seed: int, rank: int = 16) -> Path:
             shape[0], rank, *(1 for _ in kernel)
         )
         tensors[f"{key}.alpha"] = torch.tensor(float(rank))
-    save_file({name: (0.01 * t if t.dim() else t).half() for name, t in tensors.items()}, path)
-    return path
+    return {name: (0.01 * t if t.dim() else t).half() for name, t in tensors.items()}
 
 
 def _header(shapes: dict[str, Shape]) -> bytes:

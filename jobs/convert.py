@@ -6,11 +6,13 @@ from ..adapters import Adapter, from_state_dict, to_state_dict
 from ..adapters.metadata import with_provenance
 from ..bases.model import Base
 from ..errors import AdapterError
+from ..kernels.precision import full_precision
 from ..kernels.threads import one_thread
 from .check import check_fits
 from .names import names_of
 
 
+@full_precision()
 @one_thread()
 def convert(adapter: Adapter, layout: str, base: Base | None = None) -> Adapter:
     """The adapter with the keys of `layout` ("kohya", "diffusers", "peft", "comfy").

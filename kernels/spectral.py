@@ -20,6 +20,7 @@ from .. import choices
 from ..errors import BaseModelError, SettingsError
 from .gram import PARTIAL, Triplets, gram, gram_matrix
 from .lanczos import first_basis, lanczos
+from .precision import full_precision
 from .threads import by_size
 
 # Part of every cache key: raise it whenever the numbers a route returns may change.
@@ -118,6 +119,7 @@ ROUTES: dict[str, Callable[[Tensor, int], Triplets | None]] = {"exact": exact, "
 FALL_BACK = {"lanczos": "gram", "gram": "exact"}
 
 
+@full_precision()
 @by_size
 def subspace(weight: Tensor, k: int, *, route: str = "auto") -> Subspace:
     """The top k singular triplets of a weight.
@@ -148,6 +150,7 @@ def subspace(weight: Tensor, k: int, *, route: str = "auto") -> Subspace:
     return Subspace(*found, energy=min(inside / power, 1.0) if power > 0 else 1.0)
 
 
+@full_precision()
 @by_size
 def spectrum(weight: Tensor) -> Tensor:
     """All min(m, n) singular values, falling, float64 (from the Gram matrix: good to 1e-8 of the largest)."""

@@ -57,6 +57,7 @@ def missing_in(python: Path) -> str:
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "gpu: needs a CUDA GPU; skips without one")
     config.addinivalue_line("markers", "host: needs a real ComfyUI, which the tests start themselves")
     config.pluginmanager.register(PlainRoot())  # a conftest's own hook is not asked about the folders above it
 

@@ -16,6 +16,7 @@ from ...adapters.metadata import history, without_history
 from ...bases.model import Base
 from ...errors import SettingsError
 from ...kernels.merge import METHODS
+from ...kernels.precision import full_precision
 from ...kernels.threads import one_thread
 from ...version import __version__
 from ..check import check_fits
@@ -42,6 +43,7 @@ class MergeResult:
     provenance: dict[str, object]
 
 
+@full_precision()
 @one_thread()
 def merge(
     adapters: Sequence[tuple[Adapter, float, float]],

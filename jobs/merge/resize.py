@@ -13,6 +13,7 @@ from ...bases.model import Base
 from ...errors import GraftError, SettingsError
 from ...kernels.merge.resize import choose_rank
 from ...kernels.merge.resize import resize as resize_update
+from ...kernels.precision import full_precision
 from ...kernels.threads import one_thread
 from ...version import __version__
 from ..check import check_fits
@@ -56,6 +57,7 @@ class ResizeSettings:
             raise SettingsError(f"unknown dtype {self.dtype!r}", hint=f"Choose {', '.join(choices.File.dtypes)}.")
 
 
+@full_precision()
 @one_thread()
 def resize(
     adapter: Adapter,

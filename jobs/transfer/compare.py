@@ -10,6 +10,7 @@ import torch
 from ...adapters import Adapter
 from ...bases.model import Base
 from ...errors import BaseModelError
+from ...kernels.precision import full_precision
 from ...kernels.spectral import SubspaceSize
 from ...kernels.threads import one_thread
 from ...names import WeightSlice, describe
@@ -23,6 +24,7 @@ from .report import ModuleReport, Report
 from .slices import shape_of
 
 
+@full_precision()
 @one_thread()
 def compare(
     source: Base,

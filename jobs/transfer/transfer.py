@@ -16,6 +16,7 @@ from ...bases.model import Base, load_weight_slice
 from ...errors import AdapterError, SettingsError
 from ...kernels import lowrank
 from ...kernels.matching import Item
+from ...kernels.precision import full_precision
 from ...kernels.similarity import phi
 from ...kernels.spectral import SubspaceSize
 from ...kernels.threads import one_thread
@@ -85,6 +86,7 @@ class TransferResult:
     provenance: dict[str, object]
 
 
+@full_precision()
 @one_thread()
 def transfer(
     adapter: Adapter,
