@@ -14,10 +14,10 @@ __all__ = ["Base", "FileBase", "load_weight_slice", "open_base"]
 
 
 def open_base(path: str | os.PathLike) -> FileBase:
-    """A base model from a ``.safetensors`` checkpoint or a diffusers folder.
+    """A base model from a ``.safetensors`` or ``.gguf`` checkpoint or a diffusers folder.
 
     Raises:
-        BaseModelError: missing, a pickle, truncated, not safetensors, or no model inside; the file is named.
+        BaseModelError: missing, a pickle, truncated, neither safetensors nor GGUF, or no model inside; names it.
     """
     path = Path(path).expanduser()
     if not path.exists():

@@ -1,4 +1,4 @@
-"""A base model in files: one ``.safetensors`` checkpoint, or the components of a folder."""
+"""A base model in files: one ``.safetensors`` or ``.gguf`` checkpoint, or the components of a folder."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BaseModelError
+from ..io.gguf import GgufFile, is_gguf
 from ..io.weights import WeightFile
 from ..kernels.finite import all_finite
 from ..names import Names, StoredPart, names_for
@@ -30,7 +31,7 @@ class Stored(NamedTuple):
 
 
 class FileBase:
-    """A base model read from safetensors files, one weight at a time (see ``Base``)."""
+    """A base model read from files, one weight at a time (see ``Base``)."""
 
     def __init__(self, path: str | os.PathLike, stored: Mapping[str, Stored], files: list[WeightFile]):
         self.path = Path(path)
@@ -45,8 +46,8 @@ class FileBase:
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> FileBase:
-        """One checkpoint file. Raises BaseModelError (see TensorFile)."""
-        file = WeightFile(path)
+        """One checkpoint file, safetensors or GGUF. Raises BaseModelError (see TensorFile and GgufFile)."""
+        file = GgufFile(path) if is_gguf(path) else WeightFile(path)
         shapes = file.shapes()
         if sum(".lora_" in name or "_lora." in name for name in shapes) * 2 > len(shapes):
             raise BaseModelError("This file is an adapter, not a base model", file=path)

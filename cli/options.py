@@ -42,7 +42,7 @@ Plot = Annotated[Path | None, typer.Option("--plot", metavar="OUT.png", help="Wr
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the cache of subspaces.")]
 Force = Annotated[bool, typer.Option("--force", help="Write over existing output files.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-BASE_HELP = "base model: a .safetensors checkpoint or a diffusers folder."
+BASE_HELP = "base model: a .safetensors or .gguf checkpoint or a diffusers folder."
 
 
 def size_of(share: float | None, k: int | None, energy: float | None) -> SubspaceSize:
