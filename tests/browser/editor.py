@@ -36,9 +36,15 @@ RECTANGLES = """() => Object.fromEntries([...document.querySelectorAll('[data-no
   const {x, y, width, height} = element.getBoundingClientRect(), zoom = app.canvas.ds.scale;
   return [element.dataset.nodeId, [x / zoom, y / zoom, width / zoom, height / zoom]];
 }))"""
-WATCH = """() => { window.ended = new Promise(done => {
+QUIET = 600_000  # milliseconds without any news from the server after which a run counts as lost
+WATCH = """quiet => { window.ended = new Promise(done => {
+  let news = Date.now();
+  const pulse = setInterval(() => { if (Date.now() - news > quiet) end({type: 'nothing'}); }, 500);
+  const end = message => { clearInterval(pulse); done(message); };
+  for (const type of ['execution_start', 'executing', 'progress', 'progress_state'])
+    app.api.addEventListener(type, () => { news = Date.now(); });
   for (const type of ['execution_success', 'execution_error', 'execution_interrupted'])
-    app.api.addEventListener(type, e => done({type, ...e.detail}), {once: true});
+    app.api.addEventListener(type, e => end({type, ...e.detail}), {once: true});
 }); }"""
 SHOWN = """() => app.graph.nodes.every(n => !(app.nodeOutputs[n.id]?.images?.length) || n.imgs?.length
   || document.querySelector(`[data-node-id="${n.id}"] img`))"""
@@ -123,18 +129,22 @@ class Editor:
         return self.page.evaluate("async () => (await app.graphToPrompt()).output")
 
     def run(self, *, button: bool = False) -> dict:
-        """Queue the graph, wait for its end and for the pictures; the last message of the server."""
+        """Queue the graph, wait for its end and for the pictures; the last message of the server.
+
+        As long as the server tells of progress, a busy machine may take its time; a run that is lost is interrupted,
+        so that its end is not taken for the next one's.
+        """
         self.fit()  # nodes load their pictures when they are in view
-        self.page.evaluate(WATCH)
+        self.page.evaluate(WATCH, QUIET)
         if button:
             self.page.get_by_test_id("queue-button").click()
         else:
             self.page.evaluate("() => app.queuePrompt(0)")
-        end = self.page.evaluate(
-            "() => Promise.race([window.ended, new Promise(r => setTimeout(() => r({type: 'nothing'}), 600000))])"
-        )
+        end = self.page.evaluate("() => window.ended")
         if end["type"] == "execution_success":
-            self.page.wait_for_function(SHOWN)
+            self.page.wait_for_function(SHOWN, timeout=60_000)
+        elif end["type"] == "nothing":
+            self.page.request.post(f"{self.url}/interrupt")
         self.settle()
         return end
 
