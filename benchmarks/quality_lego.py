@@ -30,7 +30,7 @@ from torch import Tensor
 
 SEEDS = (1000, 2000)
 FORMS = ("canonical", "balanced", "paper")
-RANKS = (dict(zip(EFFECTS, (4, 8, 16), strict=True)), dict(zip(EFFECTS, (16, 8, 4), strict=True)))
+RANKS = dict(zip(EFFECTS, (4, 8, 16), strict=True))
 
 Loras = dict[str, Adapter]
 
@@ -78,35 +78,32 @@ def trained(effect: str, rank: int) -> Adapter:
 
 def ranks(loras: Loras, pictures: int) -> str:
     """LoRAs of rank 4, 8 and 16: which survives, and does LEGO favour the larger?"""
-    parts = ["### Mixed ranks"]
-    for chosen in RANKS:
-        mixed = {e: loras[e] if rank == materialize.RANK else trained(e, rank) for e, rank in chosen.items()}
-        rows = Rows(mixed, ("method", "rank"), pictures)
-        alone = [", ".join(f"{rows.ground.alone[s][i]:.2f}" for i in range(len(mixed))) for s in SEEDS[:1]]
-        rows.merge(("exact sum", 28), "concat", "sum")
-        for rank in (8, 16, 22):
-            for units in FORMS:
-                rows.merge((f"lego, {units}", rank), "lego", rank, units=units)
-            for method in ("svd", "ties"):
-                rows.merge((method, rank), method, rank)
-        titles = ", ".join(f"{e} of rank {rank}" for e, rank in chosen.items())
-        parts += [f"{titles}; alone the judge gives them {alone[0]}.", "\n".join(rows.lines)]
-    return "\n\n".join(parts)
+    mixed = {e: loras[e] if rank == materialize.RANK else trained(e, rank) for e, rank in RANKS.items()}
+    rows, total = Rows(mixed, ("method", "rank"), pictures), sum(RANKS.values())
+    rows.merge(("exact sum", total), "concat", "sum")
+    for rank in (8, 16):
+        for units in FORMS:
+            rows.merge((f"lego, {units}", rank), "lego", rank, units=units)
+        for method in ("svd", "ties"):
+            rows.merge((method, rank), method, rank)
+    titles = ", ".join(f"{e} of rank {rank}" for e, rank in RANKS.items())
+    return f"### Mixed ranks\n\n{titles}, each trained for 500 steps.\n\n" + "\n".join(rows.lines)
 
 
 def prune(loras: Loras, pictures: int) -> str:
     """One LoRA at rank k = r … 1: relative error, lift and class accuracy, means over the three effects."""
-    heads = ("SVD cut", *(f"LEGO {units}" for units in FORMS))
+    forms = ("canonical", "paper")
+    heads = ("SVD cut", *(f"LEGO, {units}" for units in forms))
     lines = [
         "### Pruning one LoRA of rank 8",
         "Relative error, lift, class accuracy; means over frame, slant and stripes, each alone. `lora-graft resize` is "
-        "the SVD cut, `lora-graft merge` of one LoRA is LEGO.",
+        "the SVD cut, `lora-graft resize --lego` the others.",
         f"| k | {' | '.join(heads)} |\n" + "|---" * (len(heads) + 1) + "|",
     ]
     grounds = {effect: Rows({effect: lora}, (), pictures).ground for effect, lora in loras.items()}
     for k in range(materialize.RANK, 0, -1):
         cells = []
-        for units in (None, *FORMS):
+        for units in (None, *forms) if k < materialize.RANK else (None,):
             errors, lifts, right = [], [], []
             for effect, ground in grounds.items():
                 lora = loras[effect]
@@ -122,6 +119,7 @@ def prune(loras: Loras, pictures: int) -> str:
                 lifts.append(strength.mean(1))
                 right.append(torch.tensor(accuracy))
             cells.append(", ".join(spread(torch.stack(values).mean(0), ".2f") for values in (errors, lifts, right)))
+        cells += ["the same"] * (len(heads) - len(cells))
         lines[-1] += f"\n| {k} | {' | '.join(cells)} |"
         print(f"| {k} | {' | '.join(cells)} |", flush=True)
     return "\n\n".join(lines)
@@ -177,14 +175,17 @@ def ensemble(loras: Loras, pictures: int) -> str:
     """Outputs put together while sampling, beside weights put together before."""
     parts = [
         "### Ensemble of outputs",
-        "Every step asks the base and each LoRA's model: T + 1 networks instead of one.",
+        "Every step asks one network for each LoRA, and for the sum of effects the base as well.",
     ]
     for chosen in (EFFECTS, *((a, b) for i, a in enumerate(EFFECTS) for b in EFFECTS[i + 1 :])):
         some = {effect: loras[effect] for effect in chosen}
         rows = Rows(some, ("method", "rank", "networks per step"), pictures)
-        for title, share in (("sum of effects", 1.0), ("average of outputs", 1 / len(some))):
+        for title, share, networks in (
+            ("sum of effects", 1.0, len(some) + 1),
+            ("average of outputs", 1 / len(some), len(some)),
+        ):
             looks = [together(some, rows.ground, seed, share) for seed in SEEDS]
-            rows.line((f"ensemble, {title}", "–", len(some) + 1), looks)
+            rows.line((f"ensemble, {title}", "–", networks), looks)
         total = materialize.RANK * len(some)
         rows.merge(("weights, exact sum", total, 1), "concat", "sum")
         rows.merge(("weights, average", total, 1), "linear", "sum")
@@ -194,7 +195,7 @@ def ensemble(loras: Loras, pictures: int) -> str:
     return "\n\n".join(parts)
 
 
-PARTS = {part.__name__: part for part in (clusters, reweighting, ensemble, prune, ranks)}
+PARTS = {part.__name__: part for part in (clusters, reweighting, ensemble, ranks, prune)}
 
 
 def main() -> None:
