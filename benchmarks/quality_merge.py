@@ -26,7 +26,7 @@ from lora_graft.family.sample import sample
 from lora_graft.family.training import data
 from lora_graft.family.training.learn import Pool
 from lora_graft.family.training.train import kohya_file, train_lora
-from lora_graft.jobs.merge.merge import MergeSettings, merge
+from lora_graft.jobs.merge.merge import MergeResult, MergeSettings, merge
 from lora_graft.kernels import lowrank
 from lora_graft.kernels.merge import METHODS
 from lora_graft.plots import canvas
@@ -59,9 +59,13 @@ def jointly_trained() -> Adapter:
     return adapters.from_state_dict(kohya_file(train_lora("joint_a", materialize.base("a"), pool, seed=4000), "a"))
 
 
-def merged(loras: dict[str, Adapter], method: str, rank: int | str, units: str = "canonical") -> Adapter:
-    settings = MergeSettings(method=method, rank=rank, units=units)
-    return merge([(lora, 1.0, 1.0) for lora in loras.values()], settings).adapter
+def run(loras: dict[str, Adapter], method: str, rank: int | str, **settings) -> MergeResult:
+    chosen = MergeSettings(method=method, rank=rank, **settings)
+    return merge([(lora, 1.0, 1.0) for lora in loras.values()], chosen)
+
+
+def merged(loras: dict[str, Adapter], method: str, rank: int | str, **settings) -> Adapter:
+    return run(loras, method, rank, **settings).adapter
 
 
 def norm(adapter: Adapter) -> float:
@@ -103,10 +107,14 @@ class Table:
         return judge.look(materialize.judge_weights(), draw(result, strength, self.prompts, seed))
 
     def judged(self, result: Adapter, strength: float) -> tuple[Tensor, list[float], list[float]]:
+        """:meth:`figures` of an adapter at a strength."""
+        return self.figures([self.look(result, strength, seed) for seed in self.seeds])
+
+    def figures(self, verdicts: list[judge.Verdict]) -> tuple[Tensor, list[float], list[float]]:
         """Effect strengths (seeds, effects), accuracy and Fréchet distance by seed."""
         strengths, right, distance = [], [], []
-        for seed in self.seeds:
-            seen, base = self.look(result, strength, seed), self.base[seed]
+        for seed, seen in zip(self.seeds, verdicts, strict=True):
+            base = self.base[seed]
             strengths.append((seen.effects.mean(0)[self.effects] - base) / (self.alone[seed] - base))
             both = (seen.digits.argmax(1) == self.digits) & (seen.colours.argmax(1) == self.colours)
             right.append(both.float().mean().item())
@@ -152,7 +160,7 @@ def table(loras: dict[str, Adapter], seeds: list[int], pictures: int, joint: Ada
     rows.add("linear (average)", total, merged(loras, "linear", "sum"), whole)
     for rank in sorted({8, total // 2}):
         for units in ("canonical", "balanced", "paper"):
-            rows.add(f"lego, {units}", rank, merged(loras, "lego", rank, units), whole)
+            rows.add(f"lego, {units}", rank, merged(loras, "lego", rank, units=units), whole)
         for method in METHODS:
             if method not in (*UNCUT, "lego"):
                 rows.add(method, rank, merged(loras, method, rank), whole)

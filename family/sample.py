@@ -33,15 +33,21 @@ def noise(seeds: Sequence[int]) -> Tensor:
 
 @torch.no_grad()
 def latents(
-    weights: Mapping[str, Tensor], prompts: Sequence[str], seeds: Sequence[int], *, steps: int = STEPS, cfg: float = CFG
+    weights: Mapping[str, Tensor],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    steps: int = STEPS,
+    cfg: float = CFG,
+    forward: Callable[..., Tensor] = model.forward,
 ) -> Tensor:
-    """Latents (n, 16, 8, 8) by Euler steps along the guided velocity."""
+    """Latents (n, 16, 8, 8) by Euler steps along the guided velocity, which is what ``forward`` answers."""
     pooled = text.encode(list(prompts))
     x, levels = noise(seeds), schedule(steps)
     both = torch.cat([pooled, torch.zeros_like(pooled)])
     for level, following in zip(levels, levels[1:], strict=False):
         times = (level * 1000).expand(2 * len(x))
-        towards, away = model.forward(weights, torch.cat([x, x]), times, both).chunk(2)
+        towards, away = forward(weights, torch.cat([x, x]), times, both).chunk(2)
         x = x + (following - level) * (away + cfg * (towards - away))
     return x
 

@@ -115,6 +115,16 @@ def function_of(name: str):
     raise ModuleNotFoundError(name)
 
 
+def test_the_page_on_the_papers_names_what_there_is():
+    """The second column of its tables: functions and classes by their dotted names, scripts by their paths."""
+    cells = [line.split("|")[2] for line in text_of("docs/papers.md").splitlines() if line.startswith("| ")]
+    quoted = re.findall(r"`([\w/]+\.[\w.]+)`", " ".join(cells))
+    assert len(quoted) > 30
+    for name in quoted:
+        found = PACK / name if "/" in name else function_of(name)
+        assert callable(found) or found.is_file(), name
+
+
 def test_architecture_names_every_floor():
     shown = text_of("docs/architecture.md")
     packages = [f.parent.name for f in PACK.glob("*/__init__.py") if f.parent.name not in ("tests", "docs")]

@@ -149,6 +149,20 @@ def test_strength_zero_is_the_base_and_strengths_add(models):
     torch.testing.assert_close(twice[name], patched(weights, lora, 1.0)[name])
 
 
+def test_velocities_put_together_while_sampling_are_what_is_drawn_with(models):
+    """The base's velocity and a LoRA's effect on it, added step by step, draw what the LoRA on the weights draws."""
+    base = materialize.base("a")
+    with_lora = patched(base, adapters.read(models["family_frame_a"]))
+
+    def forward(weights, x, times, pooled):
+        plain = model.forward(weights, x, times, pooled)
+        return plain + (model.forward(with_lora, x, times, pooled) - plain)
+
+    drawn = latents(base, PROMPTS[:3], range(3), forward=forward)
+    assert torch.allclose(drawn, latents(with_lora, PROMPTS[:3], range(3)), atol=1e-3)
+    assert not torch.allclose(drawn, latents(base, PROMPTS[:3], range(3)), atol=1e-1)
+
+
 def test_words_without_a_known_token_are_named():
     with pytest.raises(SettingsError, match="zebra"):
         text.encode(["a red zebra"])

@@ -61,14 +61,16 @@ def train_base(name: str, pool: Pool, first: Weights, *, steps: int, peak: float
     return fit(f"base {name}", first, lambda p: {**rest, **p}, pool, steps=steps, peak=peak, batch=64, seed=seed)
 
 
-def train_lora(stage: str, weights: Weights, pool: Pool, *, steps: int = 500, seed: int) -> Weights:
-    """A LoRA of rank 8 on every linear of the image blocks; kohya's names. ``weights`` may have any depth."""
+def train_lora(
+    stage: str, weights: Weights, pool: Pool, *, steps: int = 500, seed: int, rank: int = materialize.RANK
+) -> Weights:
+    """A LoRA on every linear of the image blocks; kohya's names. ``weights`` may have any depth."""
     random = torch.Generator().manual_seed(seed)
     factors = {}
     for name in model.lora_targets(model.depth_of(weights)):
         rows, columns = weights[f"{name}.weight"].shape
-        factors[f"{name}.up"] = torch.zeros(rows, materialize.RANK)
-        factors[f"{name}.down"] = torch.randn(materialize.RANK, columns, generator=random) / columns**0.5
+        factors[f"{name}.up"] = torch.zeros(rows, rank)
+        factors[f"{name}.down"] = torch.randn(rank, columns, generator=random) / columns**0.5
 
     def patched(p: Weights) -> Weights:
         names = [name.removesuffix(".up") for name in p if name.endswith(".up")]
@@ -216,7 +218,7 @@ def kohya_file(factors: Weights, base_name: str) -> Weights:
         key = materialize.kohya(".".join(parts))
         tensors[f"{key}.lora_up.weight"] = factors[name].half()
         tensors[f"{key}.lora_down.weight"] = factors[f"{stem}.down"].half()
-        tensors[f"{key}.alpha"] = torch.tensor(float(materialize.RANK), dtype=torch.float16)
+        tensors[f"{key}.alpha"] = torch.tensor(float(factors[name].shape[1]), dtype=torch.float16)
     return tensors
 
 
