@@ -47,6 +47,9 @@ class Transfer:
     methods = ("copy", "lora-x", "prolora", "rotate")
     method = "auto"
     threshold = 0.0  # ProLoRA: 0.8
+    # What becomes of a module under the threshold; auto leaves it out with lora-x, as that paper does, else copies it.
+    filters = ("auto", "copy", "leave-out")
+    below_threshold = "auto"
     rank: int | None = None
     strength = 1.0
     processes = 4  # at most, for many LoRAs

@@ -55,8 +55,8 @@ class LoRAXTransfer(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="Mean similarity of a weight below which lora-x, prolora and rotate leave it to plain "
-                    "copying. 0 never does; ProLoRA uses 0.8.",
+                    tooltip="Mean similarity of a weight from which it takes part; 0 takes every weight, ProLoRA uses "
+                    "0.8. below_threshold says what becomes of the others.",
                 ),
                 io.Int.Input(
                     "rank",
@@ -100,6 +100,15 @@ class LoRAXTransfer(io.ComfyNode):
                     "match the strength.",
                 ),
                 io.Clip.Input("target_clip", optional=True, tooltip="Text encoder of the target. It is not changed."),
+                io.Combo.Input(
+                    "below_threshold",
+                    optional=True,
+                    options=list(Transfer.filters),
+                    default=Transfer.below_threshold,
+                    advanced=True,
+                    tooltip="What becomes of weights below the threshold. auto: leave-out with lora-x, as its paper "
+                    "does, copy with prolora and rotate; copy takes every weight. Used when threshold is above 0.",
+                ),
             ],
             outputs=[
                 io.LoraModel.Output("lora_out", display_name="lora", tooltip="The LoRA for the target base."),
@@ -139,6 +148,7 @@ class LoRAXTransfer(io.ComfyNode):
         match_size=Drawing.width,
         source_clip=None,
         target_clip=None,
+        below_threshold=Transfer.below_threshold,
     ) -> io.NodeOutput:
         from ..adapters.metadata import with_provenance
         from ..jobs.cache import SubspaceCache
@@ -150,6 +160,7 @@ class LoRAXTransfer(io.ComfyNode):
             threshold=threshold,
             rank=rank or None,
             strength=strength,
+            below_threshold=below_threshold,
         )
         ours, theirs = host.HostBase(source, source_clip), host.HostBase(target, target_clip)
         theirs.make_room()

@@ -46,6 +46,7 @@ class Outcome:
     error: why it failed.
     method, similarity (mean, corrected for chance), kept_energy, advice: of the transfer's report.
     empty_blocks: number of the target's blocks that receive nothing.
+    left_out: number of modules that the threshold left out.
     """
 
     file: Path
@@ -57,6 +58,7 @@ class Outcome:
     kept_energy: float | None = None
     empty_blocks: int = 0
     advice: str = ""
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,7 @@ class Worker:
                 provenance=result.provenance,
             )
         figures = (report.method, totals["mean_similarity"], totals["kept_energy"], len(report.empty_blocks))
-        return Outcome(file, output, "transferred", "", *figures, report.advice)
+        return Outcome(file, output, "transferred", "", *figures, report.advice, totals["left_out"])
 
 
 # Functions of the module, because a process is sent the name of what it is to do.

@@ -16,7 +16,8 @@ from ...untrusted import code, in_markdown
 from ..text import ReportText, cell, grouped, in_ranges, joined, mean_of, percent, rebuilt, table, words
 
 ADVICE = ("copy", "transfer", "distil", "none")
-DECISION_DROPPED = "dropped"
+DECISION_DROPPED = "dropped"  # no place in the target
+DECISION_LEFT_OUT = "left out"  # under the threshold
 
 
 @dataclass
@@ -48,7 +49,7 @@ class ModuleReport:
     rank_in: int | None = None
     rank_out: int | None = None
     truncation_error: float | None = None  # relative Frobenius error of the truncation; 0 when exact
-    decision: str = ""  # "copy", "lora-x", "prolora", "rotate", "kept", "dropped", "compared", …
+    decision: str = ""  # "copy", "lora-x", "prolora", "rotate", "kept", "dropped", "left out", "compared", …
     reason: str = ""  # one sentence
 
     @property
@@ -87,8 +88,8 @@ class Report(ReportText):
     def totals(self) -> dict:
         """Counts, similarities and energies over all modules.
 
-        ``kept_energy`` is Σ‖ΔW_t‖² / Σ‖ΔW_s‖² over the modules whose norm is known, dropped ones counted as 0;
-        ``norm_ratio`` its square root. Figures nobody measured are None.
+        ``kept_energy`` is Σ‖ΔW_t‖² / Σ‖ΔW_s‖² over the modules whose norm is known, dropped ones and those left out
+        counted as 0; ``norm_ratio`` its square root. Figures nobody measured are None.
         """
         similar = [m.similarity for m in self.modules if m.similarity is not None]
         kept = kept_energy(self.modules)
@@ -98,6 +99,7 @@ class Report(ReportText):
             "modules": len(self.modules),
             "matched": sum(m.matched is not None for m in self.modules),
             "dropped": sum(m.decision == DECISION_DROPPED for m in self.modules),
+            "left_out": sum(m.decision == DECISION_LEFT_OUT for m in self.modules),
             "unmatched": len(self.unmatched),
             "mean_similarity": fmean(similar) if similar else None,
             "median_similarity": median(similar) if similar else None,
@@ -175,12 +177,14 @@ def _sentences(report: Report) -> Iterable[str]:
     if report.advice == "distil":
         yield report.advice_reason
     if report.job == "transfer":
-        moved = count - totals["dropped"]
+        moved = count - totals["dropped"] - totals["left_out"]
         method = f" with {report.method}" if report.method else ""
         chosen = " (chosen automatically)" if report.method_asked == "auto" and report.method else ""
         yield f"{moved} of {count} modules were carried from {report.source} to {report.target}{method}{chosen}."
     else:
         yield f"{count} weights of {report.source} were compared with {report.target}."
+    if totals["left_out"]:
+        yield _left_out(report)
     if totals["mean_similarity"] is not None:
         mean, middle, low = (max(totals[f"{n}_similarity"], 0.0) for n in ("mean", "median", "lowest"))
         yield (
@@ -205,6 +209,18 @@ def _sentences(report: Report) -> Iterable[str]:
         yield f"{len(report.unmatched)} had no counterpart in the target."
     if report.advice_reason and report.advice != "distil":
         yield report.advice_reason
+
+
+def _left_out(report: Report) -> str:
+    modules = [m for m in report.modules if m.decision == DECISION_LEFT_OUT]
+    blocks = report.blocks().items()
+    whole = [name for name, inside in blocks if all(m.decision == DECISION_LEFT_OUT for m in inside)]
+    where = f", all of {', '.join(in_ranges(whole))} among them" if whole else ""
+    one = len(modules) == 1
+    return (
+        f"{len(modules)} module{' is' if one else 's are'} left out, because the two bases agree there less than the "
+        f"threshold of {report.settings.get('threshold', 0):g} asks{where}."
+    )
 
 
 # Tables

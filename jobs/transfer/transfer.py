@@ -30,7 +30,7 @@ from .advice import advise, strangers
 from .move import INSIDE, Moved, move
 from .pairs import Pairs
 from .plan import Step, lay_out
-from .report import Report
+from .report import DECISION_DROPPED, DECISION_LEFT_OUT, Report, kept_energy
 from .uncovered import empty_blocks
 
 PROBE_K = 32
@@ -42,8 +42,12 @@ class TransferSettings:
 
     method: "auto" or a name in ``kernels.transfer.METHODS``.
     size: of the subspaces that are compared and projected on.
-    threshold: mean of Φ_l and Φ_r under which a subspace method leaves a module to plain copying; 0 never does.
-        LoRA-X names no such level; ProLoRA (arXiv 2506.04244) uses 0.8.
+    threshold: mean of Φ_l and Φ_r from which a module is carried over by the method; 0 takes every module. LoRA-X names
+        no such level; ProLoRA (arXiv 2506.04244) uses 0.8.
+    below_threshold: what becomes of the others: "leave-out", as in LoRA-X (arXiv 2501.16559: "we employ the adapter
+        only in the layers of the target model that exhibit an acceptable level of subspace similarity"), or "copy".
+        "auto" leaves out with lora-x and copies with the rest. Plain copying keeps to the threshold only on
+        "leave-out".
     rank: largest rank of a module to write; None for no limit. What truncation loses is reported.
     strength: factor on the whole update.
 
@@ -56,6 +60,7 @@ class TransferSettings:
     threshold: float = choices.Transfer.threshold
     rank: int | None = choices.Transfer.rank
     strength: float = choices.Transfer.strength
+    below_threshold: str = choices.Transfer.below_threshold
 
     def __post_init__(self) -> None:
         if self.method != "auto" and self.method not in METHODS:
@@ -64,6 +69,11 @@ class TransferSettings:
             raise SettingsError(f"the rank must be at least 1, got {self.rank}")
         if not 0 <= self.threshold <= 1:
             raise SettingsError(f"the threshold must lie between 0 and 1, got {self.threshold}")
+        if self.below_threshold not in choices.Transfer.filters:
+            raise SettingsError(
+                f"unknown choice for modules below the threshold: {self.below_threshold!r}",
+                hint=f"Choose {', '.join(choices.Transfer.filters)}.",
+            )
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -72,8 +82,17 @@ class TransferSettings:
 
     @property
     def needs_subspaces(self) -> bool:
-        """Whether one of these looks at the subspaces of the bases' weights."""
-        return any(METHODS[method].needs_subspaces for method in self.methods)
+        """Whether one of these, or the threshold, looks at the subspaces of the bases' weights."""
+        return self.filters_copies or any(METHODS[method].needs_subspaces for method in self.methods)
+
+    @property
+    def filters_copies(self) -> bool:
+        """Whether the threshold is held against modules that are copied, too."""
+        return self.threshold > 0 and self.below_threshold == "leave-out"
+
+    def leaves_out(self, method: str) -> bool:
+        """Whether modules under the threshold are left out when the method is this one."""
+        return self.below_threshold == "leave-out" or (self.below_threshold == "auto" and method == "lora-x")
 
 
 @dataclass
@@ -114,12 +133,13 @@ def transfer(
     moved = []
     for done, step in enumerate(steps):
         tell(done, len(steps), step.key)
-        moved.append(move(step, settings.methods, pairs, threshold=settings.threshold, rank=settings.rank))
+        moved.append(move(step, settings.methods, pairs, rank=settings.rank, measured=settings.filters_copies))
     tell(len(steps), len(steps), "")
 
     inside = _inside(moved)
     method = _choose(settings.method, moved, inside)
-    chosen = [m.results[method] for m in moved]
+    leave_out = settings.leaves_out(method)
+    chosen = [m.filtered(method, settings.threshold, leave_out=leave_out) for m in moved]
     report = Report(
         job="transfer",
         source=source.label,
@@ -130,14 +150,16 @@ def transfer(
         settings={
             "size": str(settings.size),
             "threshold": settings.threshold,
+            **({"below_threshold": "leave-out" if leave_out else "copy"} if settings.threshold else {}),
             "rank": settings.rank,
             "strength": settings.strength,
         },
         modules=[line for _, line in chosen],
-        unmatched=[line.label for _, line in chosen if line.decision == "dropped"],
+        unmatched=[line.label for _, line in chosen if line.decision == DECISION_DROPPED],
         extras=list(adapter.extras),
     )
     _refuse_nothing(report, steps, adapter, target)
+    _refuse_all_left_out(report, moved, adapter)
     report.empty_blocks = empty_blocks(steps, report.modules, unfed, target)
     report.advice, report.advice_reason = advise(report, inside=inside)
     report.copy_baseline = _copy_baseline(moved, method)
@@ -185,12 +207,26 @@ def probe(pairs: Pairs) -> Callable[[Item, Item], float]:
 def _refuse_nothing(report: Report, steps: list[Step], adapter: Adapter, target: Base) -> None:
     """An adapter of which nothing fits the target is an error, not an empty file."""
     planned = [line for line, step in zip(report.modules, steps, strict=True) if step.source is not None]
-    if planned and all(line.decision == "dropped" for line in planned):
+    if planned and all(line.decision == DECISION_DROPPED for line in planned):
         raise AdapterError(
             f"nothing of the adapter fits {target.label} ({target.architecture}): {planned[0].reason}",
             file=adapter.file,
             key=planned[0].key,
             hint="The target is of another architecture; weights alone do not bridge that. Distil the adapter instead.",
+        )
+
+
+def _refuse_all_left_out(report: Report, moved: list[Moved], adapter: Adapter) -> None:
+    """A threshold that nothing reaches is an error, not an empty file."""
+    left = [(m.phi, line) for m, line in zip(moved, report.modules, strict=True) if line.decision == DECISION_LEFT_OUT]
+    if left and all(line.decision in (DECISION_DROPPED, DECISION_LEFT_OUT) for line in report.modules):
+        best, line = max(left, key=lambda one: one[0] or 0.0)
+        raise SettingsError(
+            f"the threshold {report.settings['threshold']:g} leaves out everything that fits {report.target}: "
+            f"{len(left)} modules, of which the most similar has a mean Φ of {best:.2f}",
+            file=adapter.file,
+            key=line.key,
+            hint="Lower the threshold, or have the modules below it copied.",
         )
 
 
@@ -215,7 +251,8 @@ def _notes(report: Report, steps: list[Step], source: Base, target: Base) -> lis
     if report.extras:
         notes.append(f"{len(report.extras)} keys that no format explains are kept as they are.")
     if report.method_asked not in ("auto", "copy") and report.method != "copy" and not strangers(report):
-        kept, plain = report.totals["kept_energy"], report.copy_baseline["kept_energy"]
+        carried_over = [line for line in report.modules if line.decision != DECISION_LEFT_OUT]
+        kept, plain = kept_energy(carried_over), report.copy_baseline["kept_energy"]
         if kept is not None and kept < 0.5 and plain is not None and plain > kept:
             notes.append(
                 f"{report.method} kept {kept:.0%} of the update's energy where a plain copy keeps {percent(plain)}: "
