@@ -80,10 +80,11 @@ def _same(report: Report) -> tuple[str, str]:
         m.rank_in != m.rank_out for m in report.modules if m.decision == "copy"
     )
     form = "with no other change than the rank and strength that were asked for" if recast else "unchanged"
-    if not dropped and not report.empty_blocks:
+    if not dropped and not report.empty_blocks and not report.filled_blocks:
         return "none", f"The two bases have the same weights here, so the adapter is written {form}."
     lost = [f"{dropped} of {len(report.modules)} modules have no weight there and are left out"] if dropped else []
     lost += ["blocks that only the target has receive nothing"] if report.empty_blocks and not dropped else []
+    lost += ["blocks that only the target has take an update a second time"] if report.filled_blocks else []
     return "copy", (
         f"The weights that both bases have are the same, but {lost[0]}; what has its weight is written {form}. If the "
         "effect is too weak, distil."

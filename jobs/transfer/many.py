@@ -26,8 +26,7 @@ from ..cache import SubspaceCache
 from ..processes import Processes
 from .move import has_subspaces
 from .pairs import Pairs
-from .plan import plan
-from .transfer import TransferSettings, probe, transfer
+from .transfer import TransferSettings, planned, transfer
 
 Weights = tuple[WeightSlice, WeightSlice]  # one weight in the source and in the target
 
@@ -185,7 +184,7 @@ class Worker:
     def weights_of(self, file: Path) -> set[Weights]:
         """The weights whose subspaces the file's transfer will look at; what its plan looks at is measured by this."""
         adapter, pairs = adapters.read(file), self.pairs()
-        steps = plan(adapter, self.source, self.target, probe(pairs))
+        steps = planned(adapter, pairs, self.job.settings)[0].steps
         if not self.job.settings.needs_subspaces:
             return set()
         needed = [(step.source, step.target) for step in steps if has_subspaces(step, pairs)]

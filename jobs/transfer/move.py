@@ -256,6 +256,8 @@ def likeness(found: Sequence[Pair]) -> dict[str, float | int | None]:
 def _blank(step: Step) -> ModuleReport:
     weight_slice = step.source
     block, role = describe(weight_slice.name) if weight_slice else ("", "")
+    if step.fills and step.target is not None:
+        block = f"{describe(step.target.name)[0]} (filled)"
     return ModuleReport(
         name=weight_slice.name if weight_slice else step.key,
         rows=weight_slice.rows if weight_slice else None,
@@ -267,6 +269,7 @@ def _blank(step: Step) -> ModuleReport:
         shape=list(step.module.shape) if step.module.shape else None,
         source_norm=_norm(step.module) if weight_slice else None,
         rank_in=step.module.rank,
+        fills=step.fills,
     )
 
 

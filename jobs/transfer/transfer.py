@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from ... import choices
 from ...adapters import Adapter, AdapterModule, lora_module
 from ...bases.model import Base, load_weight_slice
 from ...errors import AdapterError, SettingsError
@@ -19,7 +18,6 @@ from ...kernels.matching import Item
 from ...kernels.similarity import phi
 from ...kernels.spectral import SubspaceSize
 from ...kernels.threads import one_thread
-from ...kernels.transfer import METHODS
 from ...names import WeightSlice
 from ...version import __version__
 from ..cache import SubspaceCache
@@ -27,72 +25,15 @@ from ..check import check_fits
 from ..progress import Progress, silent
 from ..text import percent
 from .advice import advise, strangers
+from .fill import Filling, fill
 from .move import INSIDE, Moved, move
 from .pairs import Pairs
-from .plan import Step, lay_out
+from .plan import Plan, Step, lay_out
 from .report import DECISION_DROPPED, DECISION_LEFT_OUT, Report, kept_energy
+from .settings import TransferSettings
 from .uncovered import empty_blocks
 
 PROBE_K = 32
-
-
-@dataclass(frozen=True)
-class TransferSettings:
-    """How to transfer.
-
-    method: "auto" or a name in ``kernels.transfer.METHODS``.
-    size: of the subspaces that are compared and projected on.
-    threshold: mean of Φ_l and Φ_r from which a module is carried over by the method; 0 takes every module. LoRA-X names
-        no such level; ProLoRA (arXiv 2506.04244) uses 0.8.
-    below_threshold: what becomes of the others: "leave-out", as in LoRA-X (arXiv 2501.16559: "we employ the adapter
-        only in the layers of the target model that exhibit an acceptable level of subspace similarity"), or "copy".
-        "auto" leaves out with lora-x and copies with the rest. Plain copying keeps to the threshold only on
-        "leave-out".
-    rank: largest rank of a module to write; None for no limit. What truncation loses is reported.
-    strength: factor on the whole update.
-
-    Raises:
-        SettingsError: unknown method, or a value out of range.
-    """
-
-    method: str = choices.Transfer.method
-    size: SubspaceSize = field(default_factory=SubspaceSize)
-    threshold: float = choices.Transfer.threshold
-    rank: int | None = choices.Transfer.rank
-    strength: float = choices.Transfer.strength
-    below_threshold: str = choices.Transfer.below_threshold
-
-    def __post_init__(self) -> None:
-        if self.method != "auto" and self.method not in METHODS:
-            raise SettingsError(f"unknown method {self.method!r}", hint=f"Choose auto, {', '.join(METHODS)}.")
-        if self.rank is not None and self.rank < 1:
-            raise SettingsError(f"the rank must be at least 1, got {self.rank}")
-        if not 0 <= self.threshold <= 1:
-            raise SettingsError(f"the threshold must lie between 0 and 1, got {self.threshold}")
-        if self.below_threshold not in choices.Transfer.filters:
-            raise SettingsError(
-                f"unknown choice for modules below the threshold: {self.below_threshold!r}",
-                hint=f"Choose {', '.join(choices.Transfer.filters)}.",
-            )
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Those to compute: the copy beside any other, and for "auto" what it chooses from."""
-        return ("copy", "lora-x") if self.method == "auto" else tuple(dict.fromkeys(("copy", self.method)))
-
-    @property
-    def needs_subspaces(self) -> bool:
-        """Whether one of these, or the threshold, looks at the subspaces of the bases' weights."""
-        return self.filters_copies or any(METHODS[method].needs_subspaces for method in self.methods)
-
-    @property
-    def filters_copies(self) -> bool:
-        """Whether the threshold is held against modules that are copied, too."""
-        return self.threshold > 0 and self.below_threshold == "leave-out"
-
-    def leaves_out(self, method: str) -> bool:
-        """Whether modules under the threshold are left out when the method is this one."""
-        return self.below_threshold == "leave-out" or (self.below_threshold == "auto" and method == "lora-x")
 
 
 @dataclass
@@ -129,8 +70,8 @@ def transfer(
     settings, tell = settings or TransferSettings(), progress or silent
     started = time.perf_counter()
     pairs = Pairs(source, target, settings.size, cache, device or "cpu")
-    steps, unfed = lay_out(adapter, source, target, probe(pairs))
-    moved = []
+    plan, fillings = planned(adapter, pairs, settings)
+    steps, moved = plan.steps, []
     for done, step in enumerate(steps):
         tell(done, len(steps), step.key)
         moved.append(move(step, settings.methods, pairs, rank=settings.rank, measured=settings.filters_copies))
@@ -160,10 +101,12 @@ def transfer(
     )
     _refuse_nothing(report, steps, adapter, target)
     _refuse_all_left_out(report, moved, adapter)
-    report.empty_blocks = empty_blocks(steps, report.modules, unfed, target)
+    report.empty_blocks = empty_blocks(steps, report.modules, plan.unfed, target)
+    report.filled_blocks = {one.block: one.taken_from for one in fillings}
     report.advice, report.advice_reason = advise(report, inside=inside)
     report.copy_baseline = _copy_baseline(moved, method)
-    report.notes = _notes(report, steps, source, target)
+    report.notes = [*_of_blocks(plan, fillings), *_notes(report, steps, source, target)]
+    report.block_map = plan.pruning_map.name if plan.pruning_map else "search" if plan.searched else ""
     report.elapsed = time.perf_counter() - started
     modules = {module.key: module for module, _ in chosen if module is not None}
     fitted = {step.key for step in steps if step.target is not None}
@@ -172,6 +115,16 @@ def transfer(
     check_fits([m for m in modules.values() if m.key in fitted], target.names, target.weights())
     result = replace(adapter, modules=modules, file=None, digest="")
     return TransferResult(result, report, _provenance(adapter, source, target, settings, report))
+
+
+def planned(adapter: Adapter, pairs: Pairs, settings: TransferSettings) -> tuple[Plan, list[Filling]]:
+    """The plan with its steps that fill blocks, and which blocks those are."""
+    source, target, alike = pairs.source, pairs.target, probe(pairs)
+    plan = lay_out(adapter, source, target, alike, published=settings.match_blocks == "auto")
+    if settings.fill == "none":
+        return plan, []
+    more, fillings = fill(plan, source, target, alike)
+    return replace(plan, steps=[*plan.steps, *more]), fillings
 
 
 def _choose(asked: str, moved: list[Moved], inside: float | None) -> str:
@@ -236,6 +189,20 @@ def _copy_baseline(moved: list[Moved], method: str) -> dict:
         return {}
     totals = Report(job="transfer", modules=[m.results["copy"][1] for m in moved]).totals
     return {name: totals[name] for name in ("kept_energy", "norm_ratio", "dropped")}
+
+
+def _of_blocks(plan: Plan, fillings: list[Filling]) -> list[str]:
+    """How the blocks of bases of different depth were matched."""
+    if plan.pruning_map is not None:
+        return [f"Blocks feed one another by the published map of {plan.pruning_map.name} ({plan.pruning_map.source})."]
+    searched = (
+        ["Blocks feed one another by similarity and order: no published map says which."] if plan.searched else []
+    )
+    return searched + [
+        f"{one.block} has no block of its own in the source and takes the update of {one.taken_from}, the most similar "
+        f"(Φ {one.phi:.2f}): the effect may come out too strong."
+        for one in fillings
+    ]
 
 
 def _notes(report: Report, steps: list[Step], source: Base, target: Base) -> list[str]:
