@@ -9,7 +9,7 @@ import typer
 
 from ..choices import File, Transfer, Work
 from .guard import cleanly
-from .menus import BelowThreshold, Device, Layout, Reports, TransferMethod
+from .menus import BelowThreshold, Device, Fill, Layout, MatchBlocks, Reports, TransferMethod
 from .options import (
     BASE_HELP,
     AsJson,
@@ -67,6 +67,19 @@ def transfer(
             "the other methods.",
         ),
     ] = BelowThreshold[Transfer.below_threshold],
+    match_blocks: Annotated[
+        MatchBlocks,
+        typer.Option(
+            "--match-blocks",
+            help="Where depths differ: auto takes the published pruning map, if there is one, before a search.",
+        ),
+    ] = MatchBlocks[Transfer.match_blocks],
+    fill: Annotated[
+        Fill,
+        typer.Option(
+            "--fill", help="Blocks of a deeper target that nothing feeds: nearest gives them the most similar's update."
+        ),
+    ] = Fill[Transfer.fill],
     rank: Annotated[int | None, typer.Option("--rank", min=1, help="Cut the result to this rank.")] = Transfer.rank,
     strength: Annotated[float, typer.Option("--strength", help="Multiply the update by this.")] = Transfer.strength,
     dtype: DtypeOption = None,
@@ -94,6 +107,8 @@ def transfer(
         "size": size_of(k_share, k, energy),
         "threshold": threshold,
         "below_threshold": below_threshold.value,
+        "match_blocks": match_blocks.value,
+        "fill": fill.value,
         "rank": rank,
         "strength": strength,
     }

@@ -2,7 +2,7 @@
 
 ``deeper`` is A with one block twice. Hosts take the number of blocks from the width and cannot load four blocks of
 width 192. ``mixed`` is A with one block of the stranger S in the place of its own. Both are healed on A's data, and
-LoRAs are trained on them.
+LoRAs can be trained on them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Blocks of a deeper target that no block of the source feeds take the update of the most similar one.
 
 LoRA-X (arXiv 2501.16559) pairs each module of the target with the most similar module of the source; taking the block
-as a whole, and only where nothing else feeds it, is ours. On a base with one block twice the two share one job, so that
-the whole effect overshoots at strength 1: see benchmarks/RESULTS.md.
+as a whole, and only where nothing else feeds it, is ours. What it does on a base with one block twice is in
+benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations

@@ -200,7 +200,7 @@ def _of_blocks(plan: Plan, fillings: list[Filling]) -> list[str]:
     )
     return searched + [
         f"{one.block} has no block of its own in the source and takes the update of {one.taken_from}, the most similar "
-        f"(Φ {one.phi:.2f}): the effect may come out too strong."
+        f"(Φ {one.phi:.2f}): the effect comes out stronger than without."
         for one in fillings
     ]
 
