@@ -97,6 +97,14 @@ def test_blocks_of_a_deeper_target_that_receive_nothing_are_printed(transfer, sh
     empty = json.loads(report.read_text("utf-8"))["empty_blocks"]
     assert empty and all(block.startswith("output_blocks.") for block in empty)
     assert "receive nothing" in result.stdout and empty[0].rpartition(".")[0] in result.stdout
+    before = load_file(tmp_path / "out" / "x.safetensors")
+    result, out = transfer("--method", "copy", "--fill", "nearest", "--report", report, "--force", target="deep")
+    assert result.exit_code == 0, result.output
+    found = json.loads(report.read_text("utf-8"))
+    assert found["filled_blocks"].keys() == set(empty) and found["empty_blocks"] == []
+    assert "take the update of the most similar block" in result.stdout
+    after = load_file(out)
+    assert before.keys() < after.keys() and all(torch.equal(after[key], before[key]) for key in before)
 
 
 def test_weights_below_the_threshold_are_left_out_or_copied(transfer, lora_tensors, tmp_path):
