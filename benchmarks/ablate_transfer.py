@@ -216,9 +216,7 @@ def modules(bench: Bench) -> str:
 
 def ranks(bench: Bench) -> str:
     """Rank of the copy, cut by SVD."""
-    rows = (
-        (TITLES[name], [bench.cell(name, method="copy", rank=rank) for rank in RANKS]) for name in ("b", "c", "mixed")
-    )
+    rows = ((TITLES[name], [bench.cell(name, method="copy", rank=rank) for rank in RANKS]) for name in "bc")
     return table("Rank of a copied LoRA of rank 8 (lift / class accuracy)", [str(rank) for rank in RANKS], rows)
 
 
