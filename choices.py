@@ -47,6 +47,15 @@ class Transfer:
     methods = ("copy", "lora-x", "prolora", "rotate")
     method = "auto"
     threshold = 0.0  # ProLoRA: 0.8
+    # What becomes of a module under the threshold; auto leaves it out with lora-x, as that paper does, else copies it.
+    filters = ("auto", "copy", "leave-out")
+    below_threshold = "auto"
+    # Which block feeds which where depths differ: a published pruning map before a search, or the search alone.
+    matchings = ("auto", "search")
+    match_blocks = "auto"
+    # What blocks of a deeper target get that nothing feeds: nothing, or the update of the most similar block.
+    fills = ("none", "nearest")
+    fill = "none"
     rank: int | None = None
     strength = 1.0
     processes = 4  # at most, for many LoRAs

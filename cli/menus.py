@@ -14,6 +14,9 @@ def menu(name: str, words: Iterable[str]) -> type[Enum]:
 
 
 TransferMethod = menu("TransferMethod", ("auto", *choices.Transfer.methods))
+BelowThreshold = menu("BelowThreshold", choices.Transfer.filters)
+MatchBlocks = menu("MatchBlocks", choices.Transfer.matchings)
+Fill = menu("Fill", choices.Transfer.fills)
 MergeMethod = menu("MergeMethod", choices.Merge.methods)
 Units = menu("Units", choices.Merge.unit_forms)
 Layout = menu("Layout", ("same", *choices.File.layouts))

@@ -68,9 +68,13 @@ def show_outcomes(outcomes: list[Outcome], folder: Path) -> None:
         table.add_column("similarity", justify="right")
         table.add_column("kept energy", justify="right")
         table.add_column("empty blocks", justify="right")
+        left_out = any(one.left_out for one in done)
+        if left_out:
+            table.add_column("left out", justify="right")
         table.add_column("advice")
         for one in done:
             figures = figure(one.similarity), figure(one.kept_energy), str(one.empty_blocks)
+            figures += (str(one.left_out),) if left_out else ()
             table.add_row(Text(visible(one.file.name)), one.method, *figures, one.advice)
         out.print(table)
     before = f", {len(present)} were there already" if present else ""

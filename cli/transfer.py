@@ -9,7 +9,7 @@ import typer
 
 from ..choices import File, Transfer, Work
 from .guard import cleanly
-from .menus import Device, Layout, Reports, TransferMethod
+from .menus import BelowThreshold, Device, Fill, Layout, MatchBlocks, Reports, TransferMethod
 from .options import (
     BASE_HELP,
     AsJson,
@@ -57,8 +57,29 @@ def transfer(
     energy: Energy = None,
     threshold: Annotated[
         float,
-        typer.Option("--threshold", min=0, max=1, help="Mean Φ under which a weight is copied (ProLoRA: 0.8)."),
+        typer.Option("--threshold", min=0, max=1, help="Mean Φ from which a weight takes part (ProLoRA: 0.8)."),
     ] = Transfer.threshold,
+    below_threshold: Annotated[
+        BelowThreshold,
+        typer.Option(
+            "--below-threshold",
+            help="What becomes of weights below: auto leaves them out with lora-x, as its paper does, and copies with "
+            "the other methods.",
+        ),
+    ] = BelowThreshold[Transfer.below_threshold],
+    match_blocks: Annotated[
+        MatchBlocks,
+        typer.Option(
+            "--match-blocks",
+            help="Where depths differ: auto takes the published pruning map, if there is one, before a search.",
+        ),
+    ] = MatchBlocks[Transfer.match_blocks],
+    fill: Annotated[
+        Fill,
+        typer.Option(
+            "--fill", help="Blocks of a deeper target that nothing feeds: nearest gives them the most similar's update."
+        ),
+    ] = Fill[Transfer.fill],
     rank: Annotated[int | None, typer.Option("--rank", min=1, help="Cut the result to this rank.")] = Transfer.rank,
     strength: Annotated[float, typer.Option("--strength", help="Multiply the update by this.")] = Transfer.strength,
     dtype: DtypeOption = None,
@@ -81,7 +102,16 @@ def transfer(
     debug: Debug = False,
 ) -> None:
     """Make an adapter for another base from the two bases' weights alone, and report what survived."""
-    size = size_of(k_share, k, energy)
+    chosen = {
+        "method": method.value,
+        "size": size_of(k_share, k, energy),
+        "threshold": threshold,
+        "below_threshold": below_threshold.value,
+        "match_blocks": match_blocks.value,
+        "fill": fill.value,
+        "rank": rank,
+        "strength": strength,
+    }
     if (lora is None) == (not every):
         raise typer.BadParameter("give either a LORA or --all", param_hint="LORA")
     if every:
@@ -98,9 +128,7 @@ def transfer(
             keep_cache=not no_cache,
             source=source,
             target=target,
-            settings=TransferSettings(
-                method=method.value, size=size, threshold=threshold, rank=rank, strength=strength
-            ),
+            settings=TransferSettings(**chosen),
             dtype=dtype.value if dtype else None,
             layout=layout.value,
             report=f".{reports.value}" if reports else None,
@@ -117,7 +145,7 @@ def transfer(
     from ..jobs.transfer.transfer import transfer as run
 
     adapter, here, there = adapters.read(lora), open_base(source), open_base(target)
-    settings = TransferSettings(method=method.value, size=size, threshold=threshold, rank=rank, strength=strength)
+    settings = TransferSettings(**chosen)
     with progress("Transferring") as tell:
         result = run(adapter, here, there, settings, progress=tell, cache=cache_of(no_cache), device=device_of(device))
     from .screen import show

@@ -192,6 +192,19 @@ def prune(weights: Weights, block: int) -> dict[str, Tensor]:
     return kept
 
 
+def repeat(weights: Weights, block: int) -> dict[str, Tensor]:
+    """Put a joint block in twice; later blocks move down. The last block, which answers no text, cannot be repeated."""
+    more = {}
+    for name, weight in weights.items():
+        parts = name.split(".")
+        if parts[0] == "joint_blocks" and int(parts[1]) >= block:
+            if int(parts[1]) == block:
+                more[name] = weight
+            parts[1] = str(int(parts[1]) + 1)
+        more[".".join(parts)] = weight
+    return more
+
+
 def fill(weights: Weights, block: int) -> dict[str, Tensor]:
     """Undo :func:`prune` for hosts that expect width/64 blocks: put an all-zero block, which does nothing, back in.
 

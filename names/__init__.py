@@ -5,6 +5,7 @@ from .describe import describe
 from .guess import guess_architecture, metadata_architecture
 from .guess_adapter import adapter_families, guess_adapter_architecture
 from .known import KNOWN, known_names, known_weights
+from .pruned import PruningMap, published_map
 from .recognise import names_of_adapters, serving
 from .weight_slice import DENOISER, Names, StoredPart, WeightSlice, module_of, style_of
 
@@ -12,6 +13,7 @@ __all__ = [
     "DENOISER",
     "KNOWN",
     "Names",
+    "PruningMap",
     "StoredPart",
     "WeightSlice",
     "adapter_families",
@@ -24,6 +26,7 @@ __all__ = [
     "module_of",
     "names_for",
     "names_of_adapters",
+    "published_map",
     "serving",
     "style_of",
 ]

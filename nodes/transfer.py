@@ -55,8 +55,8 @@ class LoRAXTransfer(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="Mean similarity of a weight below which lora-x, prolora and rotate leave it to plain "
-                    "copying. 0 never does; ProLoRA uses 0.8.",
+                    tooltip="Mean similarity of a weight from which it takes part; 0 takes every weight, ProLoRA uses "
+                    "0.8. below_threshold says what becomes of the others.",
                 ),
                 io.Int.Input(
                     "rank",
@@ -100,6 +100,34 @@ class LoRAXTransfer(io.ComfyNode):
                     "match the strength.",
                 ),
                 io.Clip.Input("target_clip", optional=True, tooltip="Text encoder of the target. It is not changed."),
+                io.Combo.Input(
+                    "below_threshold",
+                    optional=True,
+                    options=list(Transfer.filters),
+                    default=Transfer.below_threshold,
+                    advanced=True,
+                    tooltip="What becomes of weights below the threshold. auto: leave-out with lora-x, as its paper "
+                    "does, copy with prolora and rotate; copy takes every weight. Used when threshold is above 0.",
+                ),
+                io.Combo.Input(
+                    "match_blocks",
+                    optional=True,
+                    options=list(Transfer.matchings),
+                    default=Transfer.match_blocks,
+                    advanced=True,
+                    tooltip="Where the two models have blocks in different numbers. auto: the published pruning map, "
+                    "where there is one, before a search by similarity; search: always the search. The report says "
+                    "which it was.",
+                ),
+                io.Combo.Input(
+                    "fill",
+                    optional=True,
+                    options=list(Transfer.fills),
+                    default=Transfer.fill,
+                    advanced=True,
+                    tooltip="Blocks of a deeper target that no block of the source feeds: nothing (none), or the "
+                    "update of the most similar block (nearest), with which the effect comes out stronger.",
+                ),
             ],
             outputs=[
                 io.LoraModel.Output("lora_out", display_name="lora", tooltip="The LoRA for the target base."),
@@ -139,6 +167,9 @@ class LoRAXTransfer(io.ComfyNode):
         match_size=Drawing.width,
         source_clip=None,
         target_clip=None,
+        below_threshold=Transfer.below_threshold,
+        match_blocks=Transfer.match_blocks,
+        fill=Transfer.fill,
     ) -> io.NodeOutput:
         from ..adapters.metadata import with_provenance
         from ..jobs.cache import SubspaceCache
@@ -150,6 +181,9 @@ class LoRAXTransfer(io.ComfyNode):
             threshold=threshold,
             rank=rank or None,
             strength=strength,
+            below_threshold=below_threshold,
+            match_blocks=match_blocks,
+            fill=fill,
         )
         ours, theirs = host.HostBase(source, source_clip), host.HostBase(target, target_clip)
         theirs.make_room()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..jobs.transfer.report import Report, kept_energy
+from ..jobs.transfer.report import DECISION_LEFT_OUT, ModuleReport, Report, kept_energy
 from .canvas import COLOURS, DPI, INK, MISSING, QUIET, figure, pixels, printable, text_style
 from .grid import grid, similarity
 
@@ -16,7 +16,8 @@ WRITTEN_CELLS = 240  # up to so many cells carry their number
 def heatmap(report: Report, width: int = WIDTH) -> np.ndarray:
     """Block × role: the mean of the corrected Φ_l and Φ_r, and for a transfer the kept energy beside it.
 
-    Grey cells exist but were not measured; white ones do not exist in the adapter.
+    Grey cells exist but were not measured; white ones do not exist in the adapter; hatched ones hold modules that the
+    threshold left out.
 
     Returns:
         (height, width, 3) uint8; the height follows the number of blocks.
@@ -28,10 +29,14 @@ def heatmap(report: Report, width: int = WIDTH) -> np.ndarray:
     measured = [panel for panel in panels if not np.isnan(panel[1][2]).all()]
     if not measured:
         return _message("No module was measured.", width)
-    return _draw(report, measured, np.isnan(present), width)
+    return _draw(report, measured, np.isnan(present), grid(report, _left_out)[2] > 0, width)
 
 
-def _draw(report: Report, panels: list, absent: np.ndarray, width: int) -> np.ndarray:
+def _left_out(modules: list[ModuleReport]) -> float:
+    return float(sum(m.decision == DECISION_LEFT_OUT for m in modules))
+
+
+def _draw(report: Report, panels: list, absent: np.ndarray, left_out: np.ndarray, width: int) -> np.ndarray:
     blocks, roles = panels[0][1][:2]
     names = [printable(b, 28) for b in blocks]
     labels = [printable(r, 20) for r in roles]
@@ -48,6 +53,7 @@ def _draw(report: Report, panels: list, absent: np.ndarray, width: int) -> np.nd
         x = left + number * (span + bar + gap)
         axes = sheet.add_axes((x / width, foot / height, span / width, (height - head - foot) / height))
         shades = _cells(axes, table, absent)
+        _hatch(axes, left_out)
         axes.set_title(title, pad=8, **text_style(11.5))
         axes.set_xticks(range(len(roles)), labels, rotation=50, ha="right", rotation_mode="anchor", **text_style(size))
         step = max(1, -(-len(blocks) * 13 // (height - head - foot)))
@@ -55,8 +61,9 @@ def _draw(report: Report, panels: list, absent: np.ndarray, width: int) -> np.nd
         axes.set_yticks(ticks, [names[t] for t in ticks] if number == 0 else [""] * len(ticks), **text_style(10))
         _scale(sheet, shades, (x + span + 10) / width, foot / height, 14 / width, (height - head - foot) / height)
         _numbers(axes, table, shades, span / len(roles))
-    if any((np.isnan(table) & ~absent).any() for _, (_, _, table) in panels):
-        sheet.text(12 / width, 12 / height, "grey: not measured", **text_style(9.5, color=QUIET))
+    grey = any((np.isnan(table) & ~absent).any() for _, (_, _, table) in panels)
+    legend = [*(["grey: not measured"] if grey else []), *(["hatched: left out"] if left_out.any() else [])]
+    sheet.text(12 / width, 12 / height, "; ".join(legend), **text_style(9.5, color=QUIET))
     return pixels(sheet)
 
 
@@ -78,6 +85,14 @@ def _cells(axes, table: np.ndarray, absent: np.ndarray):
     for side in axes.spines.values():
         side.set_visible(False)
     return shades
+
+
+def _hatch(axes, marked: np.ndarray) -> None:
+    from matplotlib.patches import Rectangle
+
+    for y, x in zip(*np.nonzero(marked), strict=True):
+        box = Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, hatch="///", edgecolor="white", linewidth=0)
+        axes.add_patch(box)
 
 
 def _scale(sheet, shades, x: float, y: float, width: float, height: float) -> None:

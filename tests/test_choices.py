@@ -78,6 +78,9 @@ def test_a_default_is_on_its_list():
     for page, listed, default in (
         (Work, "devices", "device"),
         (Subspace, "subspaces", "subspace"),
+        (Transfer, "filters", "below_threshold"),
+        (Transfer, "matchings", "match_blocks"),
+        (Transfer, "fills", "fill"),
         (Merge, "methods", "method"),
         (Merge, "ranks", "rank"),
         (Merge, "unit_forms", "units"),
@@ -97,6 +100,9 @@ OTHER_NAMES = {"lessons": "noisy_latents", "sampler_name": "sampler", "most": "m
 LISTS = {
     "method": "methods",
     "subspace": "subspaces",
+    "below_threshold": "filters",
+    "match_blocks": "matchings",
+    "fill": "fills",
     "rank": "ranks",
     "units": "unit_forms",
     "rule": "rules",

@@ -81,6 +81,19 @@ def test_colour_follows_the_value():
         assert share > 0.2
 
 
+def test_what_the_threshold_left_out_is_hatched():
+    """White stripes over the cell, in both panels, and a word that says so; nothing of it without such a module."""
+    plain = report_of(["a", "b"], ["q"], value=lambda i: 0.2)
+    some = report_of(["a", "b"], ["q"], value=lambda i: 0.2)
+    some.modules[1].decision = "left out"
+    before, after = (plots.heatmap(report).astype(int) for report in (plain, some))
+    stripes = (after - before > 40).all(axis=2)
+    rows, half = np.nonzero(stripes)[0], stripes.shape[1] // 2
+    assert stripes[:, :half].sum() > 500 and stripes[:, half:].sum() > 500
+    assert rows.min() > before.shape[0] // 3, "the first row is not hatched"
+    assert (after[-30:, :200] != before[-30:, :200]).any()
+
+
 def test_a_transfer_shows_two_panels_and_a_comparison_one():
     def columns(job):
         image = plots.heatmap(report_of(["a", "b"], ["q"], job=job, value=lambda i: 1.0)).astype(int)

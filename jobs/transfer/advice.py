@@ -6,8 +6,9 @@ projections lose it; between strangers nothing made of weights alone recovers an
 
 from __future__ import annotations
 
+from ..text import percent
 from .move import INSIDE
-from .report import Report
+from .report import DECISION_LEFT_OUT, Report
 
 # Median relative weight change: under the first a copy is as good as new, from the second the bases are strangers
 # (the target's weights lie further from the source's than zero does).
@@ -32,6 +33,23 @@ def advise(report: Report, *, inside: float | None) -> tuple[str, str]:
 
     inside: share of the update's energy inside the source's subspaces, None when not measured.
     """
+    advice, sentences = _advise(report, inside)
+    return advice, " ".join(filter(None, (sentences, _of_left_out(report) if advice != "distil" else "")))
+
+
+def _of_left_out(report: Report) -> str:
+    """What the threshold cost, where it cost something."""
+    left = sum(m.source_norm**2 for m in report.modules if m.decision == DECISION_LEFT_OUT and m.source_norm)
+    whole = sum(m.source_norm**2 for m in report.modules if m.source_norm)
+    if not left:
+        return ""
+    return (
+        f"The threshold left out {percent(left / whole)} of the update's energy: if the effect is too weak, lower it "
+        "or have the modules below it copied."
+    )
+
+
+def _advise(report: Report, inside: float | None) -> tuple[str, str]:
     drift = report.totals["median_drift"]
     if report.modules and all(m.drift == 0 for m in report.modules if m.drift is not None and m.matched) and drift == 0:
         return _same(report)
@@ -62,10 +80,11 @@ def _same(report: Report) -> tuple[str, str]:
         m.rank_in != m.rank_out for m in report.modules if m.decision == "copy"
     )
     form = "with no other change than the rank and strength that were asked for" if recast else "unchanged"
-    if not dropped and not report.empty_blocks:
+    if not dropped and not report.empty_blocks and not report.filled_blocks:
         return "none", f"The two bases have the same weights here, so the adapter is written {form}."
     lost = [f"{dropped} of {len(report.modules)} modules have no weight there and are left out"] if dropped else []
     lost += ["blocks that only the target has receive nothing"] if report.empty_blocks and not dropped else []
+    lost += ["blocks that only the target has take an update a second time"] if report.filled_blocks else []
     return "copy", (
         f"The weights that both bases have are the same, but {lost[0]}; what has its weight is written {form}. If the "
         "effect is too weak, distil."

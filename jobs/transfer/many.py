@@ -26,8 +26,7 @@ from ..cache import SubspaceCache
 from ..processes import Processes
 from .move import has_subspaces
 from .pairs import Pairs
-from .plan import plan
-from .transfer import TransferSettings, probe, transfer
+from .transfer import TransferSettings, planned, transfer
 
 Weights = tuple[WeightSlice, WeightSlice]  # one weight in the source and in the target
 
@@ -46,6 +45,7 @@ class Outcome:
     error: why it failed.
     method, similarity (mean, corrected for chance), kept_energy, advice: of the transfer's report.
     empty_blocks: number of the target's blocks that receive nothing.
+    left_out: number of modules that the threshold left out.
     """
 
     file: Path
@@ -57,6 +57,7 @@ class Outcome:
     kept_energy: float | None = None
     empty_blocks: int = 0
     advice: str = ""
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ class Worker:
     def weights_of(self, file: Path) -> set[Weights]:
         """The weights whose subspaces the file's transfer will look at; what its plan looks at is measured by this."""
         adapter, pairs = adapters.read(file), self.pairs()
-        steps = plan(adapter, self.source, self.target, probe(pairs))
+        steps = planned(adapter, pairs, self.job.settings)[0].steps
         if not self.job.settings.needs_subspaces:
             return set()
         needed = [(step.source, step.target) for step in steps if has_subspaces(step, pairs)]
@@ -217,7 +218,7 @@ class Worker:
                 provenance=result.provenance,
             )
         figures = (report.method, totals["mean_similarity"], totals["kept_energy"], len(report.empty_blocks))
-        return Outcome(file, output, "transferred", "", *figures, report.advice)
+        return Outcome(file, output, "transferred", "", *figures, report.advice, totals["left_out"])
 
 
 # Functions of the module, because a process is sent the name of what it is to do.

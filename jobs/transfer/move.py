@@ -18,7 +18,7 @@ from ...names import WeightSlice, describe
 from ..text import mean_of, times
 from .pairs import Pair, Pairs
 from .plan import Step
-from .report import DECISION_DROPPED, ModuleReport
+from .report import DECISION_DROPPED, DECISION_LEFT_OUT, ModuleReport
 from .slices import shape_of, slice_pairs
 
 # Factors this close to an exact smaller rank (relative Frobenius error) lose the superfluous part.
@@ -37,11 +37,26 @@ class Moved:
     """What became of one module, by method.
 
     inside: energy of ΔW inside the source's subspace; energy: ‖ΔW‖² (both None when not measured).
+    phi: mean of Φ_l and Φ_r, which a threshold is held against; None where no two subspaces are compared.
     """
 
     results: dict[str, Carried]
     inside: float | None = None
     energy: float | None = None
+    phi: float | None = None
+
+    def filtered(self, method: str, threshold: float, *, leave_out: bool) -> Carried:
+        """The method's result, or what a module under the threshold becomes: nothing, or its copy."""
+        module, line = self.results[method]
+        if self.phi is None or self.phi >= threshold or line.decision == DECISION_DROPPED:
+            return module, line
+        reason = f"Φ {self.phi:.2f} is under the threshold {threshold:g}"
+        if leave_out:
+            return None, replace(_dropped(line, reason)[1], decision=DECISION_LEFT_OUT, cosine_with_copy=None)
+        if not METHODS[method].needs_subspaces:
+            return module, line
+        copied, line = self.results["copy"]
+        return copied, replace(line, reason="; ".join(filter(None, (reason, line.reason))))
 
 
 @dataclass(frozen=True)
@@ -65,11 +80,11 @@ class _Match:
         return self.pairs.weight(self.pairs.source, self.source) if self.module.needs_base else None
 
 
-def move(step: Step, methods: Sequence[str], pairs: Pairs, *, threshold: float, rank: int | None) -> Moved:
+def move(step: Step, methods: Sequence[str], pairs: Pairs, *, rank: int | None, measured: bool = False) -> Moved:
     """Carry one planned module over by each of the methods.
 
     Args:
-        threshold: mean Φ under which a subspace method leaves its module to plain copying.
+        measured: compare the subspaces even where none of the methods looks at them.
         rank: largest rank of a module to write; None for no limit.
     """
     line = _blank(step)
@@ -86,7 +101,7 @@ def move(step: Step, methods: Sequence[str], pairs: Pairs, *, threshold: float, 
         line.reason = "vectors have no subspace"
         moved = Moved({m: _copied(match, line) for m in methods})
     else:
-        moved = _carried(match, line, methods, threshold, rank)
+        moved = _carried(match, line, methods, rank, measured)
     if rank is not None:
         moved.results = {m: _truncated(carried, rank, match.shapes[1]) for m, carried in moved.results.items()}
     return moved
@@ -99,21 +114,19 @@ def has_subspaces(step: Step, pairs: Pairs) -> bool:
     return bool(slice_pairs(pairs.source, pairs.target, step.source, step.target))
 
 
-def _carried(match: _Match, line: ModuleReport, methods: Sequence[str], threshold: float, rank: int | None) -> Moved:
+def _carried(match: _Match, line: ModuleReport, methods: Sequence[str], rank: int | None, measured: bool) -> Moved:
     pairs, rebuilding = match.pairs, [m for m in methods if METHODS[m].needs_subspaces]
-    if not rebuilding:
+    if not (rebuilding or measured):
         if pairs.empty(match.target):
             return _pruned(line, methods)
         line.drift = pairs.drift(match.source, match.target)
     moved = Moved({m: _copied(match, line) for m in methods if m not in rebuilding})
-    if rebuilding:
-        _rebuild(moved, match, line, rebuilding, threshold, rank)
+    if rebuilding or measured:
+        _rebuild(moved, match, line, rebuilding, rank)
     return moved
 
 
-def _rebuild(
-    moved: Moved, match: _Match, line: ModuleReport, methods: Sequence[str], threshold: float, rank: int | None
-) -> None:
+def _rebuild(moved: Moved, match: _Match, line: ModuleReport, methods: Sequence[str], rank: int | None) -> None:
     """Add the results of the methods that need subspaces; a copy beside them gets the same similarity."""
     update = LowRank(*(t.to(match.pairs.device) for t in match.module.low_rank(match.base_weight)))
     sliced, share = _slices(update, match)
@@ -125,13 +138,10 @@ def _rebuild(
     figures = {**likeness(found), "source_norm": norm}
     line = replace(line, **figures, rank_in=update.rank)
     moved.energy, moved.inside = norm**2, share * norm**2
-    phi = mean_of([line.phi_left, line.phi_right])
     other_size = any(part.shape != pair.target.shape for part, pair in sliced)
+    moved.phi = None if other_size else mean_of([line.phi_left, line.phi_right])
     for method in methods:
-        if phi is not None and not other_size and phi < threshold:
-            low = replace(line, reason=f"Φ {phi:.2f} is under the threshold {threshold:g}")
-            moved.results[method] = _copied(match, low)
-        elif other_size and method != "lora-x":
+        if other_size and method != "lora-x":
             moved.results[method] = _dropped(line, f"{method} cannot change sizes; lora-x can, experimentally")
         else:
             moved.results[method] = _built(match, line, method, update, sliced, rank)
@@ -246,6 +256,8 @@ def likeness(found: Sequence[Pair]) -> dict[str, float | int | None]:
 def _blank(step: Step) -> ModuleReport:
     weight_slice = step.source
     block, role = describe(weight_slice.name) if weight_slice else ("", "")
+    if step.fills and step.target is not None:
+        block = f"{describe(step.target.name)[0]} (filled)"
     return ModuleReport(
         name=weight_slice.name if weight_slice else step.key,
         rows=weight_slice.rows if weight_slice else None,
@@ -257,6 +269,7 @@ def _blank(step: Step) -> ModuleReport:
         shape=list(step.module.shape) if step.module.shape else None,
         source_norm=_norm(step.module) if weight_slice else None,
         rank_in=step.module.rank,
+        fills=step.fills,
     )
 
 

@@ -13,7 +13,7 @@ from ...adapters import Adapter, AdapterModule
 from ...bases.model import Base
 from ...errors import WrongBaseError
 from ...kernels.matching import Item, match
-from ...names import WeightSlice, describe, guess_adapter_architecture
+from ...names import PruningMap, WeightSlice, describe, guess_adapter_architecture, published_map
 from ...names.describe import natural
 from ..text import times
 from .slices import shape_of
@@ -30,6 +30,7 @@ class Step:
     target: the weight that takes over in the target base; None when there is none.
     key:    the module key to write.
     reason: why there is no target, or why the module travels as it is.
+    fills:  the target is a block that no block of the source feeds; it takes this update beside the block's own.
     """
 
     module: AdapterModule
@@ -37,26 +38,46 @@ class Step:
     target: WeightSlice | None
     key: str
     reason: str = ""
+    fills: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How an adapter goes from one base to another.
+
+    steps:       one per module of the adapter, in the adapter's order.
+    unfed:       weights of the target that no weight of the source feeds, in the parts (the denoiser, one text encoder)
+                 that the adapter changes.
+    pruning_map: the published one that says which block feeds which; None where names agree or a search decided.
+    searched:    whether a search decided.
+    """
+
+    steps: list[Step]
+    unfed: set[str]
+    pruning_map: PruningMap | None = None
+    searched: bool = False
 
 
 def plan(adapter: Adapter, source: Base, target: Base, similarity: Similarity | None = None) -> list[Step]:
-    """One step per module of the adapter, in the adapter's order.
+    """The steps of :func:`lay_out` alone.
 
     Raises:
         WrongBaseError: no module of the adapter belongs to the source base, or a shape does not fit it.
     """
-    return lay_out(adapter, source, target, similarity)[0]
+    return lay_out(adapter, source, target, similarity).steps
 
 
 def lay_out(
-    adapter: Adapter, source: Base, target: Base, similarity: Similarity | None = None
-) -> tuple[list[Step], set[str]]:
-    """The steps of :func:`plan`, and the weights of the target that no weight of the source feeds.
+    adapter: Adapter, source: Base, target: Base, similarity: Similarity | None = None, *, published: bool = True
+) -> Plan:
+    """Find the weight of the target for every module of the adapter.
 
-    Only of the parts (the denoiser, one text encoder) that the adapter changes.
+    Args:
+        similarity: of two weights, asked where a search decides.
+        published: whether a published pruning map, where there is one, goes before the search.
 
     Raises:
-        WrongBaseError: as :func:`plan`.
+        WrongBaseError: no module of the adapter belongs to the source base, or a shape does not fit it.
     """
     weight_slices = {key: source.names.resolve(key) for key in adapter.modules}
     weights = source.weights()
@@ -69,36 +90,46 @@ def lay_out(
         raise _wrong_architecture(adapter, source)
     _check_shapes(adapter, found, source)
     groups = {_group(weight_slice.name) for weight_slice in found.values()}
-    partner = _partners(source, target, groups, similarity)
+    partner, pruning_map, searched = _partners(source, target, groups, similarity, published)
     unfed = {name for name in target.weights() if _group(name) in groups}.difference(partner.values())
     steps = [_step(module, found.get(key), partner, source, target) for key, module in adapter.modules.items()]
-    return steps, unfed
+    return Plan(steps, unfed, pruning_map, searched)
 
 
 def counterparts(source: Base, target: Base, names: list[str]) -> dict[str, str | None]:
     """For each canonical weight name of the source, the name in the target that takes over, or None.
 
     Two bases with the same weight names match by name, whatever their widths. Otherwise (pruned blocks)
-    whole blocks are matched in order, per :func:`kernels.matching.match`.
+    whole blocks are matched by a published map, or in order, per :func:`kernels.matching.match`.
     """
-    partner = _partners(source, target, {_group(name) for name in names}, None)
+    partner, _, _ = _partners(source, target, {_group(name) for name in names}, None, published=True)
     return {name: partner.get(name) for name in names}
 
 
-def _partners(source: Base, target: Base, groups: set[str], similarity: Similarity | None) -> dict[str, str | None]:
-    """:func:`counterparts` of all weights of some parts of the source."""
+def _partners(
+    source: Base, target: Base, groups: set[str], similarity: Similarity | None, published: bool
+) -> tuple[dict[str, str | None], PruningMap | None, bool]:
+    """:func:`counterparts` of all weights of some parts of the source, the map that was used, whether one searched."""
     ours, theirs = source.weights(), target.weights()
     partner: dict[str, str | None] = {}
+    pruning_map, searched = None, False
     for group in groups:
         here = {n for n in ours if _group(n) == group}
         there = {n for n in theirs if _group(n) == group}
         if here == there:
             partner |= {n: n for n in here}
+            continue
+        found = published_map({n: ours[n] for n in here}, {n: theirs[n] for n in there}) if published else None
+        if found is not None:
+            children = {found.parent_of(name): name for name in there}
+            partner |= {n: children.get(n) for n in here}
+            pruning_map = found
         else:
+            searched = searched or bool(there)
             partner |= match(
                 [i for i in items(source) if i.name in here], [i for i in items(target) if i.name in there], similarity
             )
-    return partner
+    return partner, pruning_map, searched
 
 
 def _group(name: str) -> str:

@@ -16,7 +16,8 @@ from ...untrusted import code, in_markdown
 from ..text import ReportText, cell, grouped, in_ranges, joined, mean_of, percent, rebuilt, table, words
 
 ADVICE = ("copy", "transfer", "distil", "none")
-DECISION_DROPPED = "dropped"
+DECISION_DROPPED = "dropped"  # no place in the target
+DECISION_LEFT_OUT = "left out"  # under the threshold
 
 
 @dataclass
@@ -48,8 +49,9 @@ class ModuleReport:
     rank_in: int | None = None
     rank_out: int | None = None
     truncation_error: float | None = None  # relative Frobenius error of the truncation; 0 when exact
-    decision: str = ""  # "copy", "lora-x", "prolora", "rotate", "kept", "dropped", "compared", …
+    decision: str = ""  # "copy", "lora-x", "prolora", "rotate", "kept", "dropped", "left out", "compared", …
     reason: str = ""  # one sentence
+    fills: bool = False  # the update once more, on a block of the target that nothing else feeds
 
     @property
     def similarity(self) -> float | None:
@@ -82,22 +84,28 @@ class Report(ReportText):
     elapsed: float = 0.0  # seconds
     copy_baseline: dict = field(default_factory=dict)  # the same figures for plain copying
     empty_blocks: list[str] = field(default_factory=list)  # blocks of the target that receive nothing
+    filled_blocks: dict[str, str] = field(
+        default_factory=dict
+    )  # block that nothing feeds → block whose update it takes
+    block_map: str = ""  # what paired blocks of different depth: a published map's name, or "search"
 
     @property
     def totals(self) -> dict:
-        """Counts, similarities and energies over all modules.
+        """Counts, similarities and energies over all modules, those aside that fill blocks.
 
-        ``kept_energy`` is Σ‖ΔW_t‖² / Σ‖ΔW_s‖² over the modules whose norm is known, dropped ones counted as 0;
-        ``norm_ratio`` its square root. Figures nobody measured are None.
+        ``kept_energy`` is Σ‖ΔW_t‖² / Σ‖ΔW_s‖² over the modules whose norm is known, dropped ones and those left out
+        counted as 0; ``norm_ratio`` its square root. Figures nobody measured are None.
         """
-        similar = [m.similarity for m in self.modules if m.similarity is not None]
-        kept = kept_energy(self.modules)
-        drifts = [m.drift for m in self.modules if m.drift is not None]
-        errors = [m.truncation_error for m in self.modules if m.truncation_error is not None]
+        modules = [m for m in self.modules if not m.fills]
+        similar = [m.similarity for m in modules if m.similarity is not None]
+        kept = kept_energy(modules)
+        drifts = [m.drift for m in modules if m.drift is not None]
+        errors = [m.truncation_error for m in modules if m.truncation_error is not None]
         return {
-            "modules": len(self.modules),
-            "matched": sum(m.matched is not None for m in self.modules),
-            "dropped": sum(m.decision == DECISION_DROPPED for m in self.modules),
+            "modules": len(modules),
+            "matched": sum(m.matched is not None for m in modules),
+            "dropped": sum(m.decision == DECISION_DROPPED for m in modules),
+            "left_out": sum(m.decision == DECISION_LEFT_OUT for m in modules),
             "unmatched": len(self.unmatched),
             "mean_similarity": fmean(similar) if similar else None,
             "median_similarity": median(similar) if similar else None,
@@ -106,7 +114,7 @@ class Report(ReportText):
             "kept_energy": kept,
             "norm_ratio": None if kept is None else math.sqrt(kept),
             "worst_truncation_error": max(errors) if errors else None,
-            "decisions": dict(Counter(m.decision for m in self.modules if m.decision).most_common()),
+            "decisions": dict(Counter(m.decision for m in modules if m.decision).most_common()),
         }
 
     def blocks(self) -> dict[str, list[ModuleReport]]:
@@ -175,12 +183,14 @@ def _sentences(report: Report) -> Iterable[str]:
     if report.advice == "distil":
         yield report.advice_reason
     if report.job == "transfer":
-        moved = count - totals["dropped"]
+        moved = count - totals["dropped"] - totals["left_out"]
         method = f" with {report.method}" if report.method else ""
         chosen = " (chosen automatically)" if report.method_asked == "auto" and report.method else ""
         yield f"{moved} of {count} modules were carried from {report.source} to {report.target}{method}{chosen}."
     else:
         yield f"{count} weights of {report.source} were compared with {report.target}."
+    if totals["left_out"]:
+        yield _left_out(report)
     if totals["mean_similarity"] is not None:
         mean, middle, low = (max(totals[f"{n}_similarity"], 0.0) for n in ("mean", "median", "lowest"))
         yield (
@@ -193,6 +203,9 @@ def _sentences(report: Report) -> Iterable[str]:
     if report.job == "transfer" and totals["kept_energy"] is not None:
         kept, norm = totals["kept_energy"], totals["norm_ratio"]
         yield f"The update keeps {percent(kept)} of its energy, {norm:.2f} of its norm."
+    if report.filled_blocks:
+        pairs = ", ".join(f"{block} that of {donor}" for block, donor in report.filled_blocks.items())
+        yield f"Blocks of {report.target} that nothing feeds take the update of the most similar block: {pairs}."
     if report.empty_blocks:
         one = len(report.empty_blocks) == 1
         yield (
@@ -205,6 +218,18 @@ def _sentences(report: Report) -> Iterable[str]:
         yield f"{len(report.unmatched)} had no counterpart in the target."
     if report.advice_reason and report.advice != "distil":
         yield report.advice_reason
+
+
+def _left_out(report: Report) -> str:
+    modules = [m for m in report.modules if m.decision == DECISION_LEFT_OUT]
+    blocks = report.blocks().items()
+    whole = [name for name, inside in blocks if all(m.decision == DECISION_LEFT_OUT for m in inside)]
+    where = f", all of {', '.join(in_ranges(whole))} among them" if whole else ""
+    one = len(modules) == 1
+    return (
+        f"{len(modules)} module{' is' if one else 's are'} left out, because the two bases agree there less than the "
+        f"threshold of {report.settings.get('threshold', 0):g} asks{where}."
+    )
 
 
 # Tables

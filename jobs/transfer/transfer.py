@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from ... import choices
 from ...adapters import Adapter, AdapterModule, lora_module
 from ...bases.model import Base, load_weight_slice
 from ...errors import AdapterError, SettingsError
@@ -20,7 +19,6 @@ from ...kernels.precision import full_precision
 from ...kernels.similarity import phi
 from ...kernels.spectral import SubspaceSize
 from ...kernels.threads import one_thread
-from ...kernels.transfer import METHODS
 from ...names import WeightSlice
 from ...version import __version__
 from ..cache import SubspaceCache
@@ -28,53 +26,15 @@ from ..check import check_fits
 from ..progress import Progress, silent
 from ..text import percent
 from .advice import advise, strangers
+from .fill import Filling, fill
 from .move import INSIDE, Moved, move
 from .pairs import Pairs
-from .plan import Step, lay_out
-from .report import Report
+from .plan import Plan, Step, lay_out
+from .report import DECISION_DROPPED, DECISION_LEFT_OUT, Report, kept_energy
+from .settings import TransferSettings
 from .uncovered import empty_blocks
 
 PROBE_K = 32
-
-
-@dataclass(frozen=True)
-class TransferSettings:
-    """How to transfer.
-
-    method: "auto" or a name in ``kernels.transfer.METHODS``.
-    size: of the subspaces that are compared and projected on.
-    threshold: mean of Φ_l and Φ_r under which a subspace method leaves a module to plain copying; 0 never does.
-        LoRA-X names no such level; ProLoRA (arXiv 2506.04244) uses 0.8.
-    rank: largest rank of a module to write; None for no limit. What truncation loses is reported.
-    strength: factor on the whole update.
-
-    Raises:
-        SettingsError: unknown method, or a value out of range.
-    """
-
-    method: str = choices.Transfer.method
-    size: SubspaceSize = field(default_factory=SubspaceSize)
-    threshold: float = choices.Transfer.threshold
-    rank: int | None = choices.Transfer.rank
-    strength: float = choices.Transfer.strength
-
-    def __post_init__(self) -> None:
-        if self.method != "auto" and self.method not in METHODS:
-            raise SettingsError(f"unknown method {self.method!r}", hint=f"Choose auto, {', '.join(METHODS)}.")
-        if self.rank is not None and self.rank < 1:
-            raise SettingsError(f"the rank must be at least 1, got {self.rank}")
-        if not 0 <= self.threshold <= 1:
-            raise SettingsError(f"the threshold must lie between 0 and 1, got {self.threshold}")
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Those to compute: the copy beside any other, and for "auto" what it chooses from."""
-        return ("copy", "lora-x") if self.method == "auto" else tuple(dict.fromkeys(("copy", self.method)))
-
-    @property
-    def needs_subspaces(self) -> bool:
-        """Whether one of these looks at the subspaces of the bases' weights."""
-        return any(METHODS[method].needs_subspaces for method in self.methods)
 
 
 @dataclass
@@ -112,16 +72,17 @@ def transfer(
     settings, tell = settings or TransferSettings(), progress or silent
     started = time.perf_counter()
     pairs = Pairs(source, target, settings.size, cache, device or "cpu")
-    steps, unfed = lay_out(adapter, source, target, probe(pairs))
-    moved = []
+    plan, fillings = planned(adapter, pairs, settings)
+    steps, moved = plan.steps, []
     for done, step in enumerate(steps):
         tell(done, len(steps), step.key)
-        moved.append(move(step, settings.methods, pairs, threshold=settings.threshold, rank=settings.rank))
+        moved.append(move(step, settings.methods, pairs, rank=settings.rank, measured=settings.filters_copies))
     tell(len(steps), len(steps), "")
 
     inside = _inside(moved)
     method = _choose(settings.method, moved, inside)
-    chosen = [m.results[method] for m in moved]
+    leave_out = settings.leaves_out(method)
+    chosen = [m.filtered(method, settings.threshold, leave_out=leave_out) for m in moved]
     report = Report(
         job="transfer",
         source=source.label,
@@ -132,18 +93,22 @@ def transfer(
         settings={
             "size": str(settings.size),
             "threshold": settings.threshold,
+            **({"below_threshold": "leave-out" if leave_out else "copy"} if settings.threshold else {}),
             "rank": settings.rank,
             "strength": settings.strength,
         },
         modules=[line for _, line in chosen],
-        unmatched=[line.label for _, line in chosen if line.decision == "dropped"],
+        unmatched=[line.label for _, line in chosen if line.decision == DECISION_DROPPED],
         extras=list(adapter.extras),
     )
     _refuse_nothing(report, steps, adapter, target)
-    report.empty_blocks = empty_blocks(steps, report.modules, unfed, target)
+    _refuse_all_left_out(report, moved, adapter)
+    report.empty_blocks = empty_blocks(steps, report.modules, plan.unfed, target)
+    report.filled_blocks = {one.block: one.taken_from for one in fillings}
     report.advice, report.advice_reason = advise(report, inside=inside)
     report.copy_baseline = _copy_baseline(moved, method)
-    report.notes = _notes(report, steps, source, target)
+    report.notes = [*_of_blocks(plan, fillings), *_notes(report, steps, source, target)]
+    report.block_map = plan.pruning_map.name if plan.pruning_map else "search" if plan.searched else ""
     report.elapsed = time.perf_counter() - started
     modules = {module.key: module for module, _ in chosen if module is not None}
     fitted = {step.key for step in steps if step.target is not None}
@@ -152,6 +117,16 @@ def transfer(
     check_fits([m for m in modules.values() if m.key in fitted], target.names, target.weights())
     result = replace(adapter, modules=modules, file=None, digest="")
     return TransferResult(result, report, _provenance(adapter, source, target, settings, report))
+
+
+def planned(adapter: Adapter, pairs: Pairs, settings: TransferSettings) -> tuple[Plan, list[Filling]]:
+    """The plan with its steps that fill blocks, and which blocks those are."""
+    source, target, alike = pairs.source, pairs.target, probe(pairs)
+    plan = lay_out(adapter, source, target, alike, published=settings.match_blocks == "auto")
+    if settings.fill == "none":
+        return plan, []
+    more, fillings = fill(plan, source, target, alike)
+    return replace(plan, steps=[*plan.steps, *more]), fillings
 
 
 def _choose(asked: str, moved: list[Moved], inside: float | None) -> str:
@@ -187,12 +162,26 @@ def probe(pairs: Pairs) -> Callable[[Item, Item], float]:
 def _refuse_nothing(report: Report, steps: list[Step], adapter: Adapter, target: Base) -> None:
     """An adapter of which nothing fits the target is an error, not an empty file."""
     planned = [line for line, step in zip(report.modules, steps, strict=True) if step.source is not None]
-    if planned and all(line.decision == "dropped" for line in planned):
+    if planned and all(line.decision == DECISION_DROPPED for line in planned):
         raise AdapterError(
             f"nothing of the adapter fits {target.label} ({target.architecture}): {planned[0].reason}",
             file=adapter.file,
             key=planned[0].key,
             hint="The target is of another architecture; weights alone do not bridge that. Distil the adapter instead.",
+        )
+
+
+def _refuse_all_left_out(report: Report, moved: list[Moved], adapter: Adapter) -> None:
+    """A threshold that nothing reaches is an error, not an empty file."""
+    left = [(m.phi, line) for m, line in zip(moved, report.modules, strict=True) if line.decision == DECISION_LEFT_OUT]
+    if left and all(line.decision in (DECISION_DROPPED, DECISION_LEFT_OUT) for line in report.modules):
+        best, line = max(left, key=lambda one: one[0] or 0.0)
+        raise SettingsError(
+            f"the threshold {report.settings['threshold']:g} leaves out everything that fits {report.target}: "
+            f"{len(left)} modules, of which the most similar has a mean Φ of {best:.2f}",
+            file=adapter.file,
+            key=line.key,
+            hint="Lower the threshold, or have the modules below it copied.",
         )
 
 
@@ -202,6 +191,20 @@ def _copy_baseline(moved: list[Moved], method: str) -> dict:
         return {}
     totals = Report(job="transfer", modules=[m.results["copy"][1] for m in moved]).totals
     return {name: totals[name] for name in ("kept_energy", "norm_ratio", "dropped")}
+
+
+def _of_blocks(plan: Plan, fillings: list[Filling]) -> list[str]:
+    """How the blocks of bases of different depth were matched."""
+    if plan.pruning_map is not None:
+        return [f"Blocks feed one another by the published map of {plan.pruning_map.name} ({plan.pruning_map.source})."]
+    searched = (
+        ["Blocks feed one another by similarity and order: no published map says which."] if plan.searched else []
+    )
+    return searched + [
+        f"{one.block} has no block of its own in the source and takes the update of {one.taken_from}, the most similar "
+        f"(Φ {one.phi:.2f}): the effect comes out stronger than without."
+        for one in fillings
+    ]
 
 
 def _notes(report: Report, steps: list[Step], source: Base, target: Base) -> list[str]:
@@ -217,7 +220,8 @@ def _notes(report: Report, steps: list[Step], source: Base, target: Base) -> lis
     if report.extras:
         notes.append(f"{len(report.extras)} keys that no format explains are kept as they are.")
     if report.method_asked not in ("auto", "copy") and report.method != "copy" and not strangers(report):
-        kept, plain = report.totals["kept_energy"], report.copy_baseline["kept_energy"]
+        carried_over = [line for line in report.modules if line.decision != DECISION_LEFT_OUT]
+        kept, plain = kept_energy(carried_over), report.copy_baseline["kept_energy"]
         if kept is not None and kept < 0.5 and plain is not None and plain > kept:
             notes.append(
                 f"{report.method} kept {kept:.0%} of the update's energy where a plain copy keeps {percent(plain)}: "

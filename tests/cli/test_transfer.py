@@ -97,6 +97,35 @@ def test_blocks_of_a_deeper_target_that_receive_nothing_are_printed(transfer, sh
     empty = json.loads(report.read_text("utf-8"))["empty_blocks"]
     assert empty and all(block.startswith("output_blocks.") for block in empty)
     assert "receive nothing" in result.stdout and empty[0].rpartition(".")[0] in result.stdout
+    before = load_file(tmp_path / "out" / "x.safetensors")
+    result, out = transfer("--method", "copy", "--fill", "nearest", "--report", report, "--force", target="deep")
+    assert result.exit_code == 0, result.output
+    found = json.loads(report.read_text("utf-8"))
+    assert found["filled_blocks"].keys() == set(empty) and found["empty_blocks"] == []
+    assert "take the update of the most similar block" in result.stdout
+    after = load_file(out)
+    assert before.keys() < after.keys() and all(torch.equal(after[key], before[key]) for key in before)
+
+
+def test_weights_below_the_threshold_are_left_out_or_copied(transfer, lora_tensors, tmp_path):
+    plain, _ = transfer("--method", "lora-x", "--k", "8", "--json")
+    alike = {m.key: (m.phi_left + m.phi_right) / 2 for m in Report.from_json(plain.stdout).modules}
+    level = sorted(alike.values())[len(alike) // 2]
+    under = {key for key, phi in alike.items() if phi < level}
+    asked = ("--method", "lora-x", "--k", "8", "--threshold", str(level), "--force")
+
+    result, out = transfer(*asked)
+    assert result.exit_code == 0 and f"{len(under)} modules are left out" in result.stdout, result.output
+    assert deltas(load_file(out)).keys() == alike.keys() - under
+    result, out = transfer(*asked, "--below-threshold", "copy")
+    assert result.exit_code == 0 and "left out" not in result.stdout, result.output
+    before, after = deltas(lora_tensors), deltas(load_file(out))
+    for key in under:
+        torch.testing.assert_close(after[key], before[key], rtol=1e-5, atol=1e-7)
+
+    result, out = transfer("--method", "lora-x", "--k", "8", "--threshold", "1", name="none.safetensors")
+    assert result.exit_code == 1 and "leaves out everything" in result.output and "Lower the threshold" in result.output
+    assert not out.exists()
 
 
 def test_metadata_survives_and_provenance_is_added(transfer):

@@ -78,6 +78,38 @@ def test_every_method(host, method):
     assert state["type"] == "LoraState" and state["metadata"]["ss_network_module"] == "networks.lora"
 
 
+def test_the_threshold_leaves_out_or_copies(host):
+    """Weights under a threshold in the widest gap of their Φ: lora-x has none of them, or all as they were."""
+
+    def run(**more):
+        graph = Graph()
+        source, target, lora = graph.unet("sd3_a"), graph.unet("sd3_b"), graph.lora("sd3")
+        moved = graph.transfer(lora, source, target, method="lora-x", k=8, **more)
+        node = graph.add("Probe_Compare", a=[moved, 1], b=target)
+        result = host.run(graph)
+        return result, node, moved
+
+    result, _, moved = run()
+    rows = [line.split(" | ") for line in report_of(ok(result), moved).splitlines() if " lora-x | " in line]
+    levels = sorted((float(row[4]) + float(row[5])) / 2 for row in rows if row[3] == "8")
+    _, middle = max((high - low, (high + low) / 2) for low, high in zip(levels, levels[1:], strict=False))
+    below = sum(level < middle for level in levels)
+
+    result, node, moved = run(threshold=middle)
+    filtered, text = json.loads(ok(result).text(node)), report_of(result, moved)
+    assert f"{below} modules are left out" in text and text.count("| left out |") == below
+    result, node, moved = run(threshold=middle, below_threshold="copy")
+    whole, text = json.loads(ok(result).text(node)), report_of(result, moved)
+    assert "left out" not in text and text.count("is under the threshold") == below
+    assert len(whole["patched"]) == len(filtered["patched"]) + below
+    result, _, _ = run(threshold=1.0)
+    assert (
+        result.status == "error"
+        and "leaves out everything" in result.message
+        and "Lower the threshold" in result.message
+    )
+
+
 def test_same_base_gives_the_lora_unchanged(host):
     graph = Graph()
     base, lora = graph.unet("sd3_a"), graph.lora("sd3")

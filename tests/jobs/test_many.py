@@ -21,8 +21,8 @@ def work(family, tmp_path):
     """A worker for a target, a method and a size; and input → output of three LoRAs."""
     files = {family.path(name): tmp_path / "out" / f"{name}.safetensors" for name in LORAS}
 
-    def worker(target, method, size=None):
-        settings = TransferSettings(method, size or SubspaceSize(share=0.25))
+    def worker(target, method, size=None, **more):
+        settings = TransferSettings(method, size or SubspaceSize(share=0.25), **more)
         target = target if hasattr(target, "suffix") else family.path(target)
         return Worker(Job(family.path("a"), target, settings, cache=tmp_path / "cache"))
 
@@ -56,6 +56,28 @@ def test_what_is_measured_is_exactly_what_the_transfers_ask_for(family, work, as
         assert worker.transfer(file, output).status == "transferred"
     assert set(asked) == before
     assert bool(before) == (method != "copy" and target != "a" or target not in ("a", "b", "c"))
+
+
+def test_a_filter_of_copies_and_filled_blocks_are_measured_too(family, work, asked, tmp_path):
+    """The first block of A is gone from the source, so that it fills nothing of its own in A; Φ is asked for copies."""
+    weights = {k: v for k, v in load_file(family.path("a")).items() if "joint_blocks.0." not in k}
+    for number in (1, 2):
+        weights = {k.replace(f"joint_blocks.{number}.", f"joint_blocks.{number - 1}."): v for k, v in weights.items()}
+    save_file(weights, tmp_path / "shallow.safetensors")
+    lora = {k: v for k, v in load_file(family.path("frame_a")).items() if "joint_blocks_2_" not in k}
+    save_file(lora, tmp_path / "lora.safetensors")
+    more = {"threshold": 0.2, "below_threshold": "leave-out", "fill": "nearest"}
+    settings = TransferSettings("copy", SubspaceSize(share=0.25), **more)
+    job = Job(tmp_path / "shallow.safetensors", family.path("b"), settings, cache=tmp_path / "cache")
+    worker = Worker(job)
+    needed = worker.weights_of(tmp_path / "lora.safetensors")
+    for one in needed:
+        worker.measure(one)
+    before = set(asked)
+    asked.clear()
+    done = worker.transfer(tmp_path / "lora.safetensors", tmp_path / "out" / "lora.safetensors")
+    assert done.status == "transferred" and done.left_out == 0 and done.empty_blocks == 0
+    assert set(asked) == before and len(needed) == 15, "two blocks that are fed, one that is filled"
 
 
 def test_each_weight_is_measured_once(work, monkeypatch):
