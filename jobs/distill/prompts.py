@@ -1,7 +1,9 @@
 """Prompts for synthetic samples: from seed prompts, the adapter's own training tags, trigger words and a template.
 
-Trans-LoRA (arXiv 2405.17258) lets a generator write more examples like five seeds. A LoRA file tells more than that:
-kohya's trainers write down every caption tag with its count, which is the task's distribution as observed.
+Trans-LoRA (arXiv 2405.17258) lets a language model write more examples like five seeds, which :mod:`.writer` does where
+there is one. A LoRA file tells more than that: kohya's trainers write down every caption tag with its count, which is
+the task's distribution as observed, and a template makes prompts of it. What the language model cannot give comes from
+the template.
 """
 
 from __future__ import annotations
@@ -17,8 +19,11 @@ from ... import choices
 from ...adapters import Adapter
 from ...errors import SettingsError
 from ...untrusted import parse_json, real_text
-from .template import parse
+from ..progress import Progress, silent
+from .template import Choice, parse
+from .writer import EXAMPLES, Domain, Write, Written, write_prompts
 
+WRITTEN = "written"  # among the sources of a prompt: the language model
 LONGEST = 20  # tags in one prompt; a CLIP text encoder reads about as many
 _ALWAYS = 0.9  # a tag in this share of the captions belongs to the trigger words
 _PATIENCE = 1000  # drawings without a new prompt after which there is taken to be none
@@ -62,11 +67,15 @@ class Prompts:
         return "\n".join(self.lines)
 
 
-def synthesize(settings: PromptSettings) -> Prompts:
+def synthesize(settings: PromptSettings, write: Write | None = None, *, progress: Progress = silent) -> Prompts:
     """Prompts drawn from the sources, all different as long as these allow it; then they are repeated in turn.
 
+    write: a language model as ``write(text, temperature, seed) -> str``, which is shown seed prompts and tags and
+        writes as many of the prompts as it can; see :func:`.writer.write_prompts`. Where the template asks for the
+        trigger words, they are put before each of its prompts that does not have them.
+
     Raises:
-        SettingsError: the template cannot be read, or nothing that it asks for is there.
+        SettingsError: the template cannot be read, or nothing that it asks for is there; `write` gave no text.
     """
     template = parse(settings.template)
     asked = set(template.names())
@@ -78,10 +87,18 @@ def synthesize(settings: PromptSettings) -> Prompts:
             "or connect a LoRA whose file tells training tags or trigger words.",
         )
     random, used = Random(settings.seed), {}
+    written = None
+    if write is not None:
+        domain = Domain(sources.seeds or _examples(template, sources, settings.seed), sources.tags, sources.words)
+        written = write_prompts(write, domain, settings.count, settings.seed, progress=progress)
+        trigger_random = Random(settings.seed)
+        for line in written.lines:
+            if with_trigger := "trigger" in asked & sources.present:
+                line = ", ".join([*sources.trigger(trigger_random, line), line])
+            used[tidy(line)] = {WRITTEN, "trigger"} if with_trigger else {WRITTEN}
     misses = 0
     while len(used) < settings.count and misses < _PATIENCE:
-        sources.taken = set()
-        line = tidy(template.draw(random, sources.present, lambda name, number: sources.fill(random, name, number)))
+        line = _draw(template, sources, random)
         if line and line not in used:
             used[line], misses = sources.taken, 0
         else:
@@ -90,7 +107,22 @@ def synthesize(settings: PromptSettings) -> Prompts:
         raise SettingsError("the template makes empty prompts only", hint="Add words or placeholders to it.")
     distinct = list(used)
     lines = [distinct[i % len(distinct)] for i in range(settings.count)]
-    return Prompts(lines, _note(lines, len(distinct), used, asked, sources))
+    return Prompts(lines, _note(lines, len(distinct), used, asked, sources, written))
+
+
+def _draw(template: Choice, sources: Sources, random: Random) -> str:
+    sources.taken = set()
+    return tidy(template.draw(random, sources.present, lambda name, number: sources.fill(random, name, number)))
+
+
+def _examples(template: Choice, sources: Sources, seed: int) -> list[str]:
+    """What the template makes, for a language model to go on from where there are no seed prompts."""
+    random = Random(seed)
+    return list(dict.fromkeys(filter(None, (_draw(template, sources, random) for _ in range(4 * EXAMPLES)))))
+
+
+def _says(line: str, word: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(word.casefold())}(?!\w)", line.casefold()) is not None
 
 
 class Sources:
@@ -109,10 +141,10 @@ class Sources:
         listed = adapter.triggers if adapter else []
         self.always = [word for word in listed if counts.get(word, 0) >= _ALWAYS * max(captions, 2)]
         self.named = [word for word in listed if counts.get(word, 0) < _ALWAYS * top or word not in counts]
-        words = [*self.named, *self.always]
-        self.tags = {tag: n for tag, n in counts.items() if not (with_trigger and tag in words)}
+        self.words = [*self.named, *self.always]
+        self.tags = {tag: n for tag, n in counts.items() if not (with_trigger and tag in self.words)}
         self.usual = sum(self.tags.values()) / captions if captions > 1 else 1.0
-        there = {"seed": self.seeds, "trigger": words, "tag": self.tags, "tags": self.tags}
+        there = {"seed": self.seeds, "trigger": self.words, "tag": self.tags, "tags": self.tags}
         self.present = {name for name, found in there.items() if found}
         self.taken: set[str] = set()
 
@@ -121,8 +153,7 @@ class Sources:
         if name == "seed":
             return random.choice(self.seeds)
         if name == "trigger":
-            # Words in nearly every caption belong together; of others that are named, each may be a concept apart.
-            return ", ".join(([random.choice(self.named)] if self.named else []) + self.always)
+            return ", ".join(self.trigger(random))
         if name == "tags" and number is None:
             few, many = max(ceil(self.usual / 2), 1), max(int(self.usual * 1.5), 1)
             number = random.randint(min(few, LONGEST), min(many, LONGEST))
@@ -130,6 +161,14 @@ class Sources:
         rings = {tag: random.expovariate(count) for tag, count in self.tags.items()}
         chosen = set(sorted(rings, key=rings.__getitem__)[: number or 1])
         return ", ".join(tag for tag in self.tags if tag in chosen)
+
+    def trigger(self, random: Random, line: str = "") -> list[str]:
+        """Trigger words that the line does not have. Those in nearly every caption belong together; of others that
+        are named, each may be a concept apart.
+        """
+        one_there = any(_says(line, word) for word in self.named)
+        named = [random.choice(self.named)] if self.named and not one_there else []
+        return named + [word for word in self.always if not _says(line, word)]
 
 
 def tidy(line: str) -> str:
@@ -152,19 +191,30 @@ def _images(metadata: dict[str, str]) -> int:
         return 0
 
 
-def _note(lines: list[str], distinct: int, used: dict[str, set[str]], asked: set[str], sources: Sources) -> str:
+def _note(
+    lines: list[str],
+    distinct: int,
+    used: dict[str, set[str]],
+    asked: set[str],
+    sources: Sources,
+    written: Written | None,
+) -> str:
     counts = Counter(name for line in lines for name in used[line])
     from_what = {
+        WRITTEN: f"{counts[WRITTEN]} written by the language model",
         "tags": f"{counts['tags']} with training tags (the LoRA's file knows {sources.known_tags})",
         "seed": f"{counts['seed']} from {len(sources.seeds)} seed prompts",
     }
     origins = [text for name, text in from_what.items() if counts[name]]
+    if written and written.lines and (others := sum(used[line] <= {"trigger"} for line in lines)):
+        origins.append(f"{others} from the template alone")
     sentences = [f"{len(lines)} prompts" + (f": {', '.join(origins)}." if origins else " from the template.")]
-    words = [*sources.named, *sources.always]
+    if written:
+        sentences.append(_of_model(written, len(lines)))
     if counts["trigger"]:
-        sentences.append(f"Trigger words: {', '.join(words)}.")
-    elif words:
-        sentences.append(f"The template does not use the LoRA's trigger words ({', '.join(words)}).")
+        sentences.append(f"Trigger words: {', '.join(sources.words)}.")
+    elif sources.words:
+        sentences.append(f"The template does not use the LoRA's trigger words ({', '.join(sources.words)}).")
     if missing := asked - sources.present:
         sentences.append(f"The template also asks for {_listed(missing)}, of which there is none.")
     if distinct < len(lines):
@@ -173,6 +223,17 @@ def _note(lines: list[str], distinct: int, used: dict[str, set[str]], asked: set
             "repeated; more seed prompts or alternatives in the template give more."
         )
     return " ".join(sentences)
+
+
+def _of_model(written: Written, count: int) -> str:
+    rounds = f"{written.rounds} round{'s' if written.rounds > 1 else ''}"
+    rejected = ", ".join(f"{n} {reason}" for reason, n in written.rejected.most_common())
+    rejected = f" Rejected: {rejected}." if rejected else ""
+    if not written.lines:
+        nothing = "" if rejected else ", no list at all"
+        return f"The language model wrote nothing useful in {rounds}{nothing}; the template stood in.{rejected}"
+    short = "" if len(written.lines) >= count else " and had no more to give; the template filled in"
+    return f"The language model was asked in {rounds}{short}.{rejected}"
 
 
 def _listed(names: set[str]) -> str:
