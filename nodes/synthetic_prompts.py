@@ -23,8 +23,8 @@ class SyntheticPrompts(io.ComfyNode):
             display_name="Synthetic Prompts",
             category=CATEGORY,
             description="Makes prompts like those a LoRA is for: from the tags and trigger words its file tells, from "
-            "a few prompts of yours, and from a template, or by a language model that goes on from these. For synthetic "
-            "data to distill from, or for test pictures.",
+            "a few prompts of yours, and from a template, or by a language model that goes on from these. For "
+            "synthetic data to distill from, or for test pictures.",
             search_aliases=["llm", "wildcards", "prompt generator", "random prompts", "training tags", "distill"],
             inputs=[
                 io.String.Input(

@@ -17,9 +17,11 @@ LONGEST_ANSWER = 100_000  # characters read of one answer
 MOST = 1000  # entries of one answer
 _THOUGHT = re.compile(r"\A.*</think(?:ing)?>|<think(?:ing)?>.*\Z", re.DOTALL | re.IGNORECASE)
 _FENCE = re.compile(r"^\s*(?:```|~~~).*$", re.MULTILINE)
-_MARK = re.compile(r"^\s*(?:[-*•–]\s+|\W{0,3}(?:prompt\s*|#\s?)?\d{1,4}\W{0,3}[.):]\W{0,3}(?:\s+|(?=[\"“'‘「])))", re.IGNORECASE)
+_MARK = re.compile(
+    r"^\s*(?:[-*•–]\s+|\W{0,3}(?:prompt\s*|#\s?)?\d{1,4}\W{0,3}[.):]\W{0,3}(?:\s+|(?=[\"“'‘「])))", re.IGNORECASE
+)
 _NUMBER_WITHIN = re.compile(r"(?:^|(?<=[\s.;,!?]))(\d{1,4})[.)]\s+")
-_QUOTED = re.compile(r'"((?:[^"\\\n]|\\.)*)"(?!\s*:)|“([^”\n]*)”')
+_QUOTED = re.compile(r'"((?:[^"\\\n]|\\.)*)"(\s*:)?|“([^”\n]*)”')
 _PAIRS = {'"': '"', "“": "”", "'": "'", "‘": "’", "«": "»", "「": "」", "`": "`"}
 
 
@@ -54,7 +56,7 @@ def _apart(line: str) -> list[str]:
         ends = [hit.start() for hit in numbers[1:]] + [len(line)]
         before = [line[: numbers[0].start()]]
         return before + [line[hit.end() : end] for hit, end in zip(numbers, ends, strict=True)]
-    quoted = [a or b for a, b in _QUOTED.findall(line)]
+    quoted = _quoted(line)
     if len(quoted) > 1:
         return quoted
     return line.split(";") if line.count(";") > 1 else [line]
@@ -65,8 +67,12 @@ def _json(text: str) -> list[str] | None:
     try:
         return list(_strings(parse_json(text)))
     except (ValueError, RecursionError):
-        quoted = [a or b for a, b in _QUOTED.findall(text)]
-        return quoted or None
+        return _quoted(text) or None
+
+
+def _quoted(text: str) -> list[str]:
+    """What stands between quotes, names of JSON's pairs left out."""
+    return [(a or b).replace('\\"', '"') for a, colon, b in _QUOTED.findall(text) if not colon]
 
 
 def _strings(data: Any) -> Iterator[str]:

@@ -69,9 +69,7 @@ class Written:
     rounds: int = 0
 
 
-def write_prompts(
-    write: Write, domain: Domain, count: int, seed: int = 0, *, progress: Progress = silent
-) -> Written:
+def write_prompts(write: Write, domain: Domain, count: int, seed: int = 0, *, progress: Progress = silent) -> Written:
     """Up to `count` prompts by `write`, the same for the same seed and the same `write`.
 
     It is asked until there are enough, at most twice as often as that needs and three times more, and no longer than
