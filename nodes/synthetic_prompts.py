@@ -64,6 +64,17 @@ class SyntheticPrompts(io.ComfyNode):
                     tooltip="A text encoder that can write (Qwen, Gemma), from Load CLIP. It goes on from the seed "
                     "prompts, as in Trans-LoRA; what it cannot give comes from the template.",
                 ),
+                io.Float.Input(
+                    "guard_share",
+                    default=Prompts.guard_share,
+                    min=0.0,
+                    max=0.9,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Share of the prompts that are ordinary ones without the trigger words, so that what is "
+                    "distilled from them leaves the rest of the target alone. For LoRAs that a trigger word sets off.",
+                ),
             ],
             outputs=[
                 io.String.Output("prompts", display_name="prompts", tooltip="The prompts, one a line."),
@@ -72,7 +83,9 @@ class SyntheticPrompts(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, seed_prompts, count, template, seed, lora=None, clip=None) -> io.NodeOutput:
+    def execute(
+        cls, seed_prompts, count, template, seed, lora=None, clip=None, guard_share=Prompts.guard_share
+    ) -> io.NodeOutput:
         from ..jobs.distill.prompts import PromptSettings, synthesize
 
         made = synthesize(
@@ -82,6 +95,7 @@ class SyntheticPrompts(io.ComfyNode):
                 template,
                 count,
                 seed,
+                guard_share,
             ),
             None if clip is None else host.ClipWriter(clip),
             progress=host.Progress(spoken=True),

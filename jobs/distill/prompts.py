@@ -20,8 +20,9 @@ from ...adapters import Adapter
 from ...errors import SettingsError
 from ...untrusted import parse_json, real_text
 from ..progress import Progress, silent
+from .guard import guard_prompts, says
 from .template import Choice, parse
-from .writer import EXAMPLES, Domain, Write, Written, write_prompts
+from .writer import EXAMPLES, Domain, Write, Written, weighted, write_prompts
 
 WRITTEN = "written"  # among the sources of a prompt: the language model
 LONGEST = 20  # tags in one prompt; a CLIP text encoder reads about as many
@@ -39,9 +40,10 @@ class PromptSettings:
     template: see :mod:`.template`.
     count: number of prompts.
     seed: the same seed, the same prompts.
+    guard_share: share of the prompts that are guard prompts, without the trigger words; see :mod:`.guard`.
 
     Raises:
-        SettingsError: count below 1.
+        SettingsError: count below 1; a share that is no number from 0 to below 1.
     """
 
     seeds: Sequence[str] = ()
@@ -49,8 +51,11 @@ class PromptSettings:
     template: str = choices.Prompts.template
     count: int = choices.Prompts.count
     seed: int = choices.Prompts.seed
+    guard_share: float = choices.Prompts.guard_share
 
     def __post_init__(self) -> None:
+        if not 0 <= self.guard_share < 1:
+            raise SettingsError(f"the share of guard prompts must be at least 0 and below 1, got {self.guard_share}")
         if self.count < 1:
             raise SettingsError(f"the number of prompts must be at least 1, got {self.count}")
 
@@ -86,18 +91,20 @@ def synthesize(settings: PromptSettings, write: Write | None = None, *, progress
             hint="Write a few seed prompts, one a line, like those the LoRA is for; "
             "or connect a LoRA whose file tells training tags or trigger words.",
         )
+    guards = dict(_guards(settings, sources))
+    count = settings.count - len(guards)
     random, used = Random(settings.seed), {}
     written = None
     if write is not None:
         domain = Domain(sources.seeds or _examples(template, sources, settings.seed), sources.tags, sources.words)
-        written = write_prompts(write, domain, settings.count, settings.seed, progress=progress)
+        written = write_prompts(write, domain, count, settings.seed, progress=progress)
         trigger_random = Random(settings.seed)
         for line in written.lines:
             if with_trigger := "trigger" in asked & sources.present:
                 line = ", ".join([*sources.trigger(trigger_random, line), line])
             used[tidy(line)] = {WRITTEN, "trigger"} if with_trigger else {WRITTEN}
     misses = 0
-    while len(used) < settings.count and misses < _PATIENCE:
+    while len(used) < count and misses < _PATIENCE:
         line = _draw(template, sources, random)
         if line and line not in used:
             used[line], misses = sources.taken, 0
@@ -106,8 +113,31 @@ def synthesize(settings: PromptSettings, write: Write | None = None, *, progress
     if not used:
         raise SettingsError("the template makes empty prompts only", hint="Add words or placeholders to it.")
     distinct = list(used)
-    lines = [distinct[i % len(distinct)] for i in range(settings.count)]
-    return Prompts(lines, _note(lines, len(distinct), used, asked, sources, written))
+    lines = [distinct[i % len(distinct)] for i in range(count)]
+    note = _note(lines, len(distinct), used, asked, sources, written)
+    if settings.guard_share:
+        note += _of_guards(guards, settings, sources)
+        lines += guards
+        Random(f"order {settings.seed}").shuffle(lines)  # a dataset takes them in turn, for each half of its samples
+    return Prompts(lines, note)
+
+
+def _guards(settings: PromptSettings, sources: Sources) -> list[tuple[str, str]]:
+    wanted = min(round(settings.guard_share * settings.count), settings.count - 1)
+    return guard_prompts(sources.seeds, sources.counts, sources.words, wanted, settings.seed)
+
+
+def _of_guards(guards: dict[str, str], settings: PromptSettings, sources: Sources) -> str:
+    counts = Counter(guards.values())
+    spoken = {"tags": "of training tags", "seeds": "of seed prompts", "everyday": "everyday ones"}
+    origins = ", ".join(f"{counts[name]} {text}" for name, text in spoken.items() if counts[name])
+    told = f" And {len(guards)} guard prompts without trigger words" + (f": {origins}." if guards else ".")
+    wanted = round(settings.guard_share * settings.count)
+    if len(guards) < wanted:
+        told += f" There are no {wanted}."
+    if guards and not sources.words:
+        told += " Trigger words are not known here, so that guard prompts of tags and seed prompts cannot be made."
+    return told
 
 
 def _draw(template: Choice, sources: Sources, random: Random) -> str:
@@ -121,10 +151,6 @@ def _examples(template: Choice, sources: Sources, seed: int) -> list[str]:
     return list(dict.fromkeys(filter(None, (_draw(template, sources, random) for _ in range(4 * EXAMPLES)))))
 
 
-def _says(line: str, word: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(word.casefold())}(?!\w)", line.casefold()) is not None
-
-
 class Sources:
     """What the placeholders may be filled with. `present`: those that are not empty; `taken`: those used since reset.
 
@@ -135,6 +161,7 @@ class Sources:
         adapter = settings.adapter
         self.seeds = list(dict.fromkeys(filter(None, (_MARK.sub("", line).strip() for line in settings.seeds))))
         counts = {tag: n for tag, n in (adapter.tags if adapter else {}).items() if n > 0}
+        self.counts = counts
         self.known_tags, top = len(counts), max(counts.values(), default=0)
         captions = max(_images(adapter.metadata) if adapter else 0, top)
         # Adapter.triggers also lists tags as frequent as any; where every caption differs, that says nothing.
@@ -157,18 +184,15 @@ class Sources:
         if name == "tags" and number is None:
             few, many = max(ceil(self.usual / 2), 1), max(int(self.usual * 1.5), 1)
             number = random.randint(min(few, LONGEST), min(many, LONGEST))
-        # Weighted drawing without repetition (Efraimidis and Spirakis, 2006): whose exponential clock rings first.
-        rings = {tag: random.expovariate(count) for tag, count in self.tags.items()}
-        chosen = set(sorted(rings, key=rings.__getitem__)[: number or 1])
-        return ", ".join(tag for tag in self.tags if tag in chosen)
+        return ", ".join(weighted(random, self.tags, number or 1))
 
     def trigger(self, random: Random, line: str = "") -> list[str]:
         """Trigger words that the line does not have. Those in nearly every caption belong together; of others that
         are named, each may be a concept apart.
         """
-        one_there = any(_says(line, word) for word in self.named)
+        one_there = any(says(line, word) for word in self.named)
         named = [random.choice(self.named)] if self.named and not one_there else []
-        return named + [word for word in self.always if not _says(line, word)]
+        return named + [word for word in self.always if not says(line, word)]
 
 
 def tidy(line: str) -> str:

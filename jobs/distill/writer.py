@@ -109,8 +109,7 @@ def _question(domain: Domain, random: Random) -> str:
     first, last = len(shown) + 1, len(shown) + A_ROUND
     about = ""
     if domain.tags:
-        rings = {tag: random.expovariate(count) for tag, count in domain.tags.items()}
-        drawn = sorted(sorted(rings, key=rings.__getitem__)[:TAGS])
+        drawn = weighted(random, domain.tags, TAGS)
         about += f"Words that such prompts use: {', '.join(map(_shown, drawn))}.\n"
     if domain.words:
         about += f"What they are about is called: {', '.join(map(_shown, domain.words[:5]))}.\n"
@@ -121,6 +120,16 @@ def _question(domain: Domain, random: Random) -> str:
         f"same language and about as long, and none says the same as another. Continue with numbers {first} to "
         f"{last}.\n{about}\n{listed}\n{first}."
     )
+
+
+def weighted(random: Random, counts: dict[str, int], number: int) -> list[str]:
+    """`number` different words, drawn by their counts, in the order of `counts`.
+
+    Weighted drawing without repetition (Efraimidis and Spirakis, 2006): whose exponential clock rings first.
+    """
+    rings = {word: random.expovariate(count) for word, count in counts.items()}
+    chosen = set(sorted(rings, key=rings.__getitem__)[:number])
+    return [word for word in counts if word in chosen]
 
 
 def _shown(text: str) -> str:

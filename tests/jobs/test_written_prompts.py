@@ -150,7 +150,7 @@ def test_the_model_is_told_tags_and_trigger_words_and_the_words_go_before_its_pr
     model = Model("1. a sks box on a shelf\n2. a box under a tree, sks-like\n3. a skskit in the sea")
     prompts = made(model, 3, adapter=adapter(tags))
     text = model.asked[0][0]
-    assert "blue, hat, red" in text and "is called: sks" in text
+    assert re.search("(red, blue|blue, red), hat", text) and "is called: sks" in text
     assert prompts.lines == ["a sks box on a shelf", "a box under a tree, sks-like", "sks, a skskit in the sea"]
     assert "Trigger words: sks." in prompts.note
 
