@@ -98,6 +98,24 @@ def test_a_language_model_is_asked_and_the_template_fills_in(host, kind):
     assert max(most for _, _, most in result.progress(node)) >= 24  # the tokens of an answer
 
 
+def test_a_cancel_ends_the_writing_within_an_answer(host):
+    graph = Graph()
+    model = graph.out("Probe_LanguageModel", kind="gemma", longest=2000)
+    node = graph.add(NODE + "SyntheticPrompts", seed_prompts="a box", count=4, template="{seed}", seed=0, clip=model)
+    graph.add("PreviewAny", source=[node, 0])
+
+    asked = []
+
+    def stop(event):
+        if event.type == "progress" and str(event.data["node"]) == node and event.data["value"] > 3 and not asked:
+            asked.append(event.data["value"])
+            host.interrupt()
+
+    result = host.run(graph, on_event=stop)
+    assert result.status == "interrupted" and result.error["node_id"] == node
+    assert asked and max(value for _, value, _ in result.progress(node)) < 2000
+
+
 def test_a_clip_that_cannot_write_is_told_apart(host):
     graph = Graph()
     node = graph.add(

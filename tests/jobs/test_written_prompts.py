@@ -280,3 +280,10 @@ def test_any_text_gives_clean_lines(answer):
         entry.encode()
         if not check(entry):
             assert len(entry) <= LONGEST and entry.isprintable()
+
+
+@given(st.text(max_size=500) | SCENES.map("\n".join), st.lists(st.text(max_size=60), max_size=6))
+def test_any_answer_and_any_seeds_give_as_many_lines_as_asked_for(answer, seeds):
+    prompts = made(Model(answer), 7, [*seeds, "a box"], guard_share=0.3)
+    assert len(prompts.lines) == 7 and all(line and len(line.splitlines()) == 1 for line in prompts.lines)
+    prompts.text.encode()

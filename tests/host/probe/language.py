@@ -97,12 +97,15 @@ class LanguageModel(io.ComfyNode):
         return io.Schema(
             node_id="Probe_LanguageModel",
             category="probe",
-            inputs=[io.Combo.Input("kind", options=["gemma", "qwen"])],
+            inputs=[
+                io.Combo.Input("kind", options=["gemma", "qwen"]),
+                io.Int.Input("longest", default=24, optional=True, tooltip="Tokens of an answer."),
+            ],
             outputs=[io.Clip.Output()],
         )
 
     @classmethod
-    def execute(cls, kind):
+    def execute(cls, kind, longest=24):
         clip = {"gemma": gemma, "qwen": qwen}[kind]()
         asked, tokenize, generate = [], clip.tokenize, clip.generate
 
@@ -113,7 +116,7 @@ class LanguageModel(io.ComfyNode):
             return tokens
 
         def short(tokens, **more):
-            return generate(tokens, **{**more, "max_length": 24})
+            return generate(tokens, **{**more, "max_length": longest})
 
         clip.tokenize, clip.generate, clip.asked = count, short, asked
         return io.NodeOutput(clip)
