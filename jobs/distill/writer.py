@@ -29,19 +29,20 @@ EXAMPLES = 5  # as in the paper
 A_ROUND = 16  # prompts asked for at once
 TEMPERATURES = (0.7, 0.9, 1.1, 0.8, 1.0)  # of the rounds, in turn
 PATIENCE = 4  # rounds without a new prompt after which the model has no more to give
-LONGEST = 400  # characters of a prompt
+LONGEST = 400  # characters of a prompt, or twice as many as the longest example has
 ALIKE = 0.8  # two prompts with so many words in common, of all they have, are one
 TAGS = 24  # tags shown at once
 
 _ASSISTANT = re.compile(
-    r"^(sure|certainly|of course|okay|ok|absolutely|great|got it|understood|here (are|is|you)|below (are|is)|these are|"
-    r"i('m| am| cannot| can't| hope| will| have)|as an ai|sorry|let me|feel free|note that|please|"
-    r"好的|当然|以下|抱歉|希望)\b|:$|：$|\?$|？$|numbered list|text-to-image",
+    r"^(sure|certainly|of course|okay|ok|absolutely|great|got it|understood|sorry)[!,.:]|"
+    r"^((sure )?here (are|is)|below (are|is)|these are|i('m| am| cannot| can't| hope| will| have)|as an ai|let me|"
+    r"feel free|note that|please)\b|^(好的|当然|以下|抱歉)|[:：?？]$|numbered list|text-to-image",
     re.IGNORECASE,
 )
 _MARKUP = re.compile(r"<[^>]*>|</?\w|https?:|www\.|<\||\|>|```|\[/?\w+\]\(|^#{1,6} |embedding:|&\w+;", re.IGNORECASE)
 _NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{_NO_SPACES}]|[^\W_{_NO_SPACES}]+")
+_JOINERS = "\u200c\u200d"  # Persian, Hindi and emoji are written with them
 _EAST_ASIAN = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO")
 
 
@@ -72,15 +73,15 @@ class Written:
 def write_prompts(write: Write, domain: Domain, count: int, seed: int = 0, *, progress: Progress = silent) -> Written:
     """Up to `count` prompts by `write`, the same for the same seed and the same `write`.
 
-    It is asked until there are enough, at most twice as often as that needs and three times more, and no longer than
-    PATIENCE rounds bring nothing.
+    It is asked until there are enough, at most four times as often as that needs and three times more, and no longer
+    than PATIENCE rounds bring nothing.
 
     Raises:
         SettingsError: `write` returned something that is no text.
     """
     random = Random(f"written {seed}")  # apart from the template's choices
     check, made, idle = Check(domain), Written(), 0
-    most = 3 + 2 * ceil(count / A_ROUND)
+    most = 3 + 4 * ceil(count / A_ROUND)
     while len(made.lines) < count and made.rounds < most and idle < PATIENCE:
         progress(len(made.lines), count, f"Language model, round {made.rounds + 1}: {len(made.lines)} prompts so far")
         temperature = TEMPERATURES[made.rounds % len(TEMPERATURES)]
@@ -113,7 +114,7 @@ def _question(domain: Domain, random: Random) -> str:
         about += f"Words that such prompts use: {', '.join(map(_shown, drawn))}.\n"
     if domain.words:
         about += f"What they are about is called: {', '.join(map(_shown, domain.words[:5]))}.\n"
-    listed = "\n".join(f"{i}. {_shown(line)}" for i, line in enumerate(shown, 1))
+    listed = "\n".join(f"{i}. {_shown(line, _longest(domain))}" for i, line in enumerate(shown, 1))
     return (
         f"A numbered list of {last} different prompts for a text-to-image model, each a picture of its own, one line "
         f"each, without comments. Numbers 1 to {len(shown)} are examples; the others are of the same kind, in the "
@@ -132,9 +133,13 @@ def weighted(random: Random, counts: dict[str, int], number: int) -> list[str]:
     return [word for word in counts if word in chosen]
 
 
-def _shown(text: str) -> str:
+def _longest(domain: Domain) -> int:
+    return max(LONGEST, min(2 * max(map(len, domain.examples)), 10 * LONGEST))
+
+
+def _shown(text: str, longest: int = 100) -> str:
     """A stranger's words as a part of one line, without what some models take for commands."""
-    return re.sub(r"<\|?|\|?>", " ", one_line(text)).replace("embedding:", "embedding ").strip()[:LONGEST]
+    return re.sub(r"<\|?|\|?>", " ", one_line(text)).replace("embedding:", "embedding ").strip()[:longest]
 
 
 class Check:
@@ -145,6 +150,7 @@ class Check:
         self.known: list[frozenset[str]] = []
         said = " ".join([*domain.examples, *domain.tags, *domain.words])
         self.scripts = set(_scripts(said))
+        self.longest = _longest(domain)
 
     def __call__(self, entry: str) -> str:
         reason = self._form(entry)
@@ -159,12 +165,12 @@ class Check:
         return ""
 
     def _form(self, entry: str) -> str:
-        if any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") for letter in entry):
+        if any(unicodedata.category(letter)[0] == "C" and letter not in _JOINERS for letter in entry):
             return "with control characters"
         if _MARKUP.search(entry):
             return "with markup or addresses"
-        if len(entry) > LONGEST:
-            return f"longer than {LONGEST} characters"
+        if len(entry) > self.longest:
+            return f"longer than {self.longest} characters"
         letters = Counter(_scripts(entry))
         if letters.total() < 2 or "\ufffd" in entry or letters.total() < len(entry.replace(" ", "")) / 2:
             return "not words"
