@@ -107,6 +107,7 @@ class Prompts:
     template = "{trigger}, {3::{tags}|{seed}}"
     count = 32
     seed = 0
+    guard_share = 0.0
 
 
 class Drawing:

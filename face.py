@@ -17,13 +17,15 @@ from .adapters import Adapter, read, write
 from .bases import Base, open_base
 from .jobs.convert import convert as _convert
 from .jobs.distill.distill import distill
+from .jobs.distill.prompts import Prompts, PromptSettings, synthesize
+from .jobs.distill.writer import Write
 from .jobs.inspect import Inspection, inspect_adapter
 from .jobs.inspect import inspect as _inspect
 from .jobs.merge.merge import MergeResult, MergeSettings
 from .jobs.merge.merge import merge as _merge
 from .jobs.merge.resize import ResizeSettings
 from .jobs.merge.resize import resize as _resize
-from .jobs.progress import Progress
+from .jobs.progress import Progress, silent
 from .jobs.transfer.compare import compare
 from .jobs.transfer.many import Job, Outcome, PhaseProgress, find_files
 from .jobs.transfer.many import transfer_many as _transfer_many
@@ -41,6 +43,7 @@ __all__ = [
     "inspect",
     "merge",
     "open_base",
+    "prompts",
     "read",
     "resize",
     "similarity",
@@ -163,6 +166,26 @@ def resize(
 def convert(lora: Lora, layout: str, base: Path | Base | None = None) -> Adapter:
     """The same adapter under the key names of "kohya", "diffusers", "peft" or "comfy"."""
     return _convert(_adapter(lora), layout, None if base is None else _base(base))
+
+
+def prompts(
+    lora: Lora | None = None,
+    seeds: Sequence[str] = (),
+    *,
+    write: Write | None = None,
+    progress: Progress = silent,
+    **settings: Any,
+) -> Prompts:
+    """Prompts like those an adapter is for: ``.lines``, and ``.note``, which says where they came from.
+
+    lora: its training tags and trigger words are drawn from.
+    seeds: prompts like those the adapter is for.
+    write: a language model, as a function ``write(text, temperature, seed) -> str``; what it cannot give comes from
+        the template.
+    settings: ``count``, ``template`` and ``seed`` of :class:`.jobs.distill.prompts.PromptSettings`.
+    """
+    adapter = None if lora is None else _adapter(lora)
+    return synthesize(PromptSettings(seeds, adapter, **settings), write, progress=progress)
 
 
 def _adapter(lora: Lora) -> Adapter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..choices import Prompts
+from . import host
 from .common import CATEGORY, to_adapter
 
 SEEDS = """a portrait of a woman in a garden
@@ -22,8 +23,9 @@ class SyntheticPrompts(io.ComfyNode):
             display_name="Synthetic Prompts",
             category=CATEGORY,
             description="Makes prompts like those a LoRA is for: from the tags and trigger words its file tells, from "
-            "a few prompts of yours, and from a template. For synthetic data to distill from, or for test pictures.",
-            search_aliases=["wildcards", "prompt generator", "random prompts", "training tags", "distill"],
+            "a few prompts of yours, and from a template, or by a language model that goes on from these. For "
+            "synthetic data to distill from, or for test pictures.",
+            search_aliases=["llm", "wildcards", "prompt generator", "random prompts", "training tags", "distill"],
             inputs=[
                 io.String.Input(
                     "seed_prompts",
@@ -56,6 +58,23 @@ class SyntheticPrompts(io.ComfyNode):
                     tooltip="The LoRA the prompts are for. Training tags, their counts and trigger words are read from "
                     "its file.",
                 ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="A text encoder that can write (Qwen, Gemma), from Load CLIP. It goes on from the seed "
+                    "prompts, as in Trans-LoRA; what it cannot give comes from the template.",
+                ),
+                io.Float.Input(
+                    "guard_share",
+                    default=Prompts.guard_share,
+                    min=0.0,
+                    max=0.9,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Share of the prompts that are ordinary ones without the trigger words, so that what is "
+                    "distilled from them leaves the rest of the target alone. For LoRAs that a trigger word sets off.",
+                ),
             ],
             outputs=[
                 io.String.Output("prompts", display_name="prompts", tooltip="The prompts, one a line."),
@@ -64,7 +83,9 @@ class SyntheticPrompts(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, seed_prompts, count, template, seed, lora=None) -> io.NodeOutput:
+    def execute(
+        cls, seed_prompts, count, template, seed, lora=None, clip=None, guard_share=Prompts.guard_share
+    ) -> io.NodeOutput:
         from ..jobs.distill.prompts import PromptSettings, synthesize
 
         made = synthesize(
@@ -74,6 +95,9 @@ class SyntheticPrompts(io.ComfyNode):
                 template,
                 count,
                 seed,
-            )
+                guard_share,
+            ),
+            None if clip is None else host.ClipWriter(clip),
+            progress=host.Progress(spoken=True),
         )
         return io.NodeOutput(made.text, made.note, ui={"text": (f"{made.note}\n\n{made.text}",)})

@@ -24,6 +24,7 @@ JOBS = {
     "resize",
     "convert",
     "distill",
+    "prompts",
 }
 
 

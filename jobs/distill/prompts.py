@@ -1,7 +1,9 @@
 """Prompts for synthetic samples: from seed prompts, the adapter's own training tags, trigger words and a template.
 
-Trans-LoRA (arXiv 2405.17258) lets a generator write more examples like five seeds. A LoRA file tells more than that:
-kohya's trainers write down every caption tag with its count, which is the task's distribution as observed.
+Trans-LoRA (arXiv 2405.17258) lets a language model write more examples like five seeds, which :mod:`.writer` does where
+there is one. A LoRA file tells more than that: kohya's trainers write down every caption tag with its count, which is
+the task's distribution as observed, and a template makes prompts of it. What the language model cannot give comes from
+the template.
 """
 
 from __future__ import annotations
@@ -17,8 +19,12 @@ from ... import choices
 from ...adapters import Adapter
 from ...errors import SettingsError
 from ...untrusted import parse_json, real_text
-from .template import parse
+from ..progress import Progress, silent
+from .guard import guard_prompts, says
+from .template import Choice, parse
+from .writer import EXAMPLES, Domain, Write, Written, weighted, write_prompts
 
+WRITTEN = "written"  # among the sources of a prompt: the language model
 LONGEST = 20  # tags in one prompt; a CLIP text encoder reads about as many
 _ALWAYS = 0.9  # a tag in this share of the captions belongs to the trigger words
 _PATIENCE = 1000  # drawings without a new prompt after which there is taken to be none
@@ -34,9 +40,10 @@ class PromptSettings:
     template: see :mod:`.template`.
     count: number of prompts.
     seed: the same seed, the same prompts.
+    guard_share: share of the prompts that are guard prompts, without the trigger words; see :mod:`.guard`.
 
     Raises:
-        SettingsError: count below 1.
+        SettingsError: count below 1; a share that is no number from 0 to below 1.
     """
 
     seeds: Sequence[str] = ()
@@ -44,8 +51,11 @@ class PromptSettings:
     template: str = choices.Prompts.template
     count: int = choices.Prompts.count
     seed: int = choices.Prompts.seed
+    guard_share: float = choices.Prompts.guard_share
 
     def __post_init__(self) -> None:
+        if not 0 <= self.guard_share < 1:
+            raise SettingsError(f"the share of guard prompts must be at least 0 and below 1, got {self.guard_share}")
         if self.count < 1:
             raise SettingsError(f"the number of prompts must be at least 1, got {self.count}")
 
@@ -62,11 +72,15 @@ class Prompts:
         return "\n".join(self.lines)
 
 
-def synthesize(settings: PromptSettings) -> Prompts:
+def synthesize(settings: PromptSettings, write: Write | None = None, *, progress: Progress = silent) -> Prompts:
     """Prompts drawn from the sources, all different as long as these allow it; then they are repeated in turn.
 
+    write: a language model as ``write(text, temperature, seed) -> str``, which is shown seed prompts and tags and
+        writes as many of the prompts as it can; see :func:`.writer.write_prompts`. Where the template asks for the
+        trigger words, they are put before each of its prompts that does not have them.
+
     Raises:
-        SettingsError: the template cannot be read, or nothing that it asks for is there.
+        SettingsError: the template cannot be read, or nothing that it asks for is there; `write` gave no text.
     """
     template = parse(settings.template)
     asked = set(template.names())
@@ -77,11 +91,21 @@ def synthesize(settings: PromptSettings) -> Prompts:
             hint="Write a few seed prompts, one a line, like those the LoRA is for; "
             "or connect a LoRA whose file tells training tags or trigger words.",
         )
+    guards = dict(_guards(settings, sources))
+    count = settings.count - len(guards)
     random, used = Random(settings.seed), {}
+    written = None
+    if write is not None:
+        domain = Domain(sources.seeds or _examples(template, sources, settings.seed), sources.tags, sources.words)
+        written = write_prompts(write, domain, count, settings.seed, progress=progress)
+        trigger_random = Random(settings.seed)
+        for line in written.lines:
+            if with_trigger := "trigger" in asked & sources.present:
+                line = ", ".join([*sources.trigger(trigger_random, line), line])
+            used[tidy(line)] = {WRITTEN, "trigger"} if with_trigger else {WRITTEN}
     misses = 0
-    while len(used) < settings.count and misses < _PATIENCE:
-        sources.taken = set()
-        line = tidy(template.draw(random, sources.present, lambda name, number: sources.fill(random, name, number)))
+    while len(used) < count and misses < _PATIENCE:
+        line = _draw(template, sources, random)
         if line and line not in used:
             used[line], misses = sources.taken, 0
         else:
@@ -89,8 +113,43 @@ def synthesize(settings: PromptSettings) -> Prompts:
     if not used:
         raise SettingsError("the template makes empty prompts only", hint="Add words or placeholders to it.")
     distinct = list(used)
-    lines = [distinct[i % len(distinct)] for i in range(settings.count)]
-    return Prompts(lines, _note(lines, len(distinct), used, asked, sources))
+    lines = [distinct[i % len(distinct)] for i in range(count)]
+    note = _note(lines, len(distinct), used, asked, sources, written)
+    if settings.guard_share:
+        note += _of_guards(guards, settings, sources)
+        lines += guards
+        Random(f"order {settings.seed}").shuffle(lines)  # a dataset takes them in turn, for each half of its samples
+    return Prompts(lines, note)
+
+
+def _guards(settings: PromptSettings, sources: Sources) -> list[tuple[str, str]]:
+    wanted = min(round(settings.guard_share * settings.count), settings.count - 1)
+    found = guard_prompts(sources.seeds, sources.counts, sources.words, wanted, settings.seed)
+    return [(line, source) for text, source in found if (line := tidy(text))]
+
+
+def _of_guards(guards: dict[str, str], settings: PromptSettings, sources: Sources) -> str:
+    counts = Counter(guards.values())
+    spoken = {"tags": "of training tags", "seeds": "of seed prompts", "everyday": "everyday ones"}
+    origins = ", ".join(f"{counts[name]} {text}" for name, text in spoken.items() if counts[name])
+    told = f" And {len(guards)} guard prompts without trigger words" + (f": {origins}." if guards else ".")
+    wanted = round(settings.guard_share * settings.count)
+    if len(guards) < wanted:
+        told += f" There are no {wanted}."
+    if guards and not sources.words:
+        told += " Trigger words are not known here, so that guard prompts of tags and seed prompts cannot be made."
+    return told
+
+
+def _draw(template: Choice, sources: Sources, random: Random) -> str:
+    sources.taken = set()
+    return tidy(template.draw(random, sources.present, lambda name, number: sources.fill(random, name, number)))
+
+
+def _examples(template: Choice, sources: Sources, seed: int) -> list[str]:
+    """What the template makes, for a language model to go on from where there are no seed prompts."""
+    random = Random(seed)
+    return list(dict.fromkeys(filter(None, (_draw(template, sources, random) for _ in range(4 * EXAMPLES)))))
 
 
 class Sources:
@@ -103,16 +162,17 @@ class Sources:
         adapter = settings.adapter
         self.seeds = list(dict.fromkeys(filter(None, (_MARK.sub("", line).strip() for line in settings.seeds))))
         counts = {tag: n for tag, n in (adapter.tags if adapter else {}).items() if n > 0}
+        self.counts = counts
         self.known_tags, top = len(counts), max(counts.values(), default=0)
         captions = max(_images(adapter.metadata) if adapter else 0, top)
         # Adapter.triggers also lists tags as frequent as any; where every caption differs, that says nothing.
         listed = adapter.triggers if adapter else []
         self.always = [word for word in listed if counts.get(word, 0) >= _ALWAYS * max(captions, 2)]
         self.named = [word for word in listed if counts.get(word, 0) < _ALWAYS * top or word not in counts]
-        words = [*self.named, *self.always]
-        self.tags = {tag: n for tag, n in counts.items() if not (with_trigger and tag in words)}
+        self.words = [*self.named, *self.always]
+        self.tags = {tag: n for tag, n in counts.items() if not (with_trigger and tag in self.words)}
         self.usual = sum(self.tags.values()) / captions if captions > 1 else 1.0
-        there = {"seed": self.seeds, "trigger": words, "tag": self.tags, "tags": self.tags}
+        there = {"seed": self.seeds, "trigger": self.words, "tag": self.tags, "tags": self.tags}
         self.present = {name for name, found in there.items() if found}
         self.taken: set[str] = set()
 
@@ -121,15 +181,19 @@ class Sources:
         if name == "seed":
             return random.choice(self.seeds)
         if name == "trigger":
-            # Words in nearly every caption belong together; of others that are named, each may be a concept apart.
-            return ", ".join(([random.choice(self.named)] if self.named else []) + self.always)
+            return ", ".join(self.trigger(random))
         if name == "tags" and number is None:
             few, many = max(ceil(self.usual / 2), 1), max(int(self.usual * 1.5), 1)
             number = random.randint(min(few, LONGEST), min(many, LONGEST))
-        # Weighted drawing without repetition (Efraimidis and Spirakis, 2006): whose exponential clock rings first.
-        rings = {tag: random.expovariate(count) for tag, count in self.tags.items()}
-        chosen = set(sorted(rings, key=rings.__getitem__)[: number or 1])
-        return ", ".join(tag for tag in self.tags if tag in chosen)
+        return ", ".join(weighted(random, self.tags, number or 1))
+
+    def trigger(self, random: Random, line: str = "") -> list[str]:
+        """Trigger words that the line does not have. Those in nearly every caption belong together; of others that
+        are named, each may be a concept apart.
+        """
+        one_there = any(says(line, word) for word in self.named)
+        named = [random.choice(self.named)] if self.named and not one_there else []
+        return named + [word for word in self.always if not says(line, word)]
 
 
 def tidy(line: str) -> str:
@@ -152,19 +216,30 @@ def _images(metadata: dict[str, str]) -> int:
         return 0
 
 
-def _note(lines: list[str], distinct: int, used: dict[str, set[str]], asked: set[str], sources: Sources) -> str:
+def _note(
+    lines: list[str],
+    distinct: int,
+    used: dict[str, set[str]],
+    asked: set[str],
+    sources: Sources,
+    written: Written | None,
+) -> str:
     counts = Counter(name for line in lines for name in used[line])
     from_what = {
+        WRITTEN: f"{counts[WRITTEN]} written by the language model",
         "tags": f"{counts['tags']} with training tags (the LoRA's file knows {sources.known_tags})",
         "seed": f"{counts['seed']} from {len(sources.seeds)} seed prompts",
     }
     origins = [text for name, text in from_what.items() if counts[name]]
+    if written and written.lines and (others := sum(used[line] <= {"trigger"} for line in lines)):
+        origins.append(f"{others} from the template alone")
     sentences = [f"{len(lines)} prompts" + (f": {', '.join(origins)}." if origins else " from the template.")]
-    words = [*sources.named, *sources.always]
+    if written:
+        sentences.append(_of_model(written, len(lines)))
     if counts["trigger"]:
-        sentences.append(f"Trigger words: {', '.join(words)}.")
-    elif words:
-        sentences.append(f"The template does not use the LoRA's trigger words ({', '.join(words)}).")
+        sentences.append(f"Trigger words: {', '.join(sources.words)}.")
+    elif sources.words:
+        sentences.append(f"The template does not use the LoRA's trigger words ({', '.join(sources.words)}).")
     if missing := asked - sources.present:
         sentences.append(f"The template also asks for {_listed(missing)}, of which there is none.")
     if distinct < len(lines):
@@ -173,6 +248,17 @@ def _note(lines: list[str], distinct: int, used: dict[str, set[str]], asked: set
             "repeated; more seed prompts or alternatives in the template give more."
         )
     return " ".join(sentences)
+
+
+def _of_model(written: Written, count: int) -> str:
+    rounds = f"{written.rounds} round{'s' if written.rounds > 1 else ''}"
+    rejected = ", ".join(f"{n} {reason}" for reason, n in written.rejected.most_common())
+    rejected = f" Rejected: {rejected}." if rejected else ""
+    if not written.lines:
+        nothing = "" if rejected else ", no list at all"
+        return f"The language model wrote nothing useful in {rounds}{nothing}; the template stood in.{rejected}"
+    short = "" if len(written.lines) >= count else " and had no more to give; the template filled in"
+    return f"The language model was asked in {rounds}{short}.{rejected}"
 
 
 def _listed(names: set[str]) -> str:

@@ -15,8 +15,10 @@ from .files import (
     save_folder,
 )
 from .work import Progress, check_cancelled, device
+from .writer import ClipWriter
 
 __all__ = [
+    "ClipWriter",
     "HostBase",
     "Progress",
     "apply",

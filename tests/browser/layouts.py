@@ -235,7 +235,8 @@ what the LoRA does on base A: prompts from the LoRA's training tags, pictures dr
 steps of learning. It takes a minute or two on a CPU.
 
 **Replace:** *Source* with the base your LoRA was trained on, *Target* with the base you want it on, the LoRA, and in \
-*Synthetic Prompts* the template, by the one its help page shows or a few prompts of yours.
+*Synthetic Prompts* the template, by the one its help page shows or a few prompts of yours. To have a \
+language model write more of them, connect *Load CLIP* with a Qwen or Gemma text encoder to its input *clip*.
 
 Your own models: width, height, steps and cfg as you draw with them, 64 samples, `batch` as large as memory holds and \
 `batch` × `accumulation` about 32. Each base its own text encoder and autoencoder."""),

@@ -68,3 +68,60 @@ def test_the_widget_shows_the_default_template(host):
     inputs = json.loads(host.get("/object_info"))[NODE + "SyntheticPrompts"]["input"]["required"]
     assert inputs["template"][1]["default"] == Prompts.template
     assert not inputs["template"][1].get("dynamicPrompts") and not inputs["seed_prompts"][1].get("dynamicPrompts")
+
+
+@pytest.mark.parametrize("kind", ["gemma", "qwen"])
+def test_a_language_model_is_asked_and_the_template_fills_in(host, kind):
+    """Random weights write noise; that it is asked as a conversation, read, cleaned and counted is what is tested."""
+    graph = Graph()
+    model = graph.out("Probe_LanguageModel", kind=kind)
+    node = graph.add(
+        NODE + "SyntheticPrompts",
+        seed_prompts="a bold seven\na small three in ink",
+        count=6,
+        template="{seed}, {red|green|blue|white}",
+        seed=3,
+        clip=model,
+    )
+    shown = [graph.add("PreviewAny", source=[node, output]) for output in (0, 1)]
+    asked = graph.add("Probe_Asked", clip=model, after=[node, 0])
+    result = host.run(graph)
+    assert result.status == "success", result.message
+    prompts, report = (result.text(name) for name in shown)
+    assert len(set(prompts.splitlines())) == 6
+    assert "language model" in report and "round" in report and "seed prompts" in report
+    said = result.outputs[asked]["text"]
+    assert len(said) >= 3 and all("a bold seven" in text and "text-to-image" in text for text in said)
+    if kind == "qwen":
+        assert all(text.startswith("<|im_start|>user\nA numbered list") for text in said)
+        assert all(text.endswith("<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n") for text in said)
+    assert max(most for _, _, most in result.progress(node)) >= 24  # the tokens of an answer
+
+
+def test_a_cancel_ends_the_writing_within_an_answer(host):
+    graph = Graph()
+    model = graph.out("Probe_LanguageModel", kind="gemma", longest=2000)
+    node = graph.add(NODE + "SyntheticPrompts", seed_prompts="a box", count=4, template="{seed}", seed=0, clip=model)
+    graph.add("PreviewAny", source=[node, 0])
+
+    asked = []
+
+    def stop(event):
+        if event.type == "progress" and str(event.data["node"]) == node and event.data["value"] > 3 and not asked:
+            asked.append(event.data["value"])
+            host.interrupt()
+
+    result = host.run(graph, on_event=stop)
+    assert result.status == "interrupted" and result.error["node_id"] == node
+    assert asked and max(value for _, value, _ in result.progress(node)) < 2000
+
+
+def test_a_clip_that_cannot_write_is_told_apart(host):
+    graph = Graph()
+    node = graph.add(
+        NODE + "SyntheticPrompts", seed_prompts="a box", count=4, template="{seed}", seed=0, clip=graph.clip()
+    )
+    graph.add("PreviewAny", source=[node, 0])
+    result = host.run(graph)
+    assert result.status == "error"
+    assert "cannot write" in result.message and "Qwen3 or Gemma" in result.message

@@ -11,7 +11,7 @@ from comfy.model_patcher import get_key_weight
 from comfy.quant_ops import QuantizedTensor
 from comfy_api.latest import ComfyExtension, io
 
-from . import distilling
+from . import distilling, language
 
 CATEGORY = "probe"
 
@@ -298,6 +298,7 @@ class Probes(ComfyExtension):
             PackModules,
             Stack,
             *distilling.NODES,
+            *language.NODES,
         ]
 
 
