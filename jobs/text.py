@@ -82,7 +82,7 @@ def in_ranges(blocks: Iterable[str]) -> list[str]:
     plain: list[str] = []
     for block in blocks:
         stem, _, number = block.rpartition(".")
-        if not number.isdigit():
+        if not re.fullmatch("[0-9]{1,9}", number):
             plain.append(block)
         elif runs and runs[-1][0] == stem and runs[-1][2] + 1 == int(number):
             runs[-1] = (stem, runs[-1][1], int(number))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from .guess import CONTEXTS, UNKNOWN, Shape
-from .keys import is_text_encoder
+from .keys import NUMBER, is_text_encoder
 from .known import unet_blocks, unet_families
 
 OR = " or "
@@ -76,7 +76,7 @@ def adapter_families(modules: Shapes) -> tuple[str, ...]:
 
 def _last(bodies: Shapes, blocks: str) -> int:
     """The highest number of a block of this list; -1 when there is none."""
-    found = (re.search(rf"(?:^|_){blocks}_(\d+)_", re.sub(r"token_refiner\w*", "", key)) for key in bodies)
+    found = (re.search(rf"(?:^|_){blocks}_({NUMBER})_", re.sub(r"token_refiner\w*", "", key)) for key in bodies)
     return max((int(match[1]) for match in found if match), default=-1)
 
 
@@ -172,15 +172,17 @@ def _unet(bodies: Shapes) -> tuple[str, ...]:
     depths: dict[Block, int] = {}
     widths: dict[Block, int] = {}
     for key, shape in bodies.items():
-        if match := re.search(r"(down|up)_blocks_(\d+)_attentions_(\d+)_", key):
+        if match := re.search(rf"(down|up)_blocks_({NUMBER})_attentions_({NUMBER})_", key):
             block = (match[1], int(match[2]), int(match[3]))
-        elif match := re.search(r"(input|output)_blocks_(\d+)_1_(?:transformer_blocks|proj_(?:in|out)|norm)", key):
+        elif match := re.search(
+            rf"(input|output)_blocks_({NUMBER})_1_(?:transformer_blocks|proj_(?:in|out)|norm)", key
+        ):
             block = (match[1], int(match[2]), 0)
         elif re.search(r"(mid_block_attentions_0|middle_block_1)_", key):
             block = ("middle", 0, 0)
         else:
             continue
-        inside = re.search(r"transformer_blocks_(\d+)_", key)
+        inside = re.search(rf"transformer_blocks_({NUMBER})_", key)
         depths[block] = max(depths.get(block, 0), int(inside[1]) + 1 if inside else 0)
         if shape and re.search(r"attn1_(processor_)?to_[qkv]$|proj_(in|out)$", key):
             widths[block] = shape[0]
