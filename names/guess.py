@@ -101,8 +101,8 @@ _METADATA_NAMES = (
 def metadata_architecture(metadata: Mapping[str, str]) -> str:
     """The family that an adapter's metadata names ("modelspec.architecture", "ss_base_model_version"), or "unknown"."""
     for entry in ("modelspec.architecture", "ss_base_model_version"):
-        said = re.sub(r"[^a-z0-9]", "", str(metadata.get(entry, "")).lower()).replace("stablediffusion", "sd")
-        family = next((family for start, family in _METADATA_NAMES if said.startswith(start)), UNKNOWN)
+        named = re.sub(r"[^a-z0-9]", "", str(metadata.get(entry, "")).lower()).replace("stablediffusion", "sd")
+        family = next((family for start, family in _METADATA_NAMES if named.startswith(start)), UNKNOWN)
         if family != UNKNOWN:
             return family
     return UNKNOWN

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from .alike import flat
 from .guess import CONTEXTS, UNKNOWN, Shape
 from .keys import NUMBER, is_text_encoder
 from .known import unet_blocks, unet_families
@@ -46,15 +47,10 @@ def guess_adapter_architecture(modules: Shapes) -> str:
     return OR.join(adapter_families(modules)) or UNKNOWN
 
 
-def _flat(key: str) -> str:
-    # the prefix goes first: Wan's transformer.blocks must not look like others' transformer_blocks
-    return re.sub(r"^(transformer\.|lora_transformer_)", "", key).replace(".", "_")
-
-
 def adapter_families(modules: Shapes) -> tuple[str, ...]:
     """Every family that the keys and shapes leave open, the commonest first; none when nothing speaks for any."""
-    flat = {_flat(key): shape for key, shape in modules.items()}
-    bodies = {_flat(key): shape for key, shape in modules.items() if not is_text_encoder(key)}
+    names = {flat(key): shape for key, shape in modules.items()}
+    bodies = {flat(key): shape for key, shape in modules.items() if not is_text_encoder(key)}
     if any(re.search(r"(input|down|output|up)_blocks_\d|(middle|mid)_block_", key) for key in bodies):
         return _unet(bodies)
     for pattern, family in _ADAPTER:
@@ -71,7 +67,8 @@ def adapter_families(modules: Shapes) -> tuple[str, ...]:
         return _separate(separate, bodies)
     if any(re.search(_JOINT, key) for key in bodies):
         return _joint(bodies)
-    return _text(flat) if any("text_model_encoder_layers" in key for key in flat) else ()
+    numbered = any(key.startswith("lora_te1_") for key in modules)
+    return _text(names, numbered) if any("text_model_encoder_layers" in key for key in names) else ()
 
 
 def _last(bodies: Shapes, blocks: str) -> int:
@@ -225,9 +222,10 @@ def _any_linear(bodies: Shapes) -> bool:
     return any(shape and re.search(_PROJ, key) for key, shape in bodies.items())
 
 
-def _text(flat: Shapes) -> tuple[str, ...]:
-    widths = {shape[1] for key, shape in flat.items() if shape and key.endswith("self_attn_q_proj")}
-    if 1280 in widths or any(key.startswith("lora_te1_") for key in flat):
+def _text(names: Shapes, numbered: bool) -> tuple[str, ...]:
+    """By the widths of a text encoder; trainers number the encoders of a model that has two."""
+    widths = {shape[1] for key, shape in names.items() if shape and key.endswith("self_attn_q_proj")}
+    if 1280 in widths or numbered:
         return ("SDXL",)
     family = {768: "SD 1.5", 1024: "SD 2.x"}.get(next(iter(widths), 0))
     return (family,) if family else ()

@@ -234,8 +234,8 @@ IDENTITY = "0123456789abcdef" * 4
 def run_state() -> File:
     """A checkpoint of a distillation."""
     groups = ("params:a.up", "params:a.down", "moments:0", "best:a.up", "best:a.down")
-    told = {"identity": IDENTITY, "step": 5, "losses": [1.0, 0.5], "checks": [[5, 0.5]], "reference": 1.0}
-    return File({name: draw(4, 2) for name in groups}, {"lora_graft.checkpoint": json.dumps(told)})
+    header = {"identity": IDENTITY, "step": 5, "losses": [1.0, 0.5], "checks": [[5, 0.5]], "reference": 1.0}
+    return File({name: draw(4, 2) for name in groups}, {"lora_graft.checkpoint": json.dumps(header)})
 
 
 def subspace(key: str) -> File:
