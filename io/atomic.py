@@ -20,7 +20,7 @@ except ImportError:  # Windows
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{12}\.part").fullmatch
 _ABANDONED = 24 * 3600.0  # seconds; where the system has no locks that end with their process
 _swept: set[Path] = set()  # folders whose leftovers this process has looked for
-_NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EINVAL}
+_TROUBLE = {errno.EEXIST, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOENT}  # not for lack of links
 
 
 def beside(path: str | os.PathLike) -> Path:
@@ -88,7 +88,7 @@ def move(scratch: Path, final: Path, overwrite: bool) -> None:
         try:
             os.link(scratch, final)
         except OSError as problem:
-            if problem.errno not in _NO_LINKS:
+            if problem.errno in _TROUBLE:
                 raise
             _claim(scratch, final)
 

@@ -140,3 +140,12 @@ def test_weights_of_other_axes_than_their_names_tell():
     assert guess_architecture({fused: (3, 4, 5), "cap_embedder.1.weight": (4, 4)})
     assert guess_architecture({"input_blocks.1.1.attn2.to_k.weight": (), "middle_block.1.x": (1,)}) == "unknown"
     assert canonical_parts({"conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight": ()}) == {}
+
+
+def test_powers_of_two_in_eight_bits_beyond_half_precision(box):  # noqa: F811
+    """float8_e8m0fnu has hardly any arithmetic in torch; the message about a value too large needs it."""
+    good = corpus.fitting()
+    good.tensors["ZZ"] = torch.full((4,), 254, dtype=torch.uint8)  # 2^127
+    good.claims["ZZ"] = {"dtype": "F8_E8M0"}
+    lora, out = box.put("lora.safetensors", good.to_bytes()), box.out / "x.safetensors"
+    assert box.cli("convert", lora, "--layout", "same", "--dtype", "fp16", "-o", out, writes=(out,)) == "refused"
