@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import AdapterError
 
-_KEY = re.compile(r"(?P<part>unet|text_encoder):(?P<index>\d+):(?P<half>up|down)$")
+_KEY = re.compile(r"(?P<part>unet|text_encoder):(?P<index>[0-9]{1,6}):(?P<half>up|down)$")
 _WHERE = [
     *((f"down_blocks.{i}", 2, i < 3, i > 0) for i in range(4)),
     *((f"up_blocks.{i}", 3, i > 0, True) for i in range(4)),
@@ -59,6 +59,8 @@ def _shapes(tensors: dict[str, Tensor], part: str) -> list[tuple[int, int]]:
         for half in ("up", "down"):
             if f"{part}:{i}:{half}" not in tensors:
                 raise AdapterError("Half of a pair is missing", key=f"{part}:{i}:{half}")
+            if tensors[f"{part}:{i}:{half}"].ndim < 2:
+                raise AdapterError("A numbered layer's factor is no matrix", key=f"{part}:{i}:{half}")
         shapes.append((tensors[f"{part}:{i}:up"].shape[0], tensors[f"{part}:{i}:down"].shape[1]))
     return shapes
 

@@ -43,6 +43,8 @@ class Dora(AdapterModule):
         if self.inner.shape is None:
             self.fail("Magnitudes on a change of unknown shape", suffix=self.suffix)
         rows = self.inner.shape[0]
+        if not self.tensors[self.suffix].ndim:
+            self.fail("The magnitudes are one number without an axis", suffix=self.suffix)
         if self.suffix != SCALE and self.tensors[self.suffix].numel() != rows:
             self.fail(f"{self.tensors[self.suffix].numel()} magnitudes for {rows} output channels", suffix=self.suffix)
 
@@ -75,6 +77,8 @@ class Dora(AdapterModule):
     def _magnitudes(self, weight: Tensor) -> Tensor:
         """m, float32, shaped to broadcast over the weight."""
         values = self.tensors[self.suffix].float()
+        if weight.ndim < 2:
+            self.fail("Magnitudes for a weight that is no matrix", suffix=self.suffix)
         on_rows = self.suffix != SCALE or values.shape[0] == weight.shape[0]
         if values.numel() != weight.shape[0 if on_rows else 1]:
             self.fail(f"{values.numel()} magnitudes for a weight of shape {tuple(weight.shape)}", suffix=self.suffix)

@@ -192,7 +192,7 @@ def cast(tensor: Tensor, dtype: torch.dtype | None, key: str, *, keep: bool = Fa
     out = tensor.to(dtype)
     if not bool(torch.isfinite(out).all()) and bool(torch.isfinite(tensor.float()).all()):
         raise AdapterError(
-            f"A value of {float(tensor.abs().max()):.3g} does not fit {dtype}",
+            f"A value of {float(tensor.float().abs().max()):.3g} does not fit {dtype}",
             key=key,
             hint="Write it as bf16 or fp32.",
         )

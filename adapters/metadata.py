@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from ..untrusted import parse_json
+from ..untrusted import parse_json, real_text
 
 PREFIX = "lora_graft."
 PEFT_CONFIG = PREFIX + "peft_config"
@@ -107,7 +107,7 @@ def with_provenance(metadata: dict[str, str], provenance: dict[str, Any] | None,
         out = without_history(out)
     for key, value in provenance.items():
         name = key if key.startswith(PREFIX) else PREFIX + key
-        out[name] = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+        out[name] = real_text(value) if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
     return out
 
 

@@ -17,7 +17,7 @@ from .ia3 import Ia3
 from .loha import Loha
 from .lokr import Lokr
 from .lora import Lora
-from .module import ALPHA, AdapterModule
+from .module import ALPHA, BIASES, AdapterModule
 from .oft import Oft
 
 FORMATS: tuple[type[AdapterModule], ...] = (Lora, Loha, Lokr, Glora, Oft, Boft, Ia3, Diff, Norm, SetWeight, Bias)
@@ -87,8 +87,19 @@ def module_of(key: str, tensors: dict[str, Tensor], file: str | None = None) -> 
         inner = replace(module, tensors={s: t for s, t in tensors.items() if s not in magnitudes})
         module = Dora(key, tensors, file=file, inner=inner)
     module.check()
+    _check_bias(module)
     if module.shape is not None and prod(module.shape) > MOST_NUMBERS:
         raise AdapterError(
             f"The update is {' × '.join(map(str, module.shape))}, larger than any model's weight", file=file, key=key
         )
     return module
+
+
+def _check_bias(module: AdapterModule) -> None:
+    """A change of the bias has one number for each output of the layer."""
+    for suffix in BIASES:
+        found = module.tensors.get(suffix)
+        outputs = tuple(module.shape or ())[:1] if found is not None else ()
+        if found is not None and (found.ndim != 1 or not found.numel() or (outputs and outputs != found.shape)):
+            wanted = f" for {outputs[0]} outputs" if outputs else ""
+            module.fail(f"A bias must be a list of numbers, but has shape {tuple(found.shape)}{wanted}", suffix=suffix)

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 
 from ..errors import SettingsError
+from ..untrusted import real_text
 from .catalogue import Catalogue
 from .values import expand
 from .workflow import NodeInput, Workflow, identity
@@ -44,6 +45,8 @@ def assignments(sets: list[str], workflow: Workflow, catalogue: Catalogue) -> li
     """
     found: dict[tuple[str, str], tuple[NodeInput, list]] = {}
     for text in sets:
+        if real_text(text) != text:
+            raise SettingsError(f"--set {text}: it holds half a character, which no server takes")
         name, equals, values = text.partition("=")
         if not equals:
             raise SettingsError(f"--set {text}: there is no =", hint='Write --set "NODE.INPUT=VALUES".')

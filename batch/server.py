@@ -12,7 +12,7 @@ import websockets
 from websockets.asyncio.client import connect
 
 from ..errors import GraftError, SettingsError
-from ..untrusted import parse_json
+from ..untrusted import parse_json, real_text
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SLOW, FAST = 60.0, 5.0  # seconds: a busy server answers late, a missing one does not connect
@@ -42,7 +42,12 @@ def address(text: str) -> str:
     url = url if "://" in url else f"http://{url}"
     try:
         parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port)
+        good = (
+            real_text(url) == url
+            and parts.scheme in ("http", "https")
+            and parts.hostname
+            and (parts.port is None or parts.port)
+        )
     except ValueError:
         good = False
     if not good:

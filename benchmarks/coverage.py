@@ -148,12 +148,12 @@ def _in_short(refusal: str) -> str:
 
 def own_row(kind: str, folder: Path) -> list[str]:
     """The cells of one kind of file without a base."""
-    tensors, expected = tensors_of(kind), KINDS[kind].said
+    tensors, expected = tensors_of(kind), KINDS[kind].recognised
     path = adapters.write(adapters.from_state_dict(tensors), folder / "own.safetensors", overwrite=True)
     adapter = adapters.read(path)
     again = adapters.to_state_dict(adapter)
     exact = again.keys() == tensors.keys() and all(torch.equal(again[k], t) for k, t in tensors.items())
-    said = inspect_adapter(adapter).architecture
+    recognised = inspect_adapter(adapter).architecture
     found = names_of_adapters({k: m.shape for k, m in adapter.modules.items()}, adapter.metadata)
     names = found[0] if found else None
     before = attempt(lambda: effects(adapter, names))
@@ -165,7 +165,10 @@ def own_row(kind: str, folder: Path) -> list[str]:
             return first
         return same(before, effects(convert(there, adapter.layout), names))
 
-    cells = ["ok" if exact and not adapter.extras else "WRONG", said if said == expected else f"WRONG: {said}"]
+    cells = [
+        "ok" if exact and not adapter.extras else "WRONG",
+        recognised if recognised == expected else f"WRONG: {recognised}",
+    ]
     if isinstance(before, str):
         return [*cells, *["base"] * (len(LAYOUTS) + 2)]
     cells += [attempt(lambda layout=layout: there_and_back(layout)) for layout in LAYOUTS]
@@ -243,10 +246,10 @@ def comfyui_row(kind: str, folder: Path) -> list[str]:
     return [steps[step] if isinstance(steps[step], str) else attempt(lambda s=step: seen(s)) for step in WRITTEN]
 
 
-def verdict(expected: Effects, found: Effects, said: list[str], may_lack: bool | None = None) -> str:
+def verdict(expected: Effects, found: Effects, log: list[str], may_lack: bool | None = None) -> str:
     """A judge's cell: agreement, how many of the file's weights it has names for, or what differs.
 
-    said: what the loader logged. may_lack: whether weights may be missing; by default only where the loader says that
+    log: what the loader logged. may_lack: whether weights may be missing; by default only where the loader says that
     it does not know their keys.
     """
     if not found:
@@ -254,14 +257,14 @@ def verdict(expected: Effects, found: Effects, said: list[str], may_lack: bool |
     if not found.keys() & expected.keys():
         return "read, not compared"  # the weights' names are not known here
     if may_lack is None:
-        may_lack = any("not loaded" in line for line in said) and not any("ERROR" in line for line in said)
+        may_lack = any("not loaded" in line for line in log) and not any("ERROR" in line for line in log)
     if may_lack and found.keys() < expected.keys():
         rest = same({name: expected[name] for name in found}, found, 2e-5)
         return f"{len(found)} of {len(expected)}" if rest == "ok" else rest
     cell = same(expected, found, 2e-5)
-    if cell != "ok" and any("DoRA" in line for line in said):
+    if cell != "ok" and any("DoRA" in line for line in log):
         return "drops dora_scale"
-    if cell != "ok" and any("lora_magnitude_vector" in line for line in said):
+    if cell != "ok" and any("lora_magnitude_vector" in line for line in log):
         return "drops magnitudes"
     return cell
 
@@ -281,11 +284,11 @@ def diffusers_row(kind: str) -> list[str]:
             return "not judged"  # other adapters than LoRA
         try:
             state = adapters.to_state_dict(steps[step])
-            found, said = judge(family, {key: tensor.clone() for key, tensor in state.items()}, names)
+            found, log = judge(family, {key: tensor.clone() for key, tensor in state.items()}, names)
         except Exception as problem:
             return f"fails ({type(problem).__name__})"
         cell = verdict(
-            expected, found, said, may_lack=judge is others.of_diffusers and steps[step].layout != "diffusers"
+            expected, found, log, may_lack=judge is others.of_diffusers and steps[step].layout != "diffusers"
         )
         if random and cell.startswith("WRONG"):
             return "not judged"  # these models have no values, which magnitudes need

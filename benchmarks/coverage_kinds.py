@@ -41,12 +41,12 @@ class Kind(NamedTuple):
 
     shapes: Shapes
     format: Format
-    said: str
+    recognised: str
     model: str | None = None
 
     @property
     def family(self) -> str:
-        return self.model or self.said
+        return self.model or self.recognised
 
 
 ALPHA_1, ALPHA_4 = partial(lora, alpha=1.0), partial(lora, alpha=4.0)

@@ -47,14 +47,14 @@ def play(name: str, seed: int, first: int, count: int) -> tuple[Counter, dict[st
         begun = first
         for line in process.stdout or ():
             watch.heard = time.monotonic()
-            told = json.loads(line)
-            if "begin" in told:
-                begun = told["begin"]
+            event = json.loads(line)
+            if "begin" in event:
+                begun = event["begin"]
                 continue
-            first = told["n"] + 1
-            outcomes[told["outcome"]] += 1
-            if told["what"]:
-                findings.setdefault(told["what"], told["n"])
+            first = event["n"] + 1
+            outcomes[event["outcome"]] += 1
+            if event["what"]:
+                findings.setdefault(event["what"], event["n"])
         process.wait()
         watch.over.set()
         if first < end:

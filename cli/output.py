@@ -75,7 +75,7 @@ def publish(
         from .. import plots
 
         files[asked.plot] = plots.encode(getattr(plots, drawing)(report))
-    with staged(files):
+    with staged(files, main=asked.adapter if adapter is not None else None, overwrite=asked.force):
         if asked.adapter and adapter is not None:
             from .. import adapters
 

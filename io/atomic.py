@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{12}\.part").fullmatch
+_ABANDONED = 24 * 3600.0  # seconds; where the system has no locks that end with their process
+_swept: set[Path] = set()  # folders whose leftovers this process has looked for
+_TROUBLE = {errno.EEXIST, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOENT}  # not for lack of links
 
 
 def beside(path: str | os.PathLike) -> Path:
@@ -35,28 +47,105 @@ def whole(path: str | os.PathLike, *, overwrite: bool = True, sync: bool = False
     final = Path(path)
     if not overwrite and final.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
-    scratch = beside(final)
+    with unfinished(final) as (file, scratch):
+        yield file
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+        file.close()
+        move(scratch, final, overwrite)
+
+
+@contextmanager
+def unfinished(path: str | os.PathLike) -> Iterator[tuple[BinaryIO, Path]]:
+    """An open file with a hidden name beside `path`, and that name; gone at the end unless it was moved.
+
+    A process that is killed cannot tidy up: the first file that another one writes in the folder takes the leftovers
+    with it. Which are left over and which are just being written, the lock tells that goes with its process.
+    """
+    _sweep(Path(path).parent)
+    file, scratch, lock = _open(path)
     try:
-        with scratch.open("xb") as file:
-            yield file
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        _move(scratch, final, overwrite)
+        yield file, scratch
     finally:
         with suppress(OSError):
+            file.close()
+        try:
             scratch.unlink(missing_ok=True)
+        except OSError:
+            _swept.discard(scratch.parent)  # then the next one tries
+        if lock is not None:
+            os.close(lock)
 
 
-def _move(scratch: Path, final: Path, overwrite: bool) -> None:
+def move(scratch: Path, final: Path, overwrite: bool) -> None:
     """Gives the finished file its name in one step; FileExistsError when someone else took it meanwhile."""
     if overwrite:
         os.replace(scratch, final)
-        return
+    elif os.name == "nt":
+        os.rename(scratch, final)  # never over another there
+    else:
+        try:
+            os.link(scratch, final)
+        except OSError as problem:
+            if problem.errno in _TROUBLE:
+                raise
+            _claim(scratch, final)
+
+
+def _claim(scratch: Path, final: Path) -> None:
+    """On a file system without hard links: claim the name with an empty file, then move onto it."""
+    os.close(os.open(final, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     try:
-        os.link(scratch, final)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links: claim the name, then move onto the claim
-        os.close(os.open(final, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         os.replace(scratch, final)
+    except BaseException:
+        with suppress(OSError):
+            final.unlink()
+        raise
+
+
+def _open(path: str | os.PathLike) -> tuple[BinaryIO, Path, int | None]:
+    """A new hidden file, its name, and a descriptor that holds its lock when the file itself is closed."""
+    while True:
+        scratch = beside(path)
+        file = scratch.open("xb")
+        locked = _lock(file.fileno())
+        if locked is None:
+            return file, scratch, None
+        if locked and os.fstat(file.fileno()).st_nlink:
+            return file, scratch, os.dup(file.fileno())
+        file.close()  # somebody who sweeps was quicker than the lock
+
+
+def _lock(number: int) -> bool | None:
+    """Whether the file is ours alone now; None where it cannot be locked at all."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that were killed left in a folder; once in a process."""
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    with suppress(OSError), os.scandir(folder) as listing:
+        for entry in [entry for entry in listing if _LEFTOVER(entry.name)]:
+            with suppress(OSError):
+                _remove_abandoned(Path(entry.path))
+
+
+def _remove_abandoned(path: Path) -> None:
+    if fcntl is None:
+        if path.stat().st_mtime < time.time() - _ABANDONED:
+            path.unlink()
+        return
+    with path.open("rb") as file:
+        if _lock(file.fileno()) is True:
+            path.unlink()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ..errors import GraftError
-from .atomic import beside
+from .atomic import move, unfinished
 
 
 def claim(*paths: Path | None, force: bool = False, inputs: tuple[Path | None, ...] = ()) -> None:
@@ -34,24 +33,37 @@ def claim(*paths: Path | None, force: bool = False, inputs: tuple[Path | None, .
 
 
 @contextmanager
-def staged(files: dict[Path, bytes]) -> Iterator[None]:
+def staged(files: dict[Path, bytes], *, main: Path | None = None, overwrite: bool = True) -> Iterator[None]:
     """Write files under hidden names beside their own, run the body (which writes the main file), then move them in.
 
-    When a write or the body fails, none of them appears.
+    When a write, the body or a move fails, none of them appears; what stood under their names before stays.
+
+    Args:
+        main: the file that the body writes; it goes again when a move fails and it is new.
+        overwrite: whether the files may exist.
     """
-    scratch: dict[Path, Path] = {}
+    new = [path for path in (main, *files) if path is not None and not path.exists()]
+    moved: list[Path] = []
     try:
-        for path, data in files.items():
-            scratch[path] = beside(path)
-            scratch[path].write_bytes(data)
-        yield
-        for path, temporary in scratch.items():
-            os.replace(temporary, path)
+        with ExitStack() as stack:
+            ready = {}
+            for path, data in files.items():
+                file, ready[path] = stack.enter_context(unfinished(path))
+                file.write(data)
+                file.close()
+            yield
+            moved += [] if main is None else [main]
+            try:
+                for path, scratch in ready.items():
+                    move(scratch, path, overwrite)
+                    moved.append(path)
+            except BaseException:
+                for path in moved:
+                    if path in new:
+                        path.unlink(missing_ok=True)
+                raise
     except OSError as error:
         raise GraftError(f"could not write: {error.strerror or error}", file=error.filename or _names(files)) from error
-    finally:
-        for temporary in scratch.values():
-            temporary.unlink(missing_ok=True)
 
 
 def _names(files: dict[Path, bytes]) -> str:

@@ -54,6 +54,7 @@ _PICKLED = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(2
 _AGAIN = "Download or copy the file again."
 MOST_HEADER = 25_000_000  # bytes; the largest models need two million, metadata with pictures in it some more
 MOST_TENSORS = 100_000  # the largest models and adapters have some ten thousand
+MOST_AXES = 64  # what torch's own arithmetic takes; real tensors have five
 
 
 class Entry(NamedTuple):
@@ -313,4 +314,6 @@ def _entry(value: dict, base: int) -> Entry:
     shape = tuple(map(index, value["shape"]))
     if begin < 0 or end < begin or any(n < 0 for n in shape):
         raise ValueError("offsets out of order")
+    if len(shape) > MOST_AXES or math.prod(max(n, 1) for n in shape) >= 1 << 63:  # also beside a zero
+        raise ValueError("a shape that no tensor has")
     return Entry(str(value["dtype"]), shape, base + begin, end - begin)

@@ -13,7 +13,7 @@ from .. import adapters, choices
 from ..kernels.threads import one_thread
 from ..names import guess_adapter_architecture
 from ..names.keys import is_text_encoder, parse_key
-from ..untrusted import one_line
+from ..untrusted import one_line, real_text
 
 TOP_MODULES = 8
 
@@ -91,7 +91,7 @@ class Inspection:
 
     def to_json(self) -> str:
         """Everything, as JSON."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False)
+        return real_text(json.dumps(asdict(self), indent=1, ensure_ascii=False))
 
     def to_text(self) -> str:
         """Everything worth reading, as plain lines."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from statistics import fmean
 
-from ..untrusted import code, in_markdown
+from ..untrusted import code, in_markdown, real_text
 
 
 @dataclass
@@ -33,7 +33,7 @@ class ReportText(ABC):
 
     def to_json(self) -> str:
         """The report as JSON, totals and summary included."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+        return real_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def table(columns: tuple[str, ...], rows: list[list[str]]) -> str:
@@ -82,7 +82,7 @@ def in_ranges(blocks: Iterable[str]) -> list[str]:
     plain: list[str] = []
     for block in blocks:
         stem, _, number = block.rpartition(".")
-        if not number.isdigit():
+        if not re.fullmatch("[0-9]{1,9}", number):
             plain.append(block)
         elif runs and runs[-1][0] == stem and runs[-1][2] + 1 == int(number):
             runs[-1] = (stem, runs[-1][1], int(number))

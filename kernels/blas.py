@@ -45,9 +45,9 @@ def _blas() -> _Blas | None:
         for path in (found for pattern in _FILES for found in sorted(folder.glob(pattern))):
             library = ctypes.CDLL(str(path))
             for end in _ENDS:
-                told = getattr(library, f"scipy_openblas_get_num_threads{end}", None)
-                if told is not None:
-                    return _Blas(told(), getattr(library, f"scipy_openblas_set_num_threads{end}"))
+                number_of = getattr(library, f"scipy_openblas_get_num_threads{end}", None)
+                if number_of is not None:
+                    return _Blas(number_of(), getattr(library, f"scipy_openblas_set_num_threads{end}"))
     except (ImportError, OSError, AttributeError):
         pass
     return None

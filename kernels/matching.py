@@ -12,6 +12,8 @@ blocks together is ours. A published pruning map beats any search.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -34,6 +36,7 @@ class Item(NamedTuple):
 
 
 Similarity = Callable[[Item, Item], float]
+_NUMBER = re.compile("[0-9]{1,9}").fullmatch  # path elements of other digits, or more, are names
 
 
 def match(
@@ -68,21 +71,21 @@ class _Node:
     children: dict[str, _Node] = field(default_factory=dict)
 
     def numbered(self) -> list[str]:
-        return sorted((name for name in self.children if name.isdigit()), key=int)
+        return sorted(filter(_NUMBER, self.children), key=int)
 
     def named(self) -> list[str]:
-        return [name for name in self.children if not name.isdigit()]
+        return [name for name in self.children if not _NUMBER(name)]
 
 
 def _tree(items: Iterable[Item]) -> _Node:
-    root = _Node()
+    """The blocks and what is in them; modules of one block whose role is the same go by their names."""
+    items, root = list(items), _Node()
+    times = Counter((item.block, item.role) for item in items)
     for item in items:
         node = root
         for element in filter(None, item.block.split(".")):
             node = node.children.setdefault(element, _Node())
-        if item.role in node.items:
-            raise ValueError(f"two modules with role {item.role!r} in block {item.block!r}")
-        node.items[item.role] = item
+        node.items[item.role if times[item.block, item.role] == 1 else item.name] = item
     return root
 
 

@@ -24,8 +24,10 @@ _BLOCKS = (
     (re.compile(r"joint_blocks_"), BlockNames("SD3", "checkpoint")),
     (re.compile(r"(single_)?transformer_blocks_"), BlockNames(None, "diffusers")),
 )
-# Models whose adapters can be taken for one of another, which has all their names, when they leave blocks out.
-_ONE_FAMILY = {"SSD-1B": "SDXL", "Segmind Vega": "SDXL", "KOALA": "SDXL", "SD3.5 medium": "SD3", "SD3.5 large": "SD3"}
+# Models whose every weight has the same name in another: SDXL serves SSD-1B and Vega, Flux dev schnell.
+SERVED_BY = {"SSD-1B": "SDXL", "Segmind Vega": "SDXL", "KOALA 700M": "KOALA", "Flux schnell": "Flux"}
+# Those of which only an adapter that leaves blocks out can be taken for one of the other.
+_BUT_FOR_BLOCKS = {"KOALA": "SDXL", "SD3.5 medium": "SD3", "SD3.5 large": "SD3"}
 
 
 def flat(key: str) -> str:
@@ -44,4 +46,5 @@ def block_names(keys: Iterable[str]) -> set[BlockNames]:
 
 def one_family(models: Iterable[str]) -> tuple[str, ...]:
     """Models with those that cannot be told apart by a file that leaves blocks out under one name, each once."""
-    return tuple(dict.fromkeys(_ONE_FAMILY.get(model, model) for model in models))
+    served = (SERVED_BY.get(model, model) for model in models)
+    return tuple(dict.fromkeys(_BUT_FOR_BLOCKS.get(model, model) for model in served))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 
+from .keys import NUMBER
 from .weight_slice import DENOISER, module_of
 
-_UNET = re.compile(r"((?:input_blocks|output_blocks)\.\d+\.\d+|middle_block\.\d+)(\.transformer_blocks\.\d+)?\.(.+)$")
-_LIST = re.compile(r"((?:[^.]+\.)*?(?:[a-z_]*blocks|layers|[a-z_]*_layers|[a-z_]*refiner|block|h)\.\d+)\.(.+)$")
+_UNET = re.compile(
+    rf"((?:input_blocks|output_blocks)\.{NUMBER}\.{NUMBER}|middle_block\.{NUMBER})(\.transformer_blocks\.{NUMBER})?\.(.+)$"
+)
+_LIST = re.compile(rf"((?:[^.]+\.)*?(?:[a-z_]*blocks|layers|[a-z_]*_layers|[a-z_]*refiner|block|h)\.{NUMBER})\.(.+)$")
 _TEXT = re.compile(
-    r"([^.]+)\.(?:transformer\.)?(?:text_model\.)?(?:model\.)?(?:encoder\.)?(layers|block)\.(\d+)\.(.+)$"
+    rf"([^.]+)\.(?:transformer\.)?(?:text_model\.)?(?:model\.)?(?:encoder\.)?(layers|block)\.({NUMBER})\.(.+)$"
 )
 OUTSIDE = "outside blocks"
 
@@ -40,4 +43,5 @@ def describe(name: str) -> tuple[str, str]:
 
 def natural(name: str) -> tuple:
     """Sort key that puts block 2 before block 10."""
-    return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", name))
+    parts = re.split(r"([0-9]{1,9})", name)
+    return tuple((1, int(part), "") if i % 2 else (0, 0, part) for i, part in enumerate(parts))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from .keys import NUMBER
+
 Shape = tuple[int, ...]
 
 UNKNOWN = "unknown"
@@ -29,8 +31,9 @@ def guess_architecture(shapes: Mapping[str, Shape]) -> str:
         return _sd3(names)
     if any(name.startswith(("double_blocks.", "single_blocks.")) for name in names):
         return _flux(names)
-    if "layers.0.attention.qkv.weight" in names and any(n.startswith("cap_embedder.") for n in names):
-        rows, width = names["layers.0.attention.qkv.weight"]
+    fused = names.get("layers.0.attention.qkv.weight", ())
+    if len(fused) == 2 and any(n.startswith("cap_embedder.") for n in names):
+        rows, width = fused
         return "Z-Image" if rows == 3 * width else "Lumina 2"
     if _any(names, r"transformer_blocks\.0\.img_mod\.") and _any(names, r"transformer_blocks\.0\.attn\.add_q_proj\."):
         return "Qwen-Image"
@@ -50,13 +53,13 @@ def _any(names: Iterable[str], pattern: str) -> bool:
 
 
 def _unet(names: Mapping[str, Shape]) -> str:
-    context = next((shape[-1] for name, shape in names.items() if name.endswith("attn2.to_k.weight")), None)
+    context = next((shape[-1] for name, shape in names.items() if shape and name.endswith("attn2.to_k.weight")), None)
     family = UNKNOWN if context is None else CONTEXTS.get(context, UNKNOWN)
     if family != "SDXL":
         return family
     depths: dict[int, int] = {}
     for name in names:
-        if match := re.match(r"input_blocks\.(\d+)\.1\.transformer_blocks\.(\d+)\.", name):
+        if match := re.match(rf"input_blocks\.({NUMBER})\.1\.transformer_blocks\.({NUMBER})\.", name):
             block, depth = int(match.group(1)), int(match.group(2)) + 1
             depths[block] = max(depths.get(block, 0), depth)
     return {4: "SSD-1B", 2: "Segmind Vega", 5: "KOALA", 6: "KOALA"}.get(max(depths.values(), default=0), "SDXL")
@@ -98,8 +101,8 @@ _METADATA_NAMES = (
 def metadata_architecture(metadata: Mapping[str, str]) -> str:
     """The family that an adapter's metadata names ("modelspec.architecture", "ss_base_model_version"), or "unknown"."""
     for entry in ("modelspec.architecture", "ss_base_model_version"):
-        said = re.sub(r"[^a-z0-9]", "", str(metadata.get(entry, "")).lower()).replace("stablediffusion", "sd")
-        family = next((family for start, family in _METADATA_NAMES if said.startswith(start)), UNKNOWN)
+        named = re.sub(r"[^a-z0-9]", "", str(metadata.get(entry, "")).lower()).replace("stablediffusion", "sd")
+        family = next((family for start, family in _METADATA_NAMES if named.startswith(start)), UNKNOWN)
         if family != UNKNOWN:
             return family
     return UNKNOWN

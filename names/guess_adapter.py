@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from .alike import flat
 from .guess import CONTEXTS, UNKNOWN, Shape
-from .keys import is_text_encoder
+from .keys import NUMBER, is_text_encoder
 from .known import unet_blocks, unet_families
 
 OR = " or "
@@ -46,15 +47,10 @@ def guess_adapter_architecture(modules: Shapes) -> str:
     return OR.join(adapter_families(modules)) or UNKNOWN
 
 
-def _flat(key: str) -> str:
-    # the prefix goes first: Wan's transformer.blocks must not look like others' transformer_blocks
-    return re.sub(r"^(transformer\.|lora_transformer_)", "", key).replace(".", "_")
-
-
 def adapter_families(modules: Shapes) -> tuple[str, ...]:
     """Every family that the keys and shapes leave open, the commonest first; none when nothing speaks for any."""
-    flat = {_flat(key): shape for key, shape in modules.items()}
-    bodies = {_flat(key): shape for key, shape in modules.items() if not is_text_encoder(key)}
+    names = {flat(key): shape for key, shape in modules.items()}
+    bodies = {flat(key): shape for key, shape in modules.items() if not is_text_encoder(key)}
     if any(re.search(r"(input|down|output|up)_blocks_\d|(middle|mid)_block_", key) for key in bodies):
         return _unet(bodies)
     for pattern, family in _ADAPTER:
@@ -71,12 +67,13 @@ def adapter_families(modules: Shapes) -> tuple[str, ...]:
         return _separate(separate, bodies)
     if any(re.search(_JOINT, key) for key in bodies):
         return _joint(bodies)
-    return _text(flat) if any("text_model_encoder_layers" in key for key in flat) else ()
+    numbered = any(key.startswith("lora_te1_") for key in modules)
+    return _text(names, numbered) if any("text_model_encoder_layers" in key for key in names) else ()
 
 
 def _last(bodies: Shapes, blocks: str) -> int:
     """The highest number of a block of this list; -1 when there is none."""
-    found = (re.search(rf"(?:^|_){blocks}_(\d+)_", re.sub(r"token_refiner\w*", "", key)) for key in bodies)
+    found = (re.search(rf"(?:^|_){blocks}_({NUMBER})_", re.sub(r"token_refiner\w*", "", key)) for key in bodies)
     return max((int(match[1]) for match in found if match), default=-1)
 
 
@@ -172,15 +169,17 @@ def _unet(bodies: Shapes) -> tuple[str, ...]:
     depths: dict[Block, int] = {}
     widths: dict[Block, int] = {}
     for key, shape in bodies.items():
-        if match := re.search(r"(down|up)_blocks_(\d+)_attentions_(\d+)_", key):
+        if match := re.search(rf"(down|up)_blocks_({NUMBER})_attentions_({NUMBER})_", key):
             block = (match[1], int(match[2]), int(match[3]))
-        elif match := re.search(r"(input|output)_blocks_(\d+)_1_(?:transformer_blocks|proj_(?:in|out)|norm)", key):
+        elif match := re.search(
+            rf"(input|output)_blocks_({NUMBER})_1_(?:transformer_blocks|proj_(?:in|out)|norm)", key
+        ):
             block = (match[1], int(match[2]), 0)
         elif re.search(r"(mid_block_attentions_0|middle_block_1)_", key):
             block = ("middle", 0, 0)
         else:
             continue
-        inside = re.search(r"transformer_blocks_(\d+)_", key)
+        inside = re.search(rf"transformer_blocks_({NUMBER})_", key)
         depths[block] = max(depths.get(block, 0), int(inside[1]) + 1 if inside else 0)
         if shape and re.search(r"attn1_(processor_)?to_[qkv]$|proj_(in|out)$", key):
             widths[block] = shape[0]
@@ -223,9 +222,10 @@ def _any_linear(bodies: Shapes) -> bool:
     return any(shape and re.search(_PROJ, key) for key, shape in bodies.items())
 
 
-def _text(flat: Shapes) -> tuple[str, ...]:
-    widths = {shape[1] for key, shape in flat.items() if shape and key.endswith("self_attn_q_proj")}
-    if 1280 in widths or any(key.startswith("lora_te1_") for key in flat):
+def _text(names: Shapes, numbered: bool) -> tuple[str, ...]:
+    """By the widths of a text encoder; trainers number the encoders of a model that has two."""
+    widths = {shape[1] for key, shape in names.items() if shape and key.endswith("self_attn_q_proj")}
+    if 1280 in widths or numbered:
         return ("SDXL",)
     family = {768: "SD 1.5", 1024: "SD 2.x"}.get(next(iter(widths), 0))
     return (family,) if family else ()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 DENOISER = "diffusion_model."  # canonical names and ComfyUI's keys of the denoiser's weights begin with it
 BODY = "denoiser"
+NUMBER = "[0-9]{1,3}"  # of a block, as a pattern; what is longer, or in other digits, is not a number here
 
 
 class Key(NamedTuple):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import NamedTuple
 
+from .alike import SERVED_BY
 from .guess import UNKNOWN, metadata_architecture
 from .guess_adapter import adapter_families
 from .known import KNOWN, known_names, known_weights
@@ -14,9 +15,7 @@ from .weight_slice import Names, WeightSlice
 
 Shape = tuple[int, ...]
 
-# Those whose weights another one names as well stand behind it: SDXL serves SSD-1B and Vega, Flux dev schnell.
-_SERVED_BY = {"SSD-1B": "SDXL", "Segmind Vega": "SDXL", "KOALA 700M": "KOALA", "Flux schnell": "Flux"}
-_CANDIDATES = tuple(name for name in KNOWN if name not in _SERVED_BY)
+_CANDIDATES = tuple(name for name in KNOWN if name not in SERVED_BY)  # what another serves stands behind it
 _STREAM = re.compile(r"[._]attn[._](qkv|to_[qkv]|add_[qkv]_proj)$")
 
 
@@ -48,11 +47,11 @@ def names_of_adapters(
         metadata: the adapter's, if it has any.
         every: whether each key must have a place; else the named model with most places serves.
     """
-    told, guessed = metadata_architecture(metadata or {}), adapter_families(modules)
-    models = serving((told,) if told in guessed else guessed)
+    by_metadata, guessed = metadata_architecture(metadata or {}), adapter_families(modules)
+    models = serving((by_metadata,) if by_metadata in guessed else guessed)
     if models - {*KNOWN}:
         return None
-    named = [_SERVED_BY.get(told, told)] if told != UNKNOWN else []
+    named = [SERVED_BY.get(by_metadata, by_metadata)] if by_metadata != UNKNOWN else []
     named += models if len(models) == 1 else []
     best: list[_Fit] = []
     for architecture in dict.fromkeys((*named, *_CANDIDATES)):
@@ -77,7 +76,7 @@ def serving(families: tuple[str, ...]) -> set[str]:
     What can be Flux's as well as Chroma's or HunyuanVideo's has one name in all of them.
     """
     alike = ("Chroma", "HunyuanVideo") if "Flux" in families else ()
-    return {_SERVED_BY.get(name, "Flux" if name in alike else name) for name in families}
+    return {SERVED_BY.get(name, "Flux" if name in alike else name) for name in families}
 
 
 def _fit(architecture: str, width: int | None, modules: Mapping[str, Shape | None]) -> _Fit | None:

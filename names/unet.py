@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from .keys import NUMBER
 from .weight_slice import Shape, StoredPart, WeightSlice
 
 _RESNET = {
@@ -101,7 +102,7 @@ def _native_pairs(names: Mapping[str, Shape]) -> dict[str, str]:
 
     pairs: dict[str, str] = {}
     level = index = 0
-    for n in range(1, _count(names, r"input_blocks\.(\d+)\.")):
+    for n in range(1, _count(names, rf"input_blocks\.({NUMBER})\.")):
         if has(f"input_blocks.{n}.0.op"):
             pairs[f"input_blocks.{n}.0.op"] = f"down_blocks.{level}.downsamplers.0.conv"
             level, index = level + 1, 0
@@ -113,7 +114,7 @@ def _native_pairs(names: Mapping[str, Shape]) -> dict[str, str]:
     pairs["middle_block.1"] = "mid_block.attentions.0"
     pairs["middle_block.2"] = "mid_block.resnets.1"
     level = index = 0
-    for n in range(_count(names, r"output_blocks\.(\d+)\.")):
+    for n in range(_count(names, rf"output_blocks\.({NUMBER})\.")):
         pairs[f"output_blocks.{n}.0"] = f"up_blocks.{level}.resnets.{index}"
         sampler = next((c for c in (1, 2) if has(f"output_blocks.{n}.{c}.conv")), None)
         if sampler != 1:
@@ -130,8 +131,8 @@ def _diffusers_pairs(names: Mapping[str, Shape]) -> dict[str, str]:
     heads = {".".join(name.split(".")[:4]) for name in names}
     pairs: dict[str, str] = {}
     n = 1
-    for level in range(_count(names, r"down_blocks\.(\d+)\.")):
-        for index in range(_count(names, rf"down_blocks\.{level}\.resnets\.(\d+)\.")):
+    for level in range(_count(names, rf"down_blocks\.({NUMBER})\.")):
+        for index in range(_count(names, rf"down_blocks\.{level}\.resnets\.({NUMBER})\.")):
             pairs[f"input_blocks.{n}.0"] = f"down_blocks.{level}.resnets.{index}"
             pairs[f"input_blocks.{n}.1"] = f"down_blocks.{level}.attentions.{index}"
             n += 1
@@ -142,8 +143,8 @@ def _diffusers_pairs(names: Mapping[str, Shape]) -> dict[str, str]:
     pairs["middle_block.1"] = "mid_block.attentions.0"
     pairs["middle_block.2"] = "mid_block.resnets.1"
     n = 0
-    for level in range(_count(names, r"up_blocks\.(\d+)\.")):
-        for index in range(_count(names, rf"up_blocks\.{level}\.resnets\.(\d+)\.")):
+    for level in range(_count(names, rf"up_blocks\.({NUMBER})\.")):
+        for index in range(_count(names, rf"up_blocks\.{level}\.resnets\.({NUMBER})\.")):
             pairs[f"output_blocks.{n}.0"] = f"up_blocks.{level}.resnets.{index}"
             pairs[f"output_blocks.{n}.1"] = f"up_blocks.{level}.attentions.{index}"
             n += 1

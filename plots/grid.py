@@ -52,7 +52,7 @@ def ordered(names: list[str]) -> list[str]:
         families.setdefault(re.sub(r"\d+", "#", name), len(families))
     return sorted(
         dict.fromkeys(names),
-        key=lambda n: (families[re.sub(r"\d+", "#", n)], [int(d) for d in re.findall(r"\d+", n)]),
+        key=lambda n: (families[re.sub(r"\d+", "#", n)], [int(d) for d in re.findall("[0-9]{1,9}", n)]),
     )
 
 

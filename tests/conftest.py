@@ -78,13 +78,17 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(scope="session")
-def family_models(tmp_path_factory) -> Path:
-    """The example family's files as a host's models folder has them, without the text encoder. Not to be changed."""
+def family_files(tmp_path_factory) -> dict[str, Path]:
+    """The example family's files by name, without the text encoder, written once per run. Not to be changed."""
     from lora_graft.family.materialize import materialize
 
-    folder = tmp_path_factory.mktemp("family") / "models"
-    materialize(folder, text_encoder=False)
-    return folder
+    return materialize(tmp_path_factory.mktemp("family") / "models", text_encoder=False)
+
+
+@pytest.fixture(scope="session")
+def family_models(family_files) -> Path:
+    """Their folder, as a host's models folder is."""
+    return family_files["family_a"].parent.parent
 
 
 @pytest.fixture

@@ -21,11 +21,6 @@ COLOURS = torch.arange(20) % 4
 PROMPTS = [text.prompt(int(d), int(c)) for d, c in zip(DIGITS, COLOURS, strict=True)]
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return materialize.materialize(tmp_path_factory.mktemp("models"), text_encoder=False)
-
-
 def judged(name, prompts=PROMPTS, results=()):
     images = sample(
         materialize.base(name), materialize.autoencoder(name), prompts, range(len(prompts)), adapters=results
@@ -59,8 +54,8 @@ def test_other_wordings_are_understood():
 
 @pytest.mark.parametrize("name", materialize.BASES)
 @pytest.mark.parametrize("effect", materialize.EFFECTS)
-def test_every_lora_shows_its_effect_and_only_that(models, effect, name):
-    lora = adapters.read(models[f"family_{effect}_{name}"])
+def test_every_lora_shows_its_effect_and_only_that(family_files, effect, name):
+    lora = adapters.read(family_files[f"family_{effect}_{name}"])
     strengths = judged(name, PROMPTS[:10], [(lora, 1.0)]).effects.mean(0)
     index = materialize.EFFECTS.index(effect)
     assert strengths[index] > 0.7
@@ -68,8 +63,8 @@ def test_every_lora_shows_its_effect_and_only_that(models, effect, name):
 
 
 @pytest.mark.parametrize("effect", materialize.EFFECTS)
-def test_lora_x_adapters_work_and_lie_in_the_subspace(models, effect):
-    adapter = adapters.read(models[f"family_{effect}_lorax_a"])
+def test_lora_x_adapters_work_and_lie_in_the_subspace(family_files, effect):
+    adapter = adapters.read(family_files[f"family_{effect}_lorax_a"])
     index = materialize.EFFECTS.index(effect)
     assert judged("a", PROMPTS[:10], [(adapter, 1.0)]).effects.mean(0)[index] > 0.6
     module = adapter.modules[materialize.kohya("joint_blocks.1.x_block.attn.qkv")]
@@ -92,7 +87,7 @@ def test_w_is_of_another_width_and_depth():
     assert (model.width_of(a), model.depth_of(a)) == (192, 3) and (model.width_of(w), model.depth_of(w)) == (128, 2)
 
 
-def test_v_has_a_latent_space_of_its_own(models):
+def test_v_has_a_latent_space_of_its_own(family_files):
     data = pytest.importorskip("lora_graft.family.training.data")
     pytest.importorskip("sklearn")
     images = data.render(16, generator=torch.Generator().manual_seed(3)).images
@@ -100,7 +95,7 @@ def test_v_has_a_latent_space_of_its_own(models):
     own, crossed = (vae.decode(theirs, vae.encode(weights, images)) for weights in (theirs, ours))
     assert (crossed - images).square().mean() > 20 * (own - images).square().mean()
     assert vae.encode(theirs, images).std() < 0.9 * vae.encode(ours, images).std()
-    bases = {name: FamilyDenoiser(name, models) for name in "awv"}
+    bases = {name: FamilyDenoiser(name, family_files) for name in "awv"}
     assert bases["a"].space == bases["w"].space != bases["v"].space
     assert bases["v"].autoencoder is theirs and bases["w"].autoencoder is ours
 
@@ -114,21 +109,24 @@ def test_pruned_block_does_nothing():
     torch.testing.assert_close(model.forward(full, x, t, pooled), model.forward(compact, x, t, pooled))
 
 
-def test_materialised_files_are_what_they_say(models):
+def test_materialised_files_are_what_they_say(family_files):
     for name in materialize.BASES:
-        base = open_base(models[f"family_{name}"])
+        base = open_base(family_files[f"family_{name}"])
         assert base.architecture.lower().startswith("sd3")
         weight = base.load("diffusion_model.joint_blocks.0.x_block.attn.qkv.weight")
         assert torch.equal(weight, materialize.base(name)["joint_blocks.0.x_block.attn.qkv.weight"])
     for name, count in (("a", 15), ("w", 10), ("v", 15)):
-        lora, names = adapters.read(models[f"family_frame_{name}"]), open_base(models[f"family_{name}"]).names
+        lora, names = (
+            adapters.read(family_files[f"family_frame_{name}"]),
+            open_base(family_files[f"family_{name}"]).names,
+        )
         assert len(lora.modules) == count and all(names.resolve(key) for key in lora.modules)
 
 
-def test_materialising_again_writes_the_same_bytes(models, tmp_path):
+def test_materialising_again_writes_the_same_bytes(family_files, tmp_path):
     again = materialize.materialize(tmp_path, text_encoder=False)
     for name in ("family_c", "family_w", "family_vae", "family_vae_v", "family_slant_b", "family_frame_lorax_a"):
-        assert again[name].read_bytes() == models[name].read_bytes()
+        assert again[name].read_bytes() == family_files[name].read_bytes()
     changed = again["family_vae"].stat().st_mtime_ns
     materialize.materialize(tmp_path, text_encoder=False)
     assert again["family_vae"].stat().st_mtime_ns == changed
@@ -141,8 +139,8 @@ def test_sampling_is_reproducible_and_independent_of_the_batch():
     assert schedule(10)[0] == 1 and schedule(10)[-1] == 0
 
 
-def test_strength_zero_is_the_base_and_strengths_add(models):
-    weights, lora = materialize.base("a"), adapters.read(models["family_slant_a"])
+def test_strength_zero_is_the_base_and_strengths_add(family_files):
+    weights, lora = materialize.base("a"), adapters.read(family_files["family_slant_a"])
     name = "joint_blocks.2.x_block.mlp.fc2.weight"
     assert torch.equal(patched(weights, lora, 0.0)[name], weights[name])
     twice = patched(patched(weights, lora, 0.5), lora, 0.5)
@@ -238,12 +236,12 @@ save_file({k: v.contiguous().float() for k, v in made.items()}, folder + "/out.s
 
 
 @pytest.mark.host
-def test_a_real_comfyui_computes_the_same(models, tmp_path, request):
+def test_a_real_comfyui_computes_the_same(family_files, tmp_path, request):
     """Text vectors, velocities (A, the pruned C, W, V), decoded pictures and latents, to 1e-4."""
     host, python = next(p for p in request.config.pluginmanager.get_plugins() if hasattr(p, "find_host")).find_host()
     prompts = ["red digit three", "number seven, handwritten in blue ink", "the figure 8 in white", ""]
     clip = tmp_path / "clip_l.safetensors"
-    paths = {**models, "family_clip_l": text.write(clip)}
+    paths = {**family_files, "family_clip_l": text.write(clip)}
     generator = torch.Generator().manual_seed(4)
     given = {
         "x": torch.randn(2, 16, 8, 8, generator=generator),

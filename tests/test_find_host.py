@@ -45,9 +45,9 @@ def test_a_host_that_has_everything(tests, comfy):
 
 def test_what_is_missing_is_told_with_the_command_that_brings_it(tests, comfy):
     _, python = comfy('echo matplotlib; echo "$@" >&2')
-    told = tests.find_host()
-    assert "its Python lacks matplotlib; run" in told and "\n" not in told
-    assert told.endswith(f"{python} -m pip install -r {tests.PACK / 'requirements.txt'}")
+    reason = tests.find_host()
+    assert "its Python lacks matplotlib; run" in reason and "\n" not in reason
+    assert reason.endswith(f"{python} -m pip install -r {tests.PACK / 'requirements.txt'}")
 
 
 def test_a_broken_interpreter_and_no_host(tests, comfy, monkeypatch, tmp_path):

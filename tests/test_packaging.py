@@ -136,6 +136,6 @@ def test_the_archive_runs_by_itself(archive):
             text=True,
             env={**os.environ, "PYTHONPATH": str(archive.parent), "TERM": "dumb"},
         )
-        where, _, said = done.stdout.partition("\n")
-        assert done.returncode == 0 and expected in said, done.stderr
+        where, _, output = done.stdout.partition("\n")
+        assert done.returncode == 0 and expected in output, done.stderr
         assert Path(where) == archive / "__init__.py"

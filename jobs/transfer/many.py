@@ -207,7 +207,7 @@ class Worker:
         )
         report, totals = result.report, result.report.totals
         text = report.to_markdown() if job.report == ".md" else report.to_json()
-        with staged({beside: text.encode()} if beside else {}):
+        with staged({beside: text.encode()} if beside else {}, main=output, overwrite=job.overwrite):
             adapters.write(
                 result.adapter,
                 output,

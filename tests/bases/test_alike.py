@@ -32,4 +32,5 @@ def test_block_names_tell_families_and_schemes():
 
 def test_models_that_share_all_names_are_one_family():
     assert one_family(("SDXL", "SSD-1B", "Flux")) == ("SDXL", "Flux")
+    assert one_family(("KOALA 700M", "KOALA", "Segmind Vega")) == ("SDXL",)
     assert one_family(()) == ()

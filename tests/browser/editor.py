@@ -68,7 +68,7 @@ class Editor:
     def __init__(self, chromium, url: str, width: int, height: int):
         self.chromium, self.url, self.size = chromium, url, {"width": width, "height": height}
         self.page = None
-        self.said: list[tuple[str, str]] = []  # (kind, text) of the console and of uncaught errors
+        self.console: list[tuple[str, str]] = []  # (kind, text) of the console and of uncaught errors
 
     def open(self, *, newcomer: bool = False) -> None:
         """Load the page in a browser that remembers nothing of earlier graphs.
@@ -78,8 +78,8 @@ class Editor:
         if self.page:
             self.page.context.close()
         self.page = self.chromium.new_context(viewport=self.size, reduced_motion="reduce").new_page()
-        self.page.on("console", lambda m: self.said.append((m.type, f"{m.text} {m.location.get('url', '')}")))
-        self.page.on("pageerror", lambda error: self.said.append(("error", str(error))))
+        self.page.on("console", lambda m: self.console.append((m.type, f"{m.text} {m.location.get('url', '')}")))
+        self.page.on("pageerror", lambda error: self.console.append(("error", str(error))))
         for setting, value in (("Comfy.TutorialCompleted", not newcomer), ("Comfy.Minimap.Visible", newcomer)):
             self.page.request.post(f"{self.url}/settings/{setting}", data=str(value).lower())
         self.page.goto(self.url)
@@ -91,7 +91,7 @@ class Editor:
     def complaints(self) -> list[str]:
         """Errors in the console, but for files that a fresh user does not have and news from other servers."""
         fresh = ("404 (Not Found)", "graph accessed before initialization", "https://")
-        return [text for kind, text in self.said if kind == "error" and not any(word in text for word in fresh)]
+        return [text for kind, text in self.console if kind == "error" and not any(word in text for word in fresh)]
 
     def load(self, graph: dict) -> None:
         """Open a workflow in graph form, as dropping its file on the canvas does."""

@@ -147,8 +147,8 @@ class FakeComfy:
             return httpx.Response(200)
         if path == "/queue":
             running = [[0, self.running[0]]] if self.running else []
-            told = {"queue_running": running, "queue_pending": [[0, number] for number, _ in self.queue]}
-            return httpx.Response(200, json=told)
+            queues = {"queue_running": running, "queue_pending": [[0, number] for number, _ in self.queue]}
+            return httpx.Response(200, json=queues)
         if path.startswith("/history/"):
             number = path.rsplit("/", 1)[1]
             return httpx.Response(200, json={number: self.history[number]} if number in self.history else {})

@@ -64,23 +64,23 @@ def arguments(shelf, lora, out, *more):
     )
 
 
-def complaint(result, *said):
+def complaint(result, *texts):
     assert result.exit_code == 1, result.output
     assert result.stdout == ""
     assert result.stderr.startswith("Error: ") and "Traceback" not in result.stderr
-    for words in said:
+    for words in texts:
         assert str(words) in result.stderr
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_bad_adapter(case, cli, shelf, lora_tensors, tmp_path, listing):
-    make, said, names_key = CASES[case]
+    make, message, names_key = CASES[case]
     lora = tmp_path / "bad.safetensors"
     lora.write_bytes(make(lora_tensors))
     out = tmp_path / "out"
     more = ("--report", out / "r.json", "--plot", out / "p.png")
     result = cli(*arguments(shelf, lora, out / "x.safetensors", *more))
-    complaint(result, said, lora, *([Q] if names_key else []))
+    complaint(result, message, lora, *([Q] if names_key else []))
     assert listing() == []
 
 
@@ -91,18 +91,18 @@ def test_missing_adapter(cli, shelf, tmp_path, listing):
 
 @pytest.mark.parametrize("role", ["--source", "--target"])
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [(None, "does not exist"), (b"not safetensors at all, " * 9, "safetensors"), ("cut", "truncated")],
     ids=["missing", "not safetensors", "truncated"],
 )
-def test_bad_base(role, content, said, cli, shelf, tmp_path, listing):
+def test_bad_base(role, content, message, cli, shelf, tmp_path, listing):
     base = tmp_path / "base.safetensors"
     if content is not None:
         base.write_bytes((shelf / "a.safetensors").read_bytes()[:-500] if content == "cut" else content)
     chosen = {"--source": shelf / "a.safetensors", "--target": shelf / "b.safetensors"} | {role: base}
     options = [part for pair in chosen.items() for part in pair]
     result = cli("transfer", shelf / "lora.safetensors", *options, "-o", tmp_path / "out/x.safetensors")
-    complaint(result, said, base)
+    complaint(result, message, base)
     assert listing() == []
 
 

@@ -49,7 +49,7 @@ def test_nodes_and_inputs_go_by_the_names_people_use(text, found):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("Load LoRe.lora", "Did you mean Load LoRA"),
         ("Load LoRA.strenth", "There is: lora_name"),
@@ -60,8 +60,8 @@ def test_nodes_and_inputs_go_by_the_names_people_use(text, found):
         ("seed", "write NODE.INPUT"),
     ],
 )
-def test_unknown_nodes_and_inputs_list_what_is_near(text, told):
-    with pytest.raises(SettingsError, match=told):
+def test_unknown_nodes_and_inputs_list_what_is_near(text, message):
+    with pytest.raises(SettingsError, match=message):
         place(text)
 
 
@@ -123,7 +123,7 @@ def test_numbers_words_and_lists(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "spec", "told"),
+    ("text", "spec", "message"),
     [
         ("1.5", Spec("INT"), "not a whole number"),
         ("x", Spec("FLOAT"), "not a number"),
@@ -135,8 +135,8 @@ def test_numbers_words_and_lists(tmp_path):
         ("x*", Spec("COMBO"), "lists no files"),
     ],
 )
-def test_values_that_do_not_fit(text, spec, told):
-    with pytest.raises(SettingsError, match=told):
+def test_values_that_do_not_fit(text, spec, message):
+    with pytest.raises(SettingsError, match=message):
         values(text, spec)
 
 
@@ -179,7 +179,7 @@ def test_file_names_survive_any_value():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("{", "not JSON"),
         ('{"nodes": [], "links": []}', "graph form.*\n.*Workflow > Export \\(API\\)"),
@@ -189,9 +189,9 @@ def test_file_names_survive_any_value():
         ('{"1": {"inputs": {}}}', "no class.*key 1"),
     ],
 )
-def test_other_files_are_refused_and_say_how_to_export(tmp_path, text, told):
+def test_other_files_are_refused_and_say_how_to_export(tmp_path, text, message):
     (tmp_path / "w.json").write_text(text)
-    with pytest.raises(GraftError, match=told):
+    with pytest.raises(GraftError, match=message):
         workflows.load(tmp_path / "w.json")
 
 
@@ -265,12 +265,12 @@ def test_messages_of_the_command(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "graph.json").write_text('{"nodes": []}')
     (tmp_path / "api.json").write_text(json.dumps(GRAPH))
-    for arguments, told in (
+    for arguments, message in (
         (["none.json"], "no such file"),
         (["graph.json"], "Workflow > Export (API)"),
         (["api.json", "--server", "ftp://x"], "not an address"),
         (["api.json", "--server", "http://127.0.0.1:9"], "Start ComfyUI there"),
     ):
         result = cli("batch", *arguments)
-        assert result.exit_code == 1 and told in result.output and "Traceback" not in result.output
+        assert result.exit_code == 1 and message in result.output and "Traceback" not in result.output
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) in ([], ["cache"])

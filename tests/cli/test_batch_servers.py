@@ -38,7 +38,7 @@ def batch(tmp_path, monkeypatch):
     def go(*fakes, seeds=12, meanwhile=None, sets=None, **order):
         by_url = {fake.url: fake for fake in fakes}
         monkeypatch.setattr(run, "Server", lambda url, client: by_url[url].server(url, client))
-        told = run.Order(
+        order = run.Order(
             sets or ["Draw v1.5.seed=" + "|".join(map(str, range(seeds)))],
             list(by_url),
             tmp_path / "out",
@@ -50,7 +50,7 @@ def batch(tmp_path, monkeypatch):
             if meanwhile:
                 beside.append(asyncio.create_task(meanwhile()))
             try:
-                return await asyncio.wait_for(run.carry_out(Workflow(GRAPH), told, say=lambda text: None), 20)
+                return await asyncio.wait_for(run.carry_out(Workflow(GRAPH), order, say=lambda text: None), 20)
             finally:
                 for task in beside:
                     task.cancel()

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 def test_tells_what_the_file_is(cli, shelf):
     result = cli("inspect", shelf / "lora.safetensors")
     assert result.exit_code == 0
-    for said in (
+    for words in (
         "kohya",
         "SD 1.5",
         "28 modules",
@@ -21,7 +21,7 @@ def test_tells_what_the_file_is(cli, shelf):
         "red frame (10)",
         "UNet middle: 9",
     ):
-        assert said in result.stdout
+        assert words in result.stdout
 
 
 def test_json_holds_the_same_figures(cli, shelf, lora_tensors):

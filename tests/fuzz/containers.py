@@ -8,6 +8,7 @@ import struct
 from dataclasses import dataclass, field
 from random import Random
 
+import attacks
 import hostile
 import torch
 from torch import Tensor
@@ -76,7 +77,7 @@ def broken(random: Random, file: File) -> bytes:
         if not file.tensors:
             break
         key = random.choice(list(file.tensors))
-        random.choice(_CHANGES)(random, file, key)
+        random.choice(_CHANGES if random.random() < 0.5 else attacks.ALL)(random, file, key)
     data = file.to_bytes(pad=random.choice((0, 0, 0, 0, 8)))
     return hostile.bitten(random, data) if random.random() < 0.05 else data
 

@@ -191,6 +191,31 @@ def flux() -> File:
     return File(tensors)
 
 
+def single_stream() -> File:
+    """A piece of Z-Image: one fused weight for each attention."""
+    head = "model.diffusion_model.layers.0."
+    return File(
+        {
+            f"{head}attention.qkv.weight": draw(3 * WIDTH, WIDTH),
+            f"{head}attention.out.weight": draw(WIDTH, WIDTH),
+            f"{head}feed_forward.w1.weight": draw(2 * WIDTH, WIDTH),
+            "model.diffusion_model.cap_embedder.1.weight": draw(WIDTH, 32),
+        }
+    )
+
+
+def two_towers() -> File:
+    """A checkpoint with OpenCLIP's text tower, whose fused projection is taken apart."""
+    head = "conditioner.embedders.1.model."
+    block = f"{head}transformer.resblocks.0."
+    tensors = {
+        f"{block}attn.in_proj_weight": draw(3 * WIDTH, WIDTH), f"{block}attn.in_proj_bias": draw(3 * WIDTH),
+        f"{block}attn.out_proj.weight": draw(WIDTH, WIDTH), f"{block}mlp.c_fc.weight": draw(2 * WIDTH, WIDTH),
+        f"{head}text_projection": draw(WIDTH, WIDTH), f"{head}token_embedding.weight": draw(8, WIDTH),
+    }  # fmt: skip
+    return File(checkpoint().tensors | tensors)
+
+
 def dataset() -> File:
     """What Synthetic Dataset draws and saves."""
     n = 3
@@ -209,8 +234,8 @@ IDENTITY = "0123456789abcdef" * 4
 def run_state() -> File:
     """A checkpoint of a distillation."""
     groups = ("params:a.up", "params:a.down", "moments:0", "best:a.up", "best:a.down")
-    told = {"identity": IDENTITY, "step": 5, "losses": [1.0, 0.5], "checks": [[5, 0.5]], "reference": 1.0}
-    return File({name: draw(4, 2) for name in groups}, {"lora_graft.checkpoint": json.dumps(told)})
+    header = {"identity": IDENTITY, "step": 5, "losses": [1.0, 0.5], "checks": [[5, 0.5]], "reference": 1.0}
+    return File({name: draw(4, 2) for name in groups}, {"lora_graft.checkpoint": json.dumps(header)})
 
 
 def subspace(key: str) -> File:

@@ -97,10 +97,10 @@ def test_many_modules(box):
 def test_names(name, box):
     """Paths, NUL, newlines, escapes, marks that turn the writing, 10,000 letters, HTML: in keys and values."""
     odd = hostile.TEXTS[name].encode("utf-8", "replace").decode()
-    told = {"modelspec.trigger_phrase": odd, "ss_base_model_version": odd, odd or "x": odd}
+    metadata = {"modelspec.trigger_phrase": odd, "ss_base_model_version": odd, odd or "x": odd}
     file = corpus.fitting()
     tensors = {**file.tensors, f"{odd}.lora_up.weight": torch.ones(4, 2), f"{odd}.lora_down.weight": torch.ones(2, 4)}
-    lora = box.put("lora.safetensors", File({**tensors, odd + ".ZZ": torch.ones(1)}, told).to_bytes())
+    lora = box.put("lora.safetensors", File({**tensors, odd + ".ZZ": torch.ones(1)}, metadata).to_bytes())
     if odd:
         assert box.cli("inspect", lora) == "right"
     assert box.cli("inspect", "--json", lora) in ("right", "refused")
@@ -139,8 +139,8 @@ def test_names_in_a_configuration_still_tell_the_scale(box):
 
     tensors = {"unet.a.to_q.lora_A.weight": torch.ones(2, 4), "unet.a.to_q.lora_B.weight": torch.ones(4, 2)}
     lora = box.put("adapter_model.safetensors", File(tensors).to_bytes())
-    said = {"to_q": 3, "a.to_q": 3, r"a\.to_q": 3, ".*q": 3, "to_v": 8, "o_q": 8, "to_[vq]": 3}
-    for pattern, alpha in said.items():
+    patterns = {"to_q": 3, "a.to_q": 3, r"a\.to_q": 3, ".*q": 3, "to_v": 8, "o_q": 8, "to_[vq]": 3}
+    for pattern, alpha in patterns.items():
         box.put("adapter_config.json", json.dumps({"lora_alpha": 8, "r": 2, "alpha_pattern": {pattern: alpha}}))
         (module,) = lora_graft.read(lora).modules.values()
         assert module.scale() == alpha / 2, pattern

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
+import attacks
 import containers
 import corpus
 import hostile
@@ -31,6 +32,11 @@ def _name(random: Random) -> str:
     """A file name that a file system takes."""
     if random.random() < 0.8:
         return "lora.safetensors"
+    if random.random() < 0.3:
+        return (
+            random.choice((*attacks.MARKS, "\udcff\udc80", "\udce9t\udce9", "-", "~", "x" * 240)).replace("/", "_")
+            + ".safetensors"
+        )
     odd = hostile.plain_text(random).replace("/", "_").replace("\0", "_")[:60]
     return f"{odd}.safetensors"
 
@@ -146,7 +152,10 @@ def peft(random: Random, box: Sandbox) -> str:
     file = corpus.adapters()["peft"]
     data = file.to_bytes() if random.random() < 0.7 else containers.broken(random, file)
     lora = box.put("adapter_model.safetensors", data)
-    config = hostile.written(random, hostile.changed(random, corpus.PEFT, 1.0)).encode("utf-8", "surrogatepass")
+    odd = (
+        attacks.peft_config(random, corpus.PEFT) if random.random() < 0.4 else hostile.changed(random, corpus.PEFT, 1.0)
+    )
+    config = hostile.written(random, odd).encode("utf-8", "surrogatepass")
     box.put("adapter_config.json", hostile.bitten(random, config) if random.random() < 0.2 else config)
     out = box.out / "x.safetensors"
     if random.random() < 0.5:
@@ -156,7 +165,8 @@ def peft(random: Random, box: Sandbox) -> str:
 
 @entrance("checkpoint")
 def checkpoint(random: Random, box: Sandbox) -> str:
-    file = random.choice((corpus.checkpoint(), corpus.checkpoint(), corpus.scaled(), corpus.diffusers(), corpus.flux()))
+    kinds = (corpus.checkpoint, corpus.checkpoint, corpus.scaled, corpus.diffusers, corpus.flux)
+    file = random.choice((*kinds, corpus.single_stream, corpus.two_towers))()
     base = box.put(_name(random), containers.broken(random, file))
     other = box.put("other.safetensors", good("base b"))
     if random.random() < 0.7:

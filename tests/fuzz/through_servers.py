@@ -35,13 +35,13 @@ def _batch(random: Random, box: Sandbox, *, data: bytes, sets: list[str], share:
 
     path = box.put("graph.json", data)
     fake = Strange("http://a:1", random, share)
-    said: list[str] = []
+    plan: list[str] = []
 
     async def main():
         beside = asyncio.create_task(fake.work())
         try:
             order = run.Order(sets, [fake.url], box.out, patience=30.0)
-            return await run.carry_out(load(path), order, say=said.append)
+            return await run.carry_out(load(path), order, say=plan.append)
         finally:
             beside.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -25,7 +25,7 @@ def metadata(random: Random, box: Sandbox) -> str:
     import lora_graft
 
     file = random.choice((corpus.fitting(), corpus.adapters()["diffusers"], corpus.adapters()["bundle"]))
-    told = {}
+    made = {}
     for key, text in {**corpus.METADATA, **file.metadata}.items():
         if random.random() < 0.3:
             continue
@@ -33,7 +33,7 @@ def metadata(random: Random, box: Sandbox) -> str:
             text = hostile.written(random, hostile.changed(random, json.loads(text), 0.8))
         except ValueError:
             text = hostile.plain_text(random) if random.random() < 0.5 else text
-        told[hostile.plain_text(random) if random.random() < 0.05 else key] = text
+        made[hostile.plain_text(random) if random.random() < 0.05 else key] = text
     for name in (
         "trigger_words",
         "instance_prompt",
@@ -42,12 +42,12 @@ def metadata(random: Random, box: Sandbox) -> str:
         "lora_graft.peft_config",
     ):
         if random.random() < 0.15:
-            told[name] = (
+            made[name] = (
                 hostile.written(random, hostile.changed(random, corpus.PEFT, 1.0))
                 if "_" in name and random.random() < 0.8
                 else hostile.plain_text(random)
             )
-    file = containers.File(file.tensors, {k: t.encode("utf-8", "replace").decode() for k, t in told.items()})
+    file = containers.File(file.tensors, {k: t.encode("utf-8", "replace").decode() for k, t in made.items()})
     lora = box.put("lora.safetensors", file.to_bytes())
     outcome = box.cli("inspect", *(["--json"] if random.random() < 0.3 else []), lora)
     if random.random() < 0.5:

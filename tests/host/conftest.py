@@ -29,8 +29,8 @@ def host(tmp_path_factory, request):
     )
     try:
         host.start()
-        said = made.communicate(timeout=900)[0]
-        assert made.returncode == 0, said.decode()[-4000:]
+        output = made.communicate(timeout=900)[0]
+        assert made.returncode == 0, output.decode()[-4000:]
         host.wait()
         host.modules_at_start = _modules(host)
         yield host

@@ -72,13 +72,13 @@ def shelf(models: Path) -> None:
     for number in range(COUNT):
         source = files[f"family_{EFFECTS[number % 3]}_a"]
         with safe_open(source, "pt") as file:
-            told = file.metadata()
+            metadata = file.metadata()
         tensors = load_file(source)
         for key in tensors:
             if key.endswith(".alpha"):
                 tensors[key] = tensors[key] * (1 + number / 100)
         target = models / "loras" / f"shelf_{number:02}.safetensors"
-        save_file(tensors, target, told)
+        save_file(tensors, target, metadata)
         if target.name == BROKEN:
             target.write_bytes(target.read_bytes()[:5000])
 
@@ -134,8 +134,8 @@ def batch(hosts, tmp_path):
 def events(folder: Path, kind: str) -> list[dict]:
     path = folder / "out" / "manifest.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    told = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [event for event in told if event["event"] == kind]
+    events = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [event for event in events if event["event"] == kind]
 
 
 def until(process: subprocess.Popen, folder: Path, count: int) -> None:
@@ -158,10 +158,10 @@ def test_sixty_loras_for_two_targets_with_a_server_that_dies(hosts, batch, tmp_p
     second.process.wait()
     until(process, tmp_path, 70)
     second.start()  # it may come back before the end, or not
-    out, told = process.communicate(timeout=600)
+    out, errors = process.communicate(timeout=600)
     second.wait()
-    assert process.returncode == 1, out + told
-    assert "does not answer" in told
+    assert process.returncode == 1, out + errors
+    assert "does not answer" in errors
 
     wanted = {(f"shelf_{n:02}.safetensors", f"family_{t}.safetensors") for n in range(COUNT) for t in "bc"}
     done, failed = events(tmp_path, "done"), events(tmp_path, "failed")
@@ -186,8 +186,8 @@ def test_sixty_loras_for_two_targets_with_a_server_that_dies(hosts, batch, tmp_p
     queued = len(events(tmp_path, "queued"))
     missing = {event["job"] for event in failed}
     process = batch()
-    out, told = process.communicate(timeout=600)
-    assert process.returncode == 0, out + told
+    out, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, out + errors
     assert "120 of 120 done (118 before), 0 failed" in out
     again = {event["job"] for event in events(tmp_path, "queued")[queued:]}
     assert again == missing, "an idle server may take a waiting prompt over, but nothing else is queued"
@@ -201,8 +201,8 @@ def test_interrupted_it_takes_back_its_own_prompts_only_and_goes_on_later(hosts,
     until(process, tmp_path, 3)
     stranger = first.post("/prompt", {"prompt": GRAPH})["prompt_id"]
     process.send_signal(signal.SIGINT)
-    out, told = process.communicate(timeout=300)
-    assert process.returncode == 130 and "Interrupted" in told and "Traceback" not in told
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 130 and "Interrupted" in errors and "Traceback" not in errors
     ours = {event["prompt_id"] for event in events(tmp_path, "queued")}
     for h in hosts:
         assert not ours & {item[1] for item in json.loads(h.get("/queue"))["queue_pending"]}
@@ -211,7 +211,7 @@ def test_interrupted_it_takes_back_its_own_prompts_only_and_goes_on_later(hosts,
         assert time.monotonic() < end, "another user's prompt was taken out of the queue"
         time.sleep(0.1)
     process = batch(values="shelf_0*.safetensors")
-    out, told = process.communicate(timeout=600)
-    assert process.returncode == 0, out + told
+    out, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, out + errors
     ended = pairs(events(tmp_path, "done"))
     assert len(ended) == len(set(ended)) == 20

@@ -156,11 +156,11 @@ def test_another_layout_needs_no_model_where_the_lora_tells_it(host, arch):
     for given in ({}, {"model": model, "clip": graph.clip()}):
         paths.append(graph.save(lora, f"told_{arch}", layout="diffusers", **given))
     result = ok(host.run(graph))
-    alone, told = [result.text(path).removeprefix("Saved ") for path in paths]
+    alone, with_model = [result.text(path).removeprefix("Saved ") for path in paths]
     assert "sshs_model_hash" not in metadata(alone), "the hash of other keys"
-    alone, told = load_file(alone), load_file(told)
-    assert alone.keys() == told.keys() and not any(key.startswith("lora_unet_") for key in alone)
-    assert all(torch.equal(alone[key], told[key]) for key in alone)
+    alone, with_model = load_file(alone), load_file(with_model)
+    assert alone.keys() == with_model.keys() and not any(key.startswith("lora_unet_") for key in alone)
+    assert all(torch.equal(alone[key], with_model[key]) for key in alone)
 
 
 def test_a_lora_at_strength_zero_is_not_even_read(host):

@@ -77,9 +77,9 @@ def transfer_and_save(host, result):
     path = Path(result.text("path"))
     assert path.is_relative_to(host.base / "output" / "loras") and path.is_file()
     with safe_open(path, "pt") as file:
-        told, keys = file.metadata(), list(file.keys())
-    assert told["modelspec.architecture"] == "stable-diffusion-3/lora"
-    assert any(key.startswith("lora_graft.") for key in told)
+        metadata, keys = file.metadata(), list(file.keys())
+    assert metadata["modelspec.architecture"] == "stable-diffusion-3/lora"
+    assert any(key.startswith("lora_graft.") for key in metadata)
     assert all(key.startswith("lora_unet_joint_blocks_") for key in keys)
 
 

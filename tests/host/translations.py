@@ -102,10 +102,10 @@ def _of_a_host_of_our_own() -> bytes:
 def main() -> None:
     if len(sys.argv) > 1:
         with urllib.request.urlopen(f"{sys.argv[1].rstrip('/')}/object_info") as answer:
-            told = answer.read()
+            body = answer.read()
     else:
-        told = _of_a_host_of_our_own()
-    wanted = english(json.loads(told))
+        body = _of_a_host_of_our_own()
+    wanted = english(json.loads(body))
     target = LOCALES / ENGLISH / "nodeDefs.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(as_text(wanted), encoding="utf-8")

@@ -7,7 +7,6 @@ import torch
 from lora_graft import adapters
 from lora_graft.bases import open_base
 from lora_graft.family.denoiser import FamilyDenoiser
-from lora_graft.family.materialize import materialize
 from lora_graft.jobs.distill.denoiser import Drawing, Teacher
 from lora_graft.jobs.distill.generate import Generation, generate
 
@@ -15,13 +14,12 @@ PROMPTS = ["red digit two", "a green three", "white digit zero", "number four in
 
 
 @pytest.fixture(scope="session")
-def family(tmp_path_factory):
+def family(family_files):
     """base(letter) and adapter(name) of the example family."""
-    files = materialize(tmp_path_factory.mktemp("family"), text_encoder=False)
 
     class Family:
         def path(self, name):
-            return files[f"family_{name}"]
+            return family_files[f"family_{name}"]
 
         def base(self, letter):
             return open_base(self.path(letter))

@@ -16,5 +16,5 @@ SLOW = ("DoRA", "LoHa", "LoKr", "LyCORIS full")  # products and dense updates: l
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not any(word in kind for word in SLOW)])
 def test_no_step_is_wrong(kind, tmp_path):
     cells = coverage.own_row(kind, tmp_path)
-    assert cells[:2] == ["ok", KINDS[kind].said]
+    assert cells[:2] == ["ok", KINDS[kind].recognised]
     assert not [cell for cell in cells if cell.startswith("WRONG")], cells

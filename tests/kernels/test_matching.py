@@ -243,9 +243,10 @@ def test_strangers_and_nothing():
     assert set(match(SDXL, other).values()) == {None}
 
 
-def test_two_modules_of_one_role_in_a_block_are_refused():
-    with pytest.raises(ValueError, match="two modules"):
-        match(modules("a.0", {"w": (1, 1)}) * 2, [])
+def test_two_modules_of_one_role_in_a_block_pair_by_name():
+    twins = [Item(f"a.0.w{end}", "w", "a.0", (1, 1)) for end in ("", ".weight")]
+    assert match(twins, twins[::-1]) == {item.name: item.name for item in twins}
+    assert match(twins, [Item("a.0.x", "w", "a.0", (1, 1))]) == {"a.0.w": None, "a.0.w.weight": None}
 
 
 def test_similarity_is_asked_for_a_few_modules_of_a_pair_of_blocks():

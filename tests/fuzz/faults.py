@@ -1,0 +1,292 @@
+"""A layer under all writing and reading that fails where it is told, and what must hold after every failure.
+
+A *point* is one call to the system below a folder: an open, a write, a read, fsync, link, rename, unlink, mkdir. A run
+is counted once; then it is run again for each point and each kind of fault, the fault at that point. A kill is a real
+SIGKILL in a process of its own.
+"""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import io
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_CALLS = ("open", "fsync", "link", "replace", "rename", "unlink", "mkdir", "utime", "truncate")
+_BY_NUMBER = ("fsync",)
+ERRORS = {"EIO": errno.EIO, "EACCES": errno.EACCES}
+# "full": from this point on the disk takes nothing more. "short": a write that takes half of what it is given.
+KINDS = ("EIO", "EACCES", "full", "short", "kill", "kill half way")
+_GROWS = ("open to write", "write", "fsync", "link", "mkdir")
+_ONLY = {"full": _GROWS, "short": ("write",), "kill half way": ("write",)}
+
+
+@dataclass
+class Layer:
+    """Counts the points below `root`, and makes the one numbered `at` fail; -1: none."""
+
+    root: Path
+    at: int = -1
+    kind: str = ""
+    seen: list[str] = field(default_factory=list)  # what each point was
+    hit: str = ""  # what failed, and of which file
+
+    def point(self, what: str, path: object, half: Callable[[], object] | None = None) -> bool:
+        """To be called before the system is; True where a write is to be cut short."""
+        if not _below(path, self.root):
+            return False
+        number = len(self.seen)
+        self.seen.append(what)
+        name = f"{what} {Path(os.fsdecode(path)).suffix or Path(os.fsdecode(path)).name}"
+        if self.kind == "full" and self.at >= 0 and number >= self.at and what in _GROWS:
+            self.hit = self.hit or name
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        if number != self.at:
+            return False
+        self.hit = self.hit or name
+        if self.kind in ERRORS:
+            raise OSError(ERRORS[self.kind], os.strerror(ERRORS[self.kind]), str(path))
+        if self.kind == "kill half way" and half is not None:
+            half()
+        if self.kind.startswith("kill"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.kind == "short" and half is not None
+
+
+class _File(io.FileIO):
+    """A file as the system gives it, under the layer's eyes."""
+
+    layer: Layer
+
+    def write(self, data):
+        view = memoryview(data).cast("B")
+        half = len(view) // 2
+
+        def first_half():
+            return super(_File, self).write(view[:half])
+
+        if self.layer.point("write", self.name, first_half):
+            return first_half() if half else super().write(view)
+        return super().write(view)
+
+    def readinto(self, buffer):
+        self.layer.point("read", self.name)
+        return super().readinto(buffer)
+
+    def readall(self):
+        self.layer.point("read", self.name)
+        return super().readall()
+
+
+@contextmanager
+def under(layer: Layer) -> Iterator[None]:
+    """The body with every call to the system below the layer's folder going through it."""
+    true = {name: getattr(os, name) for name in _CALLS}
+    plain = io.open
+
+    def opened(file, mode="r", buffering=-1, encoding=None, errors=None, newline=None, closefd=True, opener=None):
+        if isinstance(file, int) or opener or not _below(file, layer.root):
+            return plain(file, mode, buffering, encoding, errors, newline, closefd, opener)
+        layer.point("open to write" if set(mode) & set("wax+") else "open to read", file)
+        raw = _File(os.fspath(file), mode.replace("b", "").replace("t", ""))
+        raw.layer = layer
+        if buffering == 0:
+            return raw
+        kind = io.BufferedRandom if "+" in mode else io.BufferedReader if "r" in mode else io.BufferedWriter
+        return kind(raw) if "b" in mode else io.TextIOWrapper(kind(raw), encoding, errors, newline)
+
+    def through(name: str):
+        def call(first, *more, **named):
+            path = first
+            if name in _BY_NUMBER:
+                path = os.readlink(f"/proc/self/fd/{first}")
+            elif name == "open" and not (more and more[0] & (os.O_WRONLY | os.O_RDWR)):
+                return true[name](first, *more, **named)
+            layer.point("open to write" if name == "open" else name, path)
+            return true[name](first, *more, **named)
+
+        return call
+
+    for name in _CALLS:
+        setattr(os, name, through(name))
+    io.open = builtins.open = opened
+    try:
+        yield
+    finally:
+        io.open = builtins.open = plain
+        for name, function in true.items():
+            setattr(os, name, function)
+
+
+def _below(path: object, root: Path) -> bool:
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        return False
+    return os.path.abspath(os.fsdecode(path)).startswith(str(root) + os.sep)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job to break.
+
+    run: called with (folder, force): reads below folder/"in", writes below folder/"out" and folder/"cache"; True where
+        it succeeded, False where it said clearly that it did not; anything else it raises is a finding.
+    outputs: the files that it leaves in folder/"out". kept: whether it may write over old ones, when it is told to;
+        else they are taken away before it runs again.
+    readable: of a file that is written again and again: whether it is whole.
+    """
+
+    run: Callable[[Path, bool], bool]
+    prepare: Callable[[Path], None]
+    outputs: tuple[str, ...]
+    kept: bool = True
+    readable: Callable[[Path], bool] | None = None
+
+
+@dataclass
+class Tried:
+    points: int = 0
+    faults: int = 0
+    worked: int = 0
+    failed: int = 0
+    killed: int = 0
+
+
+def break_everywhere(
+    work: Work, root: Path, kinds=KINDS, every: int = 1, over: tuple[bool, ...] = (False, True)
+) -> tuple[Tried, list[str]]:
+    """Every point of a job, every kind of fault; how many were tried and what did not hold.
+
+    every: only each so-many-th point. over: without and with old files under the outputs' names.
+    """
+    tried, findings = Tried(), []
+    for old in over if work.kept else (False,):
+        box = _Box(work, root, old)
+        seen = box.measure()
+        tried.points += len(seen)
+        for kind in kinds:
+            some = [at for at, what in enumerate(seen) if what in _ONLY.get(kind, seen)]
+            for at in some[::every]:
+                found = box.broken(kind, at, tried)
+                findings += [f"{'over' if old else 'new'} {kind} at {at}: {what}" for what in found]
+    return tried, findings
+
+
+class _Box:
+    def __init__(self, work: Work, root: Path, old: bool):
+        self.work, self.root, self.old = work, root, old
+        self.wanted: dict[str, bytes] = {}
+
+    def fresh(self) -> None:
+        for name in ("in", "out", "cache"):
+            shutil.rmtree(self.root / name, ignore_errors=True)
+            (self.root / name).mkdir()
+        self.work.prepare(self.root)
+        if self.old:
+            for name in self.work.outputs:
+                (self.root / "out" / name).write_bytes(b"old " + name.encode())
+        _forget_swept()
+
+    def measure(self) -> list[str]:
+        """The bytes of an unbroken run, twice, and its points."""
+        for _ in range(2):
+            self.fresh()
+            with under(layer := Layer(self.root)):
+                good = self.work.run(self.root, self.old)
+            found = {name: (self.root / "out" / name).read_bytes() for name in self.work.outputs}
+            assert good and found == (self.wanted or found), "the unbroken run is not the same each time"
+            self.wanted = found
+        return layer.seen
+
+    def broken(self, kind: str, at: int, tried: Tried) -> list[str]:
+        self.fresh()
+        inputs = _contents(self.root / "in")
+        layer = Layer(self.root, at, kind)
+        killed = kind.startswith("kill")
+        try:
+            good = _in_a_child(self.work.run, layer, self.old) if killed else self._try(layer)
+        except Exception as error:
+            return [f"{type(error).__name__}: {error} ({layer.hit})"]
+        if killed is not (good is None):
+            return [f"the fault did not come about ({layer.hit})"]
+        tried.faults += 1
+        tried.worked, tried.failed = tried.worked + (good is True), tried.failed + (good is False)
+        tried.killed += good is None
+        findings = self._whole(good, layer)
+        if _contents(self.root / "in") != inputs:
+            findings.append(f"an input changed ({layer.hit})")
+        _forget_swept()
+        if not self.work.kept and self.work.readable is None:
+            for name in self.work.outputs:
+                (self.root / "out" / name).unlink(missing_ok=True)
+        if not self.work.run(self.root, self.old or good is not False):
+            findings.append(f"the next run fails ({layer.hit})")
+        after = _contents(self.root / "out")
+        if after != self.wanted:
+            odd = sorted(n for n in after.keys() | self.wanted.keys() if after.get(n) != self.wanted.get(n))
+            findings.append(f"after the next run {odd} ({layer.hit})")
+        left = [name for name in _contents(self.root / "cache") if name.endswith(".part")]
+        if left:
+            findings.append(f"left in the cache: {left} ({layer.hit})")
+        return findings
+
+    def _try(self, layer: Layer) -> bool | None:
+        with under(layer):
+            good = self.work.run(self.root, self.old)
+        return good if layer.hit else None
+
+    def _whole(self, good: bool | None, layer: Layer) -> list[str]:
+        """Each output is the old one or the new one; all new after success, all old after a failure that was told."""
+        findings = []
+        for name in self.work.outputs:
+            path = self.root / "out" / name
+            found = path.read_bytes() if path.exists() else None
+            if self.work.readable is not None:
+                if found is not None and not self.work.readable(path):
+                    findings.append(f"{name} cannot be read ({layer.hit})")
+                continue
+            old = b"old " + name.encode() if self.old else None
+            if found not in (old, self.wanted[name]):
+                findings.append(f"{name} is neither old nor new: {len(found or b'')} bytes ({layer.hit})")
+            elif good and found != self.wanted[name]:
+                findings.append(f"success, but {name} is not there ({layer.hit})")
+            elif good is False and not self.old and found is not None:
+                findings.append(f"failure, but {name} is there ({layer.hit})")
+        return findings
+
+
+def _in_a_child(run: Callable[[Path, bool], bool], layer: Layer, force: bool) -> bool | None:
+    """The run in a forked process; None where that was killed, as it should."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        try:
+            with under(layer):
+                good = run(layer.root, force)
+            os._exit(0 if good else 1)
+        except BaseException:
+            os._exit(3)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return None
+    if os.WEXITSTATUS(status) == 3:
+        raise RuntimeError("a traceback on the way to the kill")
+    return os.WEXITSTATUS(status) == 0
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def _forget_swept() -> None:
+    """As if another process came."""
+    from lora_graft.io import atomic
+
+    atomic._swept.clear()
