@@ -76,7 +76,7 @@ class DistillReport(ReportText):
             return self.trouble
         if not self.source:
             return (
-                "Most of that error is noise that nothing could foretell, so a few percent can be the whole effect: "
+                "Part of that error is noise that nothing could foretell, so a few percent can be the whole effect: "
                 "compare the pictures before and after. Too little of it: more steps. The same pictures again "
                 "whatever the prompt: fewer steps, a lower rank or more pictures."
             )
