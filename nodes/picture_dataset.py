@@ -18,7 +18,8 @@ class PictureDataset(io.ComfyNode):
             display_name="Picture Dataset",
             category=CATEGORY,
             description="Your own pictures and captions, from which Distill Adapter trains a LoRA or a LoRA-X adapter "
-            "without source and LoRAs. Ten to fifty pictures; files are only read.",
+            "without source and LoRAs. Each picture is scaled to cover the size and cropped in the middle. Files are "
+            "only read.",
             search_aliases=["train lora from pictures", "image dataset", "training images", "captions", "lora-x"],
             is_input_list=True,  # so that pictures of several sizes arrive together
             is_output_node=True,
