@@ -38,7 +38,15 @@ from lora_graft.jobs.transfer.transfer import TransferSettings, transfer
 from lora_graft.kernels.distill.levels import squared_error
 
 DRAWING = Drawing(64, 64, 10, 3.0)
-RANKS = {"lora": 8, "lora-x": 48, "lora-x-diagonal": 192, "loha": 4, "lokr": 8, "dora": 8}
+KINDS = (
+    ("lora", 8),
+    ("lora-x", 48),  # a quarter of the width, the share that projection keeps
+    ("lora-x-diagonal", 48),
+    ("lora-x-diagonal", 192),
+    ("loha", 4),
+    ("lokr", 8),
+    ("dora", 8),
+)
 MOVES = {"B": "b", "C": "c"}
 CORE_RATES = (5e-4, 5e-3, 2e-2)  # TrainLoraNode's default, and higher ones for so few steps
 
@@ -98,7 +106,7 @@ def kinds(eye: Eye, counts: Sequence[int], steps: Sequence[int], effects: Sequen
     rows: dict[str, list[list[float]]] = {}
     for count in counts:
         for number in steps:
-            for kind, rank in RANKS.items():
+            for kind, rank in KINDS:
                 for effect in effects:
                     for seed in seeds:
                         begun = time.monotonic()
@@ -170,12 +178,10 @@ def beside_core(eye: Eye, steps: Sequence[int], seeds: Sequence[int]) -> list[st
         put("trained on 8,192 pictures, 500 steps", [files.read(eye.models["family_stripes_a"])], 0.0, seed)
     for number in steps:
         for seed in seeds:
-            for kind in ("lora", "lora-x"):
+            for kind, rank in KINDS[:2]:
                 begun = time.monotonic()
                 how = Training(number, batch=10, accumulation=1, seed=seed)
-                made = distill(
-                    dataset, None, plain, [], Distillation(kind=kind, rank=RANKS[kind], training=how)
-                ).adapter
+                made = distill(dataset, None, plain, [], Distillation(kind=kind, rank=rank, training=how)).adapter
                 put(f"Distill Adapter, {kind}, {number} steps", [made], time.monotonic() - begun, seed)
             for rate in CORE_RATES:
                 begun = time.monotonic()

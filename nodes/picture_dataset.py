@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from comfy_api.latest import io
 
 from ..choices import Dataset
@@ -124,6 +125,7 @@ def _gathered(folder: str, captions: list[str], images: list) -> tuple[list, lis
     return pictures, [file.name for file in found.pictures], texts, found.notes(texts_used=not written)
 
 
-def _encoded(vae, picture):
+def _encoded(vae, picture: torch.Tensor) -> torch.Tensor:
     host.check_cancelled()
-    return vae.encode(picture)
+    with torch.no_grad():
+        return vae.encode(picture)
