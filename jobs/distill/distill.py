@@ -278,8 +278,9 @@ def translated(dataset: Dataset, translate: Callable[[Tensor], Tensor] | None) -
             "The teacher's pictures must be decoded and encoded again, and a VAE is missing",
             hint="Connect the source's VAE and the target's VAE.",
         )
+    taught = translate(dataset.taught)
     plain = None if dataset.plain is None else translate(dataset.plain)
-    return replace(dataset, taught=translate(dataset.taught), plain=plain, target=None)
+    return replace(dataset, taught=taught, plain=plain, target=None)
 
 
 def build(
