@@ -109,7 +109,6 @@ def kinds(eye: Eye, counts: Sequence[int], steps: Sequence[int], effects: Sequen
             for kind, rank in KINDS:
                 for effect in effects:
                     for seed in seeds:
-                        begun = time.monotonic()
                         how = Training(number, batch=32, accumulation=1, seed=seed)
                         made = distill(
                             real_pictures(effect, count, seed),
@@ -118,7 +117,7 @@ def kinds(eye: Eye, counts: Sequence[int], steps: Sequence[int], effects: Sequen
                             [],
                             Distillation(kind=kind, rank=rank, training=how),
                         ).adapter
-                        figures = [time.monotonic() - begun, *eye.score("a", eye.drawn("a", made, seed), effect, seed)]
+                        figures = [*eye.score("a", eye.drawn("a", made, seed), effect, seed)]
                         for letter in MOVES.values():
                             for method in ("copy", "lora-x"):
                                 chosen = TransferSettings(method=method)
@@ -133,12 +132,12 @@ def kinds(eye: Eye, counts: Sequence[int], steps: Sequence[int], effects: Sequen
 
 def rows_of(rows: dict[str, list[list[float]]], names: Sequence[str]) -> list[str]:
     """Means over effects and seeds; but the Fréchet distance, every column is lift / class accuracy."""
-    lines = ["| way | s | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    lines = ["| way | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for row, found in rows.items():
-        seconds, *values = torch.tensor(found).mean(0).tolist()
+        values = torch.tensor(found).mean(0).tolist()
         cells = [f"{values[0]:.2f} / {values[1]:.2f}", f"{values[2]:.0f}"]
         cells += [f"{values[i]:.2f} / {values[i + 1]:.2f}" for i in range(3, len(values), 2)]
-        lines.append(f"| {row} | {seconds:.0f} | " + " | ".join(cells) + " |")
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return lines
 
 
