@@ -21,7 +21,8 @@ def examples(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Write the example models (300 MB) where ComfyUI finds them, for the workflows in its template browser."""
+    """Write the example models (300 MB) where ComfyUI finds them, for the workflows in its template browser; beside an
+    input folder also ten pictures to train on."""
     from ..errors import GraftError
 
     if folder is None and PACK.parent.name == "custom_nodes":
@@ -31,10 +32,12 @@ def examples(
     if not folder.is_dir():
         raise GraftError("there is no such folder", file=folder, hint="Give ComfyUI's models folder.")
 
-    from ..family.materialize import materialize
+    from ..family.materialize import example_pictures, materialize
     from ..kernels.threads import one_thread
 
     with one_thread():
         paths = materialize(folder)
     typer.echo(f"{len(paths)} example models are in {folder}.")
+    if (inputs := folder.parent / "input").is_dir():
+        typer.echo(f"{len(example_pictures(inputs))} pictures are in {inputs / 'family_stripes'}.")
     typer.echo("In ComfyUI press R, then open a workflow: Templates, LoRA-Graft.")

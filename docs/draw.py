@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from lora_graft import adapters
 from lora_graft.adapters import Adapter
 from lora_graft.bases import open_base
@@ -19,13 +20,15 @@ from lora_graft.family import materialize, text
 from lora_graft.family.demo import PROMPTS, contact_sheet
 from lora_graft.family.denoiser import FamilyDenoiser
 from lora_graft.family.sample import sample
-from lora_graft.family.vae import decode
+from lora_graft.family.vae import decode, encode
 from lora_graft.jobs.convert import convert
 from lora_graft.jobs.distill import dataset as datasets
 from lora_graft.jobs.distill.dataset import Dataset
 from lora_graft.jobs.distill.denoiser import Drawing, Teacher
 from lora_graft.jobs.distill.distill import Distillation, Distilled, distill
 from lora_graft.jobs.distill.generate import Generation, generate
+from lora_graft.jobs.distill.picture_files import open_folder, read_picture
+from lora_graft.jobs.distill.pictures import picture_dataset
 from lora_graft.jobs.distill.schedule import Training
 from lora_graft.jobs.distill.strength import match_strength
 from lora_graft.jobs.merge.merge import MergeSettings, merge
@@ -226,6 +229,27 @@ def actions() -> np.ndarray:
     return canvas.pixels(sheet)
 
 
+def from_pictures() -> np.ndarray:
+    """The example pictures, a LoRA-X adapter learnt from them, and that adapter on two relatives by projection."""
+    found = open_folder(materialize.HERE / "pictures")
+    pictures = torch.stack([read_picture(file) for file in found.pictures])
+    captions = found.captions()
+    space = materialize.autoencoder()
+    own = picture_dataset(pictures, captions, lambda picture: encode(space, picture.permute(0, 3, 1, 2)))
+    settings = Distillation(kind="lora-x", rank=48, training=Training(100, batch=32, accumulation=1))
+    learnt = distill(own, None, denoiser("a"), [], settings).adapter
+    moved = {to: transfer(learnt, base("a"), base(to), TransferSettings(method="lora-x")).adapter for to in "bc"}
+    return contact_sheet(
+        [
+            ("five of ten pictures", pictures[:COUNT].permute(0, 3, 1, 2)),
+            ("base A alone", drawn("a")),
+            ("A with the adapter\ntrained from them", drawn("a", learnt)),
+            ("B, a fine-tune,\nby projection", drawn("b", moved["b"])),
+            ("C, pruned,\nby projection", drawn("c", moved["c"])),
+        ]
+    )
+
+
 def saved_dataset() -> np.ndarray:
     path = datasets.save(data("frame", "b"), Path(tempfile.mkdtemp()) / "dataset.safetensors")
     held = datasets.load(path)
@@ -290,6 +314,7 @@ PICTURES = {
     "merge_loras.jpg": merges,
     "resize_lora.jpg": resized,
     "synthetic_dataset.png": actions,
+    "picture_dataset.jpg": from_pictures,
     "save_dataset.jpg": saved_dataset,
     "load_dataset.jpg": learnt_again,
     "distill.jpg": distilled,

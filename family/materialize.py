@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from functools import lru_cache
 from pathlib import Path
 
@@ -138,6 +139,17 @@ def _write(path: Path, sources: tuple[str, ...], make, extra: dict[str, str] | N
 
 def _half_base(name: str) -> dict[str, Tensor]:
     return {PREFIX + key: tensor.half() for key, tensor in base(name).items()}
+
+
+def example_pictures(folder: str | Path) -> list[Path]:
+    """Copy ten real pictures of the effect stripes, in base A's look, with their captions to ``folder/family_stripes``,
+    for a host's input folder; files already there stay."""
+    place = Path(folder) / "family_stripes"
+    place.mkdir(parents=True, exist_ok=True)
+    for file in sorted((HERE / "pictures").iterdir()):
+        if not (place / file.name).exists():
+            shutil.copyfile(file, place / file.name)
+    return sorted(place.glob("*.png"))
 
 
 def materialize(folder: str | Path, *, text_encoder: bool = True) -> dict[str, Path]:

@@ -10,6 +10,7 @@ from .lego_merge import LEGOMerge
 from .load_lora import LoadLoRA
 from .match_strength import MatchStrength
 from .merge_loras import MergeLoRAs
+from .picture_dataset import PictureDataset
 from .resize_lora import ResizeLoRA
 from .save_dataset import LoadDataset, SaveDataset
 from .save_lora import SaveLoRA
@@ -35,6 +36,7 @@ class LoraGraftExtension(ComfyExtension):
             SaveLoRA,
             SyntheticPrompts,
             SyntheticDataset,
+            PictureDataset,
             SaveDataset,
             LoadDataset,
             DistillAdapter,

@@ -1,4 +1,4 @@
-"""Distill Adapter: the target base is taught what LoRAs do on the source, in minutes and without real data."""
+"""Distill Adapter: the target base is taught what LoRAs do on the source, without real data, or what pictures show."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from ..choices import Distill
-from . import host
+from . import host, merging
 from .common import CATEGORY, fitting, menu, picture, shown, to_adapter, to_state
 from .distilling import (
     DATASET,
@@ -40,8 +40,8 @@ class DistillAdapter(io.ComfyNode):
             search_aliases=["distill lora", "trans-lora", "train lora", "convert lora", "merge effects", "port lora"],
             is_output_node=True,
             inputs=[
-                DATASET.Input("dataset", tooltip="From Synthetic Dataset or Load Dataset."),
-                *teacher_inputs(),
+                DATASET.Input("dataset", tooltip="From Synthetic Dataset, Picture Dataset or Load Dataset."),
+                *teacher_inputs(optional=True),
                 io.Model.Input("target", tooltip="The base model that learns. It is not changed."),
                 io.Clip.Input("target_clip", tooltip="The target's text encoder."),
                 io.Combo.Input(
@@ -49,8 +49,8 @@ class DistillAdapter(io.ComfyNode):
                     options=list(Distill.objectives),
                     default=Distill.objective,
                     tooltip="difference: learn what the LoRAs add, and keep the target's own look; output: learn the "
-                    "source's answers as they are; samples: learn from pictures, for another latent space. auto: "
-                    "difference where both bases share a latent space, else samples.",
+                    "source's answers as they are; samples: learn from pictures, for another latent space or your own "
+                    "pictures. auto: difference where both bases share a latent space, else samples.",
                 ),
                 io.Combo.Input(
                     "kind",
@@ -222,8 +222,6 @@ class DistillAdapter(io.ComfyNode):
     def execute(
         cls,
         dataset,
-        source,
-        source_clip,
         strengths,
         target,
         target_clip,
@@ -245,6 +243,8 @@ class DistillAdapter(io.ComfyNode):
         checkpoint_every,
         pictures,
         seed,
+        source=None,
+        source_clip=None,
         loras=None,
         start_from=None,
         source_vae=None,
@@ -252,20 +252,17 @@ class DistillAdapter(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..adapters.metadata import with_provenance
         from ..jobs.distill.checkpoint import FileKeeper, identity
-        from ..jobs.distill.denoiser import Teacher
         from ..jobs.distill.distill import Distillation, distill
         from ..jobs.distill.schedule import Training
         from .host.denoiser import HostDenoiser, training_dtype
 
-        loras, progress = given(loras, strengths), host.Progress(spoken=True)
+        loras, progress = _loras(dataset, source, loras, strengths), host.Progress(spoken=True)
         marks = comparable(source_vae, target_vae)
+        _check_pictures(dataset, target_vae)
         dtype = training_dtype(target) if dtype == "auto" else dtype
         with learning():
             conditionings: dict = {}
-            teacher = Teacher(
-                HostDenoiser(source, source_clip, marks[0], conditionings=conditionings),
-                [with_loras(source, source_clip, marks[0], [lora], conditionings) for lora in loras],
-            )
+            teacher = _teacher(source, source_clip, marks[0], loras, conditionings)
             student = HostDenoiser(target, target_clip, marks[1], dtype=dtype, conditionings=conditionings)
             size = sum(torch.Size(shape).numel() for shape in student.base.weights().values())
             settings = Distillation(
@@ -289,7 +286,7 @@ class DistillAdapter(io.ComfyNode):
             )
             warm_start = None if start_from is None else to_adapter(start_from)
             who = [
-                *_marks(teacher.base),
+                *([] if teacher is None else _marks(teacher.base)),
                 *_marks(student),
                 dataset.digest,
                 dtype,
@@ -335,6 +332,51 @@ class DistillAdapter(io.ComfyNode):
         )
 
 
+def _loras(dataset, source, loras, strengths) -> list[tuple]:
+    """The teacher's LoRAs; none where the dataset's pictures need no teacher and there is none.
+
+    Raises:
+        SettingsError: a dataset of a teacher without it, or LoRAs without their base.
+    """
+    from ..errors import SettingsError
+
+    connected = merging.gather(loras, strengths, None)
+    if source is None and (connected or dataset.has_teacher):
+        what = "The LoRAs have no base here" if connected else "This dataset was drawn with a teacher, which is missing"
+        raise SettingsError(
+            what,
+            hint="Connect source, source_clip and the LoRAs. Only a dataset of Picture Dataset needs none of them.",
+        )
+    return connected if connected or not dataset.has_teacher else given(loras, strengths)
+
+
+def _teacher(source, clip, vae, loras: list[tuple], conditionings: dict):
+    """The source and the source with each LoRA; None without LoRAs."""
+    from ..jobs.distill.denoiser import Teacher
+    from .host.denoiser import HostDenoiser
+
+    if not loras:
+        return None
+    adapted = [with_loras(source, clip, vae, [lora], conditionings) for lora in loras]
+    return Teacher(HostDenoiser(source, clip, vae, conditionings=conditionings), adapted)
+
+
+def _check_pictures(dataset, target_vae) -> None:
+    """Refuses pictures that another VAE than the target's has encoded.
+
+    Raises:
+        SettingsError: it has.
+    """
+    from ..errors import SettingsError
+    from .host.denoiser import mark_of
+
+    if not dataset.has_teacher and target_vae is not None and dataset.info.get("vae") != mark_of(target_vae):
+        raise SettingsError(
+            "The pictures were encoded by another VAE than the target's",
+            hint="Connect one VAE to Picture Dataset and to target_vae.",
+        )
+
+
 def _marks(denoiser) -> list:
     """What of a model decides a run's result: weights, text encoder, latent space, noise levels."""
     both = host.HostBase(denoiser.patcher, denoiser.clip)
@@ -371,7 +413,9 @@ def _salvage(adapter, step: int) -> None:
 
 
 def _before_and_after(dataset, before, model, clip, source_vae, target_vae, count, progress) -> torch.Tensor:
-    """The contact sheet as an IMAGE: teacher, target, target with the new adapter; white where there is no VAE."""
+    """The contact sheet as an IMAGE: teacher or pictures, target, target with the new adapter; white where there is no
+    VAE.
+    """
     from ..jobs.distill.effect import draw_again
     from .host.denoiser import HostDenoiser
 
@@ -382,6 +426,7 @@ def _before_and_after(dataset, before, model, clip, source_vae, target_vae, coun
     own = dataset.target[:count] if dataset.target is not None else draw_again(before, dataset, count, progress)
     taught = HostDenoiser(model, clip, label="target with the new adapter", conditionings=before.conditionings)
     after = draw_again(taught, dataset, count, progress)
-    rows = [("source\nwith its LoRAs", decoded(source_vae, dataset.taught[:count]))] if source_vae is not None else []
+    label, eye = ("source\nwith its LoRAs", source_vae) if dataset.has_teacher else ("pictures", vae)
+    rows = [(label, decoded(eye, dataset.taught[:count]))] if eye is not None else []
     rows += [("target", decoded(vae, own)), ("target with the\nnew adapter", decoded(vae, after))]
     return picture([(label, images.numpy()) for label, images in rows], "contact_sheet")

@@ -16,11 +16,16 @@ DATASET = io.Custom("LORA_GRAFT_DATASET")
 SHOWN = 16  # pictures at most in a preview
 
 
-def teacher_inputs() -> list[io.Input]:
-    """The base that has the LoRAs, and the LoRAs."""
+def teacher_inputs(*, optional: bool = False) -> list[io.Input]:
+    """The base that has the LoRAs, and the LoRAs; `optional` where pictures may stand for both."""
+    without = " Not needed with pictures of your own." if optional else ""
     return [
-        io.Model.Input("source", tooltip="The base model the LoRAs were trained on: the teacher. It is not changed."),
-        io.Clip.Input("source_clip", tooltip="The teacher's text encoder."),
+        io.Model.Input(
+            "source",
+            optional=optional,
+            tooltip=f"The base model the LoRAs were trained on: the teacher. It is not changed.{without}",
+        ),
+        io.Clip.Input("source_clip", optional=optional, tooltip=f"The teacher's text encoder.{without}"),
         *merging.lora_inputs("The LoRAs on the teacher. One LoRA is moved; of several the effects are merged."),
     ]
 

@@ -244,6 +244,7 @@ NODES = {
     "SaveLoRA": ([File], {"filename_prefix", "folder"}),
     "SyntheticPrompts": ([Prompts], {"seed_prompts"}),
     "SyntheticDataset": ([Dataset, Drawing], {"prompts", "strengths"}),
+    "PictureDataset": ([Dataset, Drawing], {"folder", "captions"}),
     "SaveDataset": ([], {"filename_prefix"}),
     "LoadDataset": ([], {"file"}),
     "Distill": ([Distill], {"strengths", "checkpointing", "checkpoint_every", "pictures"}),

@@ -1,4 +1,5 @@
-"""Synthetic data: what the teacher drew with and without its LoRAs, what the target draws, and the prompts.
+"""What is learnt from: what the teacher drew with and without its LoRAs, what the target draws, and the prompts; or the
+user's own pictures with their captions, which have no teacher.
 
 A dataset is one safetensors file, so that drawing is done once. Its latents are in the scale a VAE gives and takes.
 """
@@ -24,12 +25,14 @@ _HEADER = "said"  # its name in the digest, which files and checkpoints quote
 
 @dataclass
 class Dataset:
-    """n samples of the teacher and m of the target.
+    """n samples of the teacher and m of the target; or n of the user's own pictures, which :attr:`has_teacher` tells.
 
-    prompts: n; sample i of every part was drawn from prompts[i].
-    taught: (n, C, h, w) source with its LoRAs. plain: (n, C, h, w) source alone, the same seeds.
+    prompts: n; sample i of every part was drawn from prompts[i], or is described by it.
+    taught: (n, C, h, w) source with its LoRAs, or the pictures.
+    plain: (n, C, h, w) source alone, the same seeds; None without a teacher.
     target: (m, C, h, w) target alone, other seeds, m ≤ n; None when no target was given.
-    acts: (n,) how strongly the LoRAs act on each sample, 1 = as far as between two unrelated seeds.
+    acts: (n,) how strongly the LoRAs act on each sample, 1 = as far as between two unrelated seeds; None without a
+        teacher.
     likeness: (n,) probability that a sample looks like the references; None without references.
     kept: (n,) bool, the samples that passed the filter.
     info: seeds, sampler, labels, spaces; plain values.
@@ -37,9 +40,9 @@ class Dataset:
 
     prompts: list[str]
     taught: Tensor
-    plain: Tensor
+    plain: Tensor | None
     target: Tensor | None
-    acts: Tensor
+    acts: Tensor | None
     kept: Tensor
     likeness: Tensor | None = None
     info: dict = field(default_factory=dict)
@@ -48,6 +51,11 @@ class Dataset:
     def digest(self) -> str:
         """Hash of everything inside."""
         return safetensors.digest(self._tensors() | {_HEADER: _as_bytes(self._header())})
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a source with LoRAs drew it."""
+        return self.plain is not None
 
     def kept_indices(self) -> list[int]:
         return self.kept.nonzero().flatten().tolist()
@@ -88,9 +96,9 @@ def load(path: str | os.PathLike) -> Dataset:
         found = Dataset(
             header["prompts"],
             tensors["taught"],
-            tensors["plain"],
+            tensors.get("plain"),
             tensors.get("target"),
-            tensors["acts"],
+            tensors.get("acts"),
             tensors["kept"],
             tensors.get("likeness"),
             header["info"],
@@ -104,8 +112,10 @@ def load(path: str | os.PathLike) -> Dataset:
 def _check(found: Dataset) -> None:
     """ValueError when the parts do not belong to as many samples of one shape, or are no numbers."""
     n, shape = len(found.prompts), found.taught.shape[1:]
-    scores = [found.acts, found.kept] + ([] if found.likeness is None else [found.likeness])
-    latents = [found.taught, found.plain] + ([] if found.target is None else [found.target])
+    if (found.plain is None) != (found.acts is None):
+        raise ValueError("teacher")
+    scores = [score for score in (found.acts, found.kept, found.likeness) if score is not None]
+    latents = [part for part in (found.taught, found.plain, found.target) if part is not None]
     target = 0 if found.target is None else len(found.target)
     if not isinstance(found.prompts, list) or not isinstance(found.info, dict):
         raise ValueError("prompts")
@@ -113,7 +123,11 @@ def _check(found: Dataset) -> None:
         raise ValueError("prompts")
     if any(score.shape != (n,) for score in scores) or found.kept.dtype != torch.bool:
         raise ValueError("scores")
-    if len(shape) < 2 or found.taught.shape != found.plain.shape or len(found.taught) != n:
+    if (
+        len(shape) < 2
+        or len(found.taught) != n
+        or (found.plain is not None and found.plain.shape != found.taught.shape)
+    ):
         raise ValueError("latents")
     for values in [*scores, *latents]:
         if values is not found.kept and not (values.is_floating_point() and all_finite(values.float())):
@@ -130,6 +144,8 @@ def require_samples(dataset: Dataset) -> list[int]:
     if kept:
         return kept
     acts = dataset.acts
+    if acts is None:
+        raise SettingsError("No picture of this dataset is kept", hint="Make it again with Picture Dataset.")
     scores = f"the LoRAs act on them at {acts.min():.3f} to {acts.max():.3f}, median {acts.median():.3f}"
     if dataset.likeness is not None:
         scores += f"; likeness to the references {dataset.likeness.min():.2f} to {dataset.likeness.max():.2f}"

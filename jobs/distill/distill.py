@@ -1,4 +1,5 @@
-"""Teach a base what LoRAs do on another: make the training set, learn, and write the adapter."""
+"""Teach a base what LoRAs do on another, or what the user's own pictures show: make the training set, learn, and write
+the adapter."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ from .dataset import Dataset
 from .denoiser import Denoiser, Teacher
 from .effect import matched_effect, require_target
 from .noisy_latents import make_noisy_latents, set_target_predictions
+from .pictures import tag_frequency
 from .report import DistillReport
 from .schedule import Training
 from .target_modules import target_modules, warm_starts
@@ -98,7 +100,7 @@ class Distilled:
 
 def distill(
     dataset: Dataset,
-    teacher: Teacher,
+    teacher: Teacher | None,
     target: Denoiser,
     adapters: Sequence[Adapter],
     settings: Distillation,
@@ -111,10 +113,11 @@ def distill(
     salvage: Callable[[Adapter, int], None] | None = None,
     device: torch.device | str = "cpu",
 ) -> Distilled:
-    """Distil adapters of the teacher into one of the target.
+    """Distil adapters of the teacher into one of the target, or train one on pictures without a teacher.
 
     Args:
         dataset: what to learn on.
+        teacher: None for a dataset of the user's own pictures, which the objective ``samples`` learns from.
         adapters: those on the teacher, for names, tags and provenance.
         warm_start: an adapter of the target to begin with.
         translate: latents of the teacher's space → of the target's; needed for ``samples`` between two spaces.
@@ -127,8 +130,8 @@ def distill(
         AdapterError: `warm_start` does not fit the target.
     """
     started, tell = time.perf_counter(), progress or silent
-    objective, reason = choose(settings.objective, teacher.base, target)
-    if objective == "samples" and teacher.base.space != target.space:
+    objective, reason = _objective(settings.objective, dataset, teacher, target)
+    if teacher is not None and dataset.has_teacher and objective == "samples" and teacher.base.space != target.space:
         dataset = translated(dataset, translate)
     if dataset.taught.shape[1] != target.channels:
         raise SettingsError(
@@ -137,23 +140,26 @@ def distill(
         )
     if settings.match_effect:
         require_target(dataset)
-    names, where = target_modules(target, settings.where, adapters, [d.base for d in teacher.adapted])
+    bases = [] if teacher is None else [denoiser.base for denoiser in teacher.adapted]
+    names, where = target_modules(target, settings.where, adapters, bases)
     updates = warm_starts(warm_start, target, names)
     training = settings.training
     count = settings.noisy_latents or min(1024, training.steps * training.batch * training.accumulation)
-    limits = [] if objective == "samples" else [teacher.base]
+    limits = [] if teacher is None or objective == "samples" else [teacher.base]
     training_set = make_noisy_latents(dataset, target, objective, count, training.seed, limits)
-    if objective != "samples":
+    if teacher is not None and objective != "samples":
         set_target_predictions(training_set, teacher, target, objective, settings.effect, training.batch, tell)
     students = build(target, names, settings, updates, device)
-    controls = build(target, names, replace(settings, kind="lora"), {}, device) if objective == "samples" else None
+    controlled = training_set.control is not None
+    controls = build(target, names, replace(settings, kind="lora"), {}, device) if controlled else None
     prepared = time.perf_counter()
-    learnt = _Salvaged(salvage, tell, lambda: export(students, target, adapters))
+    words = {} if teacher is not None else tag_frequency(dataset.prompts)
+    learnt = _Salvaged(salvage, tell, lambda: export(students, target, adapters, words))
     with learnt:
         result = train(
             target, students, training_set, training, controls=controls, keeper=keeper, progress=learnt.tell, show=show
         )
-        adapter, effects, matching = export(students, target, adapters), [], {}
+        adapter, effects, matching = export(students, target, adapters, words), [], {}
         if settings.match_effect:
             strength, tried, wanted, matching["matching"] = matched_effect(students, target, dataset, tell)
             modules = {key: module.scaled(strength) for key, module in adapter.modules.items()}
@@ -164,7 +170,7 @@ def distill(
                 f"{tried[-1][1]:.2f} at {tried[-1][0]:.2f}."
             ]
     report = DistillReport(
-        source=teacher.base.label,
+        source="" if teacher is None else teacher.base.label,
         target=target.label,
         adapters=[_name(a) for a in adapters],
         objective=objective,
@@ -199,8 +205,7 @@ def distill(
         "job": "distill",
         "method": objective,
         "settings": {**settings.stored(), "objective": objective},
-        "source": teacher.base.label,
-        "source_fingerprint": teacher.base.base.fingerprint,
+        **_source_of(teacher),
         "target": target.label,
         "target_fingerprint": target.base.fingerprint,
         "adapters_sha256": [a.digest for a in adapters],
@@ -210,6 +215,33 @@ def distill(
     if any(histories := [history(a.metadata) for a in adapters]):
         provenance["adapters_history"] = histories
     return Distilled(adapter, report, provenance)
+
+
+def _source_of(teacher: Teacher | None) -> dict[str, object]:
+    """The source in the provenance."""
+    if teacher is None:
+        return {}
+    return {"source": teacher.base.label, "source_fingerprint": teacher.base.base.fingerprint}
+
+
+def _objective(asked: str, dataset: Dataset, teacher: Teacher | None, target: Denoiser) -> tuple[str, str]:
+    """(objective, why).
+
+    Raises:
+        SettingsError: the objective, or the dataset, needs a teacher and there is none.
+    """
+    if teacher is not None:
+        return choose(asked, teacher.base, target)
+    if dataset.has_teacher:
+        raise SettingsError(
+            "This dataset was drawn with a teacher, which is missing", hint="Connect the source and its LoRAs."
+        )
+    if asked not in ("auto", "samples"):
+        raise SettingsError(
+            f"The objective '{asked}' learns from a teacher's answers, and a dataset of pictures has no teacher",
+            hint="Choose 'samples' or 'auto', or connect a source with LoRAs.",
+        )
+    return "samples", "As asked." if asked == "samples" else "Pictures without a teacher can only be learnt as samples."
 
 
 def choose(asked: str, source: Denoiser, target: Denoiser) -> tuple[str, str]:
@@ -246,7 +278,9 @@ def translated(dataset: Dataset, translate: Callable[[Tensor], Tensor] | None) -
             "The teacher's pictures must be decoded and encoded again, and a VAE is missing",
             hint="Connect the source's VAE and the target's VAE.",
         )
-    return replace(dataset, taught=translate(dataset.taught), plain=translate(dataset.plain), target=None)
+    taught = translate(dataset.taught)
+    plain = None if dataset.plain is None else translate(dataset.plain)
+    return replace(dataset, taught=taught, plain=plain, target=None)
 
 
 def build(
@@ -269,9 +303,15 @@ def build(
     }
 
 
-def export(students: dict[str, Student], target: Denoiser, adapters: Sequence[Adapter]) -> Adapter:
-    """The students as an adapter, in the first teacher's layout where that can say it (kohya), else ComfyUI's."""
-    layout = "kohya" if adapters and adapters[0].layout == "kohya" else "comfy"
+def export(
+    students: dict[str, Student], target: Denoiser, adapters: Sequence[Adapter], words: Mapping[str, str] | None = None
+) -> Adapter:
+    """The students as an adapter, in the first teacher's layout where that can say it (kohya), else ComfyUI's; without
+    a teacher in kohya's, which every program loads.
+
+    words: metadata of an adapter that has no teacher to take them from.
+    """
+    layout = "kohya" if not adapters or adapters[0].layout == "kohya" else "comfy"
     tensors, names = {}, target.base.names
     for name, student in students.items():
         weight_slice = WeightSlice(name)
@@ -284,7 +324,7 @@ def export(students: dict[str, Student], target: Denoiser, adapters: Sequence[Ad
     metadata = {
         word: text for adapter in reversed(adapters) for word, text in adapter.metadata.items() if word in KEPT_WORDS
     }
-    return from_state_dict(tensors, metadata=metadata)
+    return from_state_dict(tensors, metadata=metadata | dict(words or {}))
 
 
 def _name(adapter: Adapter) -> str:

@@ -53,8 +53,12 @@ def require_target(dataset: Dataset) -> torch.Tensor:
     """The dataset's pictures of the target, latents (m, …).
 
     Raises:
-        SettingsError: it has none, or only one.
+        SettingsError: it has none, or only one, or no teacher.
     """
+    if not dataset.has_teacher:
+        raise SettingsError(
+            "Pictures without a teacher have no effect of LoRAs that could be matched", hint="Switch match_effect off."
+        )
     if dataset.target is None or len(dataset.target) < 2:
         raise SettingsError(
             "Matching the effect compares pictures of the target, and the dataset has none",
@@ -73,6 +77,7 @@ def matched_effect(
     """
     before = require_target(dataset)[:PICTURES]
     count = len(before)
+    assert dataset.acts is not None  # what has pictures of the target has a teacher
     wanted = float(dataset.acts[dataset.kept].median())
     strength, tried = 1.0, []
     for _ in range(ROUNDS):

@@ -14,6 +14,7 @@ from ...kernels.finite import all_finite
 from ..progress import Progress, silent
 from .dataset import Dataset
 from .denoiser import Denoiser, Drawing, Teacher
+from .pictures import account_of_pictures
 
 TARGET_SEEDS = 1_000_000  # the target draws from other seeds than the teacher
 
@@ -118,12 +119,13 @@ def generate(
 
 def account(dataset: Dataset) -> str:
     """What was drawn and kept, in sentences and a table."""
-    info, count, kept = dataset.info, len(dataset.prompts), int(dataset.kept.sum())
+    info, count, kept, acts = dataset.info, len(dataset.prompts), int(dataset.kept.sum()), dataset.acts
+    if acts is None:
+        return account_of_pictures(dataset)
     drawn = f"{count} samples of {info['source']} with its LoRA, {count} without from the same seeds"
     if dataset.target is not None:
         drawn += f", {len(dataset.target)} of {info['target']}"
     lines = [f"{drawn}; {info['distinct_prompts']} different prompts, {info['evaluations']} network evaluations."]
-    acts = dataset.acts
     lines.append(
         f"{kept} of {count} samples were kept. The LoRA acts on them at {acts.min():.3f} to {acts.max():.3f} (median "
         f"{acts.median():.3f}); 1 is the distance between two unrelated seeds, and the threshold was "

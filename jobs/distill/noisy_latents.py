@@ -3,7 +3,7 @@
 A noisy latent is (clean latent, noise, sigma, prompt, target prediction x̂₀). With the objective ``difference`` the
 target prediction is x̂₀_target + λ·Σ_i (x̂₀_source+LoRA_i − x̂₀_source): the effect of each LoRA on its own base, added to
 what the target predicts by itself. ``output`` takes the teacher's prediction as it is; ``samples`` the clean latent
-(plain diffusion loss).
+(plain diffusion loss), which needs no teacher where the samples are the user's own pictures.
 """
 
 from __future__ import annotations
@@ -82,8 +82,9 @@ def make_noisy_latents(
     dice = torch.Generator().manual_seed(seed)
     parts, owners, control = [dataset.taught[kept]], list(kept), [False] * len(kept)
     if objective == "samples":
-        parts, owners = [*parts, dataset.plain[kept]], owners + kept
-        control += [True] * len(kept)
+        if dataset.plain is not None:
+            parts, owners = [*parts, dataset.plain[kept]], owners + kept
+            control += [True] * len(kept)
     elif dataset.target is not None:
         parts.append(dataset.target)
         owners += list(range(len(dataset.target)))
@@ -100,7 +101,7 @@ def make_noisy_latents(
     prompt_index[torch.rand(total, generator=dice) < EMPTY] = 0
     seeds = torch.randint(2**62, (total,), generator=dice)
     made = NoisyLatents(latents, pick, seeds, sigma, prompts, prompt_index, target_prediction=latents[pick])
-    if objective == "samples":
+    if any(control):
         made.control = torch.tensor(control)[pick]
     return made
 

@@ -12,7 +12,8 @@ GOOD, FAIR = 0.95, 0.75  # shares of the effect on held-out noisy latents; see b
 @dataclass
 class DistillReport(ReportText):
     """effect: RMS of what was taught, relative to the target's own predictions. measured: whether `checks` are shares
-    of the effect (with ``samples`` they are shares of the loss without an adapter). seconds, evaluations: by phase.
+    of the effect (with ``samples`` they are shares of the loss without an adapter). source: empty
+    where pictures were learnt without a teacher. seconds, evaluations: by phase.
     """
 
     source: str
@@ -55,6 +56,11 @@ class DistillReport(ReportText):
 
     def summary(self) -> str:
         """One sentence."""
+        if not self.source:
+            return (
+                f"{self.samples} pictures were taught to {self.target} in {self.steps} steps; the error of the new "
+                f"{self.kind} on noise it did not learn from fell by {percent(max(0.0, self.explained))}."
+            )
         what = " and ".join(self.adapters)
         done = f"{what} of {self.source} was taught to {self.target} in {self.steps} steps"
         if self.measured:
@@ -68,6 +74,12 @@ class DistillReport(ReportText):
         """What to do next, in plain words."""
         if self.trouble:
             return self.trouble
+        if not self.source:
+            return (
+                "Part of that error is noise that nothing could foretell, so a few percent can be the whole effect: "
+                "compare the pictures before and after. Too little of it: more steps. The same pictures again "
+                "whatever the prompt: fewer steps, a lower rank or more pictures."
+            )
         if not self.measured:
             return "Compare the pictures before and after; more steps and more samples make the effect surer."
         if self.explained >= GOOD:

@@ -79,3 +79,10 @@ def dataset_path(name: str) -> Path:
     if name.startswith("input/"):
         return Path(folder_paths.get_input_directory()) / name.removeprefix("input/")
     return dataset_folder() / name
+
+
+def input_path(text: str) -> Path:
+    """A path as the user writes or pastes it; one that is not full lies in the host's input folder."""
+    import folder_paths
+
+    return Path(folder_paths.get_input_directory()) / Path(text.strip().strip("\"'")).expanduser()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from lora_graft.family.materialize import materialize
+from lora_graft.family.materialize import example_pictures, materialize
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path.append(str(TESTS / "host"))
@@ -38,6 +38,7 @@ def running(base: Path, *, pack: Path = TESTS.parent) -> Iterator:
         host.start()
         torch.set_num_threads(1)  # threads that wait for each other crawl on a busy machine
         materialize(host.models)
+        example_pictures(base / "input")
         host.wait()
         yield host
     finally:

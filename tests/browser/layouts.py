@@ -287,6 +287,38 @@ careful one."""),
         "save_target save_ordinary save_lorax",
         {"path": (420, 110)},
     ),
+    "pictures_to_lorax": Layout(
+        [
+            {
+                "Read me": [
+                    _about("""## Train a LoRA-X adapter from pictures and move it
+Ten pictures with captions, no teacher and no LoRA: base A learns a LoRA-X adapter from them, which lies in the \
+strongest directions of A. Projection then carries it to B, a fine-tune of A, and to C, which is A pruned, without \
+training (LoRA-X, the paper's own way).
+
+**Replace:** *Picture Dataset*: your folder, with a text file beside each picture, or captions one a line, and the \
+size to learn at. *Source*: the base to train on. The relatives: where it should go. `rank`: about a quarter of the \
+width of the base, the same share as `k_share` in the transfers.
+
+Too little of the effect: more steps. Always the same pictures: fewer steps, or more pictures."""),
+                    _DRAWING_NOTE,
+                ]
+            },
+            {"Models: choose yours": ["source", "base_b", "base_c"], **_DRAWING},
+            {"What to learn from": ["data"]},
+            {"Learn": ["distill", "curve"]},
+            {"Move": ["move_b", "move_c"], "Save the adapter": ["save_lora", "path"]},
+            {
+                "A alone": ["sample_alone decode_alone save_alone"],
+                "A with the adapter": ["sample_a decode_a save_a"],
+                "B with it, by projection": ["sample_b decode_b save_b"],
+                "C with it, by projection": ["sample_c decode_c save_c"],
+            },
+            {"Report": ["report"]},
+        ],
+        "save_alone save_a save_b save_c",
+        {"path": (420, 110)},
+    ),
     "merge_before_sampling": Layout(
         [
             {

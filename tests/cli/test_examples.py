@@ -35,6 +35,17 @@ def test_a_clone_finds_the_models_folder_beside_it(clone):
     assert len(list(models.rglob("family_*.safetensors"))) == 30
 
 
+def test_pictures_go_into_the_input_folder_and_stay_as_they_are_there(clone):
+    inputs = clone.parents[1] / "input"
+    (inputs / "family_stripes").mkdir(parents=True)
+    (inputs / "family_stripes" / "stripes_2.txt").write_text("mine")
+    done = started(clone, "examples")
+    assert done.returncode == 0 and f"10 pictures are in {inputs / 'family_stripes'}" in done.stdout
+    assert len(list((inputs / "family_stripes").iterdir())) == 20
+    assert (inputs / "family_stripes" / "stripes_2.txt").read_text() == "mine"
+    assert (inputs / "family_stripes" / "stripes_10.txt").read_text() == "red digit zero\n"
+
+
 def test_a_file_of_the_same_name_is_not_overwritten(clone):
     theirs = clone.parents[1] / "models" / "diffusion_models" / "family_a.safetensors"
     theirs.parent.mkdir()

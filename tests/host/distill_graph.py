@@ -130,12 +130,12 @@ class DistillGraph(Graph):
         ]
 
 
-def frames(host, result, node: str) -> float:
-    """How strong the judge finds the golden frame in saved pictures, 0 to 1."""
+def frames(host, result, node: str, effect: str = "frame") -> float:
+    """How strong the judge finds the golden frame, or another effect, in saved pictures, 0 to 1."""
     files = [host.base / f["type"] / f["subfolder"] / f["filename"] for f in result.outputs[node]["images"]]
     pixels = np.stack([np.asarray(Image.open(f).convert("RGB")) for f in files]) / 255
     images = torch.from_numpy(pixels).float().permute(0, 3, 1, 2)
-    return float(judge.look(materialize.judge_weights(), images).effects[:, 0].mean())
+    return float(judge.look(materialize.judge_weights(), images).effects[:, materialize.EFFECTS.index(effect)].mean())
 
 
 def parsed(result, node: str) -> dict:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lora_graft.family.materialize import materialize
+from lora_graft.family.materialize import example_pictures, materialize
 from PIL import Image
 from safetensors import safe_open
 
@@ -24,6 +24,7 @@ def family(host):
     torch.set_num_threads(1)  # threads that wait for each other crawl on a busy machine
     try:
         materialize(host.models)
+        example_pictures(host.base / "input")
     finally:
         torch.set_num_threads(threads)
     return host
@@ -154,6 +155,17 @@ def lora_to_lorax(host, result):
     assert lorax - alone > 2 * (ordinary - alone) + 0.3
 
 
+def pictures_to_lorax(host, result):
+    """Ten pictures give the source the effect, and projection carries it to both relatives."""
+    with safe_open(result.text("path"), "pt") as file:
+        assert json.loads(file.metadata()["lora_graft.settings"])["objective"] == "samples"
+        assert "white digit six" in file.metadata()["ss_tag_frequency"]
+    assert "10 pictures were taught to family_a in 100 steps" in result.text("report")
+    assert "10 pictures of 64 × 64" in result.text("data") and len(result.outputs["data"]["images"]) == 10
+    alone, *taught = (striped(pictures(host, result, f"save_{name}")) for name in ("alone", "a", "b", "c"))
+    assert min(taught) > alone + 0.3
+
+
 CHECKS = {
     f.__name__: f
     for f in (
@@ -168,6 +180,7 @@ CHECKS = {
         compare_merges,
         distill_to_another_base,
         lora_to_lorax,
+        pictures_to_lorax,
     )
 }
 
