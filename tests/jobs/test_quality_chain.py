@@ -6,19 +6,26 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import quality_chain
+import quality_distill
 from lora_graft.family import materialize
-from quality_distill import Bench
 
 SEED = 1000
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
-    return Bench(materialize.materialize(tmp_path_factory.mktemp("models"), text_encoder=False), 10, ["frame"])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # threads that wait for each other crawl on a busy machine
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quality_distill, "DRAWING", replace(quality_distill.DRAWING, steps=2))
+        models = materialize.materialize(tmp_path_factory.mktemp("models"), text_encoder=False)
+        yield quality_distill.Bench(models, 10, ["frame"])
+    torch.set_num_threads(threads)
 
 
 def test_a_chain_goes_on_from_the_last_base_reached(bench, tmp_path):
