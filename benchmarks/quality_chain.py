@@ -239,22 +239,24 @@ def kinds(bench: Bench, results: Results, seeds: Sequence[int], targets: str = "
                 results.figures(*key, kind, seed, effect, make=partial(figures, here, effect, target, seed, kind))
 
 
-PARTS = {"chain": chain, "scaling": scaling, "kinds": kinds}
+PARTS = ("chain", "scaling", "kinds")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS), metavar="PART")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=PARTS, metavar="PART")
     parser.add_argument("--folder", type=Path, default=Path("out/quality_chain"), help="for results, tables, adapters")
     parser.add_argument("--effects", nargs="+", choices=materialize.EFFECTS, default=materialize.EFFECTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1000, 2000])
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="of the part chain")
     parser.add_argument("--pictures", type=int, default=80, help="pictures per set, at best a multiple of 40")
     options = parser.parse_args()
     torch.set_num_threads(1)
     models = materialize.materialize(options.folder / "models", text_encoder=False)
     bench, results = Bench(models, options.pictures, options.effects), Results(options.folder)
+    parts = {"chain": partial(chain, ways={way: WAYS[way] for way in options.ways}), "scaling": scaling, "kinds": kinds}
     for part in options.parts:
-        PARTS[part](bench, results, options.seeds)
+        parts[part](bench, results, options.seeds)
     print(results.markdown())
 
 

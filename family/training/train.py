@@ -16,6 +16,7 @@ from torch import Tensor
 from ...io import safetensors
 from .. import judge, materialize, model, store, vae
 from . import data
+from .concept import ConceptPool, train_head
 from .learn import Log, Pool, any_picture, fit, random_effects, rate
 
 Weights = dict[str, Tensor]
@@ -61,14 +62,16 @@ def train_base(name: str, pool: Pool, first: Weights, *, steps: int, peak: float
     return fit(f"base {name}", first, lambda p: {**rest, **p}, pool, steps=steps, peak=peak, batch=64, seed=seed)
 
 
-def train_lora(stage: str, weights: Weights, pool: Pool, *, steps: int = 500, seed: int) -> Weights:
-    """A LoRA of rank 8 on every linear of the image blocks; kohya's names. ``weights`` may have any depth."""
+def train_lora(
+    stage: str, weights: Weights, pool: Pool, *, steps: int = 500, seed: int, rank: int = materialize.RANK
+) -> Weights:
+    """A LoRA on every linear of the image blocks; kohya's names. ``weights`` may have any depth."""
     random = torch.Generator().manual_seed(seed)
     factors = {}
     for name in model.lora_targets(model.depth_of(weights)):
         rows, columns = weights[f"{name}.weight"].shape
-        factors[f"{name}.up"] = torch.zeros(rows, materialize.RANK)
-        factors[f"{name}.down"] = torch.randn(materialize.RANK, columns, generator=random) / columns**0.5
+        factors[f"{name}.up"] = torch.zeros(rows, rank)
+        factors[f"{name}.down"] = torch.randn(rank, columns, generator=random) / columns**0.5
 
     def patched(p: Weights) -> Weights:
         names = [name.removesuffix(".up") for name in p if name.endswith(".up")]
@@ -186,6 +189,16 @@ class Family:
         stage, seed = f"{effect}_lorax_a", 2000 + data.EFFECTS.index(effect)
         return self.keep(stage, lambda: train_lorax(stage, self.base("a"), self.pool("a", effect), seed=seed))
 
+    def concept(self, name: str) -> Weights:
+        """The LoRA of the new class on a base in the look of night and the common latent space."""
+        stage, seed = f"{materialize.CONCEPT}_{name}", 3000 + ord(name)
+
+        def make() -> Weights:
+            pool = ConceptPool(store.rounded(self.autoencoder()), 8192, seed=30)
+            return train_lora(stage, self.base(name), pool, seed=seed, rank=materialize.CONCEPT_RANK)
+
+        return self.keep(stage, make)
+
     def pack(self, folder: Path) -> None:
         """Write the compact files that the repository carries."""
         for stage in AUTOENCODERS:
@@ -198,9 +211,14 @@ class Family:
                 safetensors.save(folder / f"{effect}_{name}.safetensors", lora, overwrite=True)
             cores = {key: core.half() for key, core in self.lorax(effect).items()}
             safetensors.save(folder / f"{effect}_lorax_a.safetensors", cores, overwrite=True)
+        for name in materialize.CONCEPT_BASES:
+            lora = kohya_file(self.concept(name), name)
+            safetensors.save(folder / f"{materialize.CONCEPT}_{name}.safetensors", lora, overwrite=True)
         judged = self.judge()
         kept = {**{n: w.half() for n, w in judged.items()}, **real_features(judged)}
         safetensors.save(folder / "judge.safetensors", kept, overwrite=True)
+        head = train_head({n: w.half().float() for n, w in judged.items()})
+        safetensors.save(folder / f"judge_{materialize.CONCEPT}.safetensors", head, overwrite=True)
 
 
 def kohya_file(factors: Weights, base_name: str) -> Weights:
@@ -216,7 +234,7 @@ def kohya_file(factors: Weights, base_name: str) -> Weights:
         key = materialize.kohya(".".join(parts))
         tensors[f"{key}.lora_up.weight"] = factors[name].half()
         tensors[f"{key}.lora_down.weight"] = factors[f"{stem}.down"].half()
-        tensors[f"{key}.alpha"] = torch.tensor(float(materialize.RANK), dtype=torch.float16)
+        tensors[f"{key}.alpha"] = torch.tensor(float(factors[name].shape[1]), dtype=torch.float16)
     return tensors
 
 
@@ -236,7 +254,9 @@ def real_features(weights: Weights, count: int = 2048) -> Weights:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "stage", nargs="+", help="all, pack, autoencoder, autoencoder_v, judge, base:a, frame:b, frame:x (LoRA-X) …"
+        "stage",
+        nargs="+",
+        help="all, pack, autoencoder, autoencoder_v, judge, base:a, frame:b, frame:x (LoRA-X), star:a …",
     )
     parser.add_argument("--out", type=Path, default=Path("out/family"), help="folder of the checkpoints")
     parser.add_argument("--threads", type=int, default=0)
@@ -254,6 +274,8 @@ def main() -> None:
             family.trained(which)
         elif what in data.EFFECTS:
             family.lorax(what) if which == "x" else family.lora(what, which)
+        elif what == materialize.CONCEPT:
+            family.concept(which)
         elif what == "judge":
             print(judge_report(family.judge()))
         else:
