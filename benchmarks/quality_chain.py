@@ -1,6 +1,7 @@
-"""What is lost from base to base, with little data and between kinds: ``python benchmarks/quality_chain.py PART …``.
+"""What is lost from base to base, with little data and between kinds: ``python benchmarks/quality_chain.py``.
 
-Parts: ``chain`` (A's LoRAs taken A → B → C → S → W and back to A, each hop's result being what the next one has),
+Parts (``--only``): ``chain`` (A's LoRAs taken A → B → C → S → W and back to A, each hop's result being what the next
+one has),
 ``scaling`` (A → S by the number of samples, of prompts and of seed prompts given to the generator), ``kinds`` (every
 kind of adapter as the teacher's and as the student's, A → B and A → S).
 
@@ -244,7 +245,7 @@ PARTS = ("chain", "scaling", "kinds")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=PARTS, metavar="PART")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--folder", type=Path, default=Path("out/quality_chain"), help="for results, tables, adapters")
     parser.add_argument("--effects", nargs="+", choices=materialize.EFFECTS, default=materialize.EFFECTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1000, 2000])
@@ -255,7 +256,7 @@ def main() -> None:
     models = materialize.materialize(options.folder / "models", text_encoder=False)
     bench, results = Bench(models, options.pictures, options.effects), Results(options.folder)
     parts = {"chain": partial(chain, ways={way: WAYS[way] for way in options.ways}), "scaling": scaling, "kinds": kinds}
-    for part in options.parts:
+    for part in options.only:
         parts[part](bench, results, options.seeds)
     print(results.markdown())
 
