@@ -6,8 +6,8 @@ one has),
 kind of adapter as the teacher's and as the student's, A → B and A → S).
 
 Figures are those of quality_distill.py: lift is 0 without effect and 1 for a LoRA trained on that base's real data; ±
-is half the difference between two sets of seeds (of drawing, learning and judging alike), means over the effects. What
-is not varied is at the product's defaults, drawing aside (64 pixels, 10 steps at cfg 3).
+is half the difference between two sets of seeds (of drawing, learning and judging alike). What is not varied is at the
+product's defaults, drawing aside (64 pixels, 10 steps at cfg 3).
 
 Every result is written to ``--folder`` as it comes, chains and teachers with their adapters; the same call goes on
 where a broken one stopped, and the tables in ``tables.md`` there always show all that is known.
@@ -80,10 +80,10 @@ class Results:
         print(*key, seen, f"{time.monotonic() - started:.0f} s", sep=" | ", file=sys.stderr, flush=True)
 
     def markdown(self) -> str:
-        """All tables: those with columns as lift and class accuracy, the others with every figure."""
+        """All tables. Those with columns: one for each effect, lift and class accuracy; the others: every figure."""
         tables: dict[str, dict] = {}
-        for (_, title, *where), figures in self.known.items():
-            tables.setdefault(title, {})[tuple(where)] = figures
+        for (_, title, row, column, seed, effect), figures in self.known.items():
+            tables.setdefault(f"{title}; {effect}" if column else title, {})[row, column, seed, effect] = figures
         return "\n\n".join(
             grid(title, found) if next(iter(found))[1] else listed(title, found) for title, found in tables.items()
         )
@@ -100,6 +100,7 @@ def listed(title: str, found: dict[tuple, Figures]) -> str:
 def grid(title: str, found: dict[tuple, Figures]) -> str:
     """Rows by columns; a cell is the lift and the class accuracy."""
     rows, columns = ([*dict.fromkeys(key[i] for key in found)] for i in (0, 1))
+    columns.sort(key=lambda column: column[0] if column[0].isdigit() else "")  # hops in their order
     lines = [f"### {title}", "", "| |" + "".join(f" {c} |" for c in columns), "|---" * (len(columns) + 1) + "|"]
     for row in rows:
         cells = []
@@ -177,7 +178,7 @@ def chain(
                 return bench.score(target, [(adapter, 1.0)], seed, effect) | extra
 
             try:
-                adapter = results.adapter(re.sub(r"\W+", "_", f"{name} {effect} {seed} {number} {target}"), make)
+                adapter = results.adapter(re.sub(r"\W+", "_", f"{title} {name} {effect} {seed} {number}"), make)
             except AdapterError as problem:
                 print(f"{name}, {target}: {str(problem).splitlines()[0]}", file=sys.stderr)
                 continue
@@ -249,13 +250,15 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("out/quality_chain"), help="for results, tables, adapters")
     parser.add_argument("--effects", nargs="+", choices=materialize.EFFECTS, default=materialize.EFFECTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1000, 2000])
+    parser.add_argument("--bases", nargs="+", choices=CHAIN, default=CHAIN, help="of the part chain, from A onwards")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="of the part chain")
     parser.add_argument("--pictures", type=int, default=80, help="pictures per set, at best a multiple of 40")
     options = parser.parse_args()
     torch.set_num_threads(1)
     models = materialize.materialize(options.folder / "models", text_encoder=False)
     bench, results = Bench(models, options.pictures, options.effects), Results(options.folder)
-    parts = {"chain": partial(chain, ways={way: WAYS[way] for way in options.ways}), "scaling": scaling, "kinds": kinds}
+    ways = {way: WAYS[way] for way in options.ways}
+    parts = {"chain": partial(chain, ways=ways, bases=options.bases), "scaling": scaling, "kinds": kinds}
     for part in options.only:
         parts[part](bench, results, options.seeds)
     print(results.markdown())
