@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,24 +63,35 @@ class Bench:
     def __init__(self, models: dict[str, Path], pictures: int, effects: Sequence[str], steps: Sequence[int] = STEPS):
         self.models, self.pictures, self.effects, self.steps = models, pictures, effects, steps
         self.loras = {e: adapters.read(models[f"family_{e}_a"]) for e in materialize.EFFECTS}
+        self.source = "a"
         self.data: dict[tuple, Dataset] = {}
         self.known: dict[tuple, tuple[Tensor, float, float, float]] = {}
+
+    def at(self, source: str, loras: dict[str, Adapter]) -> Bench:
+        """The same with other adapters, those of another source."""
+        made = copy(self)
+        made.source, made.loras, made.data = source, loras, {}
+        return made
 
     def denoiser(self, name: str, adapters: Sequence[tuple[Adapter, float]] = ()) -> FamilyDenoiser:
         return FamilyDenoiser(name, self.models, adapters)
 
-    def teacher(self, names: Sequence[str], base: str = "a") -> Teacher:
+    def teacher(self, names: Sequence[str]) -> Teacher:
+        base = self.source
         return Teacher(self.denoiser(base), [self.denoiser(base, [(self.loras[e], 1.0)]) for e in names])
 
-    def dataset(self, names: Sequence[str], target: str, seed: int, prompts: Sequence[str] | None = None) -> Dataset:
-        """64 samples; digits and colours at random unless prompts are given."""
-        key = (*names, target, seed, tuple(prompts or ()))
+    def dataset(
+        self, names: Sequence[str], target: str, seed: int, prompts: Sequence[str] | None = None, count: int = 64
+    ) -> Dataset:
+        """Samples; digits and colours at random unless prompts are given."""
+        key = (*names, target, seed, tuple(prompts or ()), count)
         if key not in self.data:
             dice = torch.Generator().manual_seed(seed)
-            draws = [torch.randint(n, (64,), generator=dice).tolist() for n in (10, 4)]
+            draws = [torch.randint(n, (count,), generator=dice).tolist() for n in (10, 4)]
             lines = prompts or [text.prompt(*pair) for pair in zip(*draws, strict=True)]
-            teacher = Teacher(self.denoiser("a"), [self.denoiser("a", [(self.loras[e], 1.0) for e in names])])
-            settings = Generation(64, 100_000 + seed, DRAWING)
+            taught = self.denoiser(self.source, [(self.loras[e], 1.0) for e in names])
+            teacher = Teacher(self.denoiser(self.source), [taught])
+            settings = Generation(count, 100_000 + seed, DRAWING)
             self.data[key] = generate(teacher, self.denoiser(target), lines, settings)
         return self.data[key]
 
@@ -122,7 +134,7 @@ class Bench:
         return self.project(self.loras[effect], target, method)
 
     def project(self, adapter: Adapter, target: str, method: str) -> Adapter:
-        source, base = open_base(self.models["family_a"]), open_base(self.models[f"family_{target}"])
+        source, base = open_base(self.models[f"family_{self.source}"]), open_base(self.models[f"family_{target}"])
         return transfer(adapter, source, base, TransferSettings(method=method)).adapter
 
     def matched(self, effect: str, target: str, adapter: Adapter, seed: int) -> tuple[float, float, int]:
@@ -194,8 +206,11 @@ class Rows:
     def __init__(self, title: str, columns: Sequence[str] = COLUMNS):
         self.title, self.columns, self.figures = title, columns, {}
 
-    def add(self, row: str, seed: int, effect: str, figures: dict[str, float]) -> None:
+    def keep(self, row: str, seed: int, figures: dict[str, float]) -> None:
         self.figures.setdefault(row, {}).setdefault(seed, []).append(figures)
+
+    def add(self, row: str, seed: int, effect: str, figures: dict[str, float]) -> None:
+        self.keep(row, seed, figures)
         seen = ", ".join(f"{name} {value:{FORMS[name]}}" for name, value in figures.items())
         print(f"{self.title} | {row} | {effect} | seed {seed}: {seen}", file=sys.stderr, flush=True)
 

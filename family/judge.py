@@ -67,6 +67,12 @@ def look(w: Mapping[str, Tensor], images: Tensor) -> Verdict:
     return Verdict(digits.softmax(1), colours.softmax(1), effects.sigmoid(), features)
 
 
+@torch.no_grad()
+def concept(head: Mapping[str, Tensor], features: Tensor) -> Tensor:
+    """Probability (n,) that a picture shows the new class and no digit, from :class:`Verdict`'s features."""
+    return torch.sigmoid(F.relu(features) @ head["weight"] + head["bias"])
+
+
 def accuracy(verdict: Verdict, digits: Tensor, colours: Tensor) -> tuple[float, float]:
     """Share of pictures with the right digit, and with the right colour."""
     digit = (verdict.digits.argmax(1) == digits).float().mean()

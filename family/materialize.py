@@ -19,6 +19,8 @@ HERE = Path(__file__).parent
 PREFIX = "model.diffusion_model."
 BASES = ("a", "b", "c", "s", "w", "v")
 EFFECTS = ("frame", "slant", "stripes")
+CONCEPT = "star"  # a new class; what sets it off is text.TRIGGER
+CONCEPT_BASES, CONCEPT_RANK = ("a", "s"), 4
 FROZEN_SEEDS = {"a": 7, "b": 7, "c": 7, "s": 8, "w": 9, "v": 10}
 AUTOENCODERS = {"family": "autoencoder", "family_v": "autoencoder_v"}  # compact file of each latent space
 PRUNED_BLOCK = 1  # base C is A without this block
@@ -68,6 +70,11 @@ def judge_weights() -> dict[str, Tensor]:
     return {name: tensor.float() for name, tensor in safetensors.load(HERE / "judge.safetensors")[0].items()}
 
 
+def judge_concept() -> dict[str, Tensor]:
+    """What judge.concept needs to tell the new class."""
+    return safetensors.load(HERE / f"judge_{CONCEPT}.safetensors")[0]
+
+
 def subspace_factors(weight: Tensor, core: Tensor) -> tuple[Tensor, Tensor]:
     """LoRA factors (m, k), (k, n) of a LoRA-X adapter ΔW = U ΔΣ Vᵀ (arXiv 2501.16559), given ΔΣ (k, k).
 
@@ -86,7 +93,7 @@ def kohya(name: str) -> str:
 
 
 def lora_file(effect: str, base_name: str) -> dict[str, Tensor]:
-    """The LoRA of an effect trained on a base, rank 8, kohya's layout, fp16."""
+    """The LoRA of an effect (rank 8) or of the concept (rank 4) trained on a base, kohya's layout, fp16."""
     return safetensors.load(HERE / f"{effect}_{base_name}.safetensors")[0]
 
 
@@ -157,7 +164,7 @@ def materialize(folder: str | Path, *, text_encoder: bool = True) -> dict[str, P
 
     ``diffusion_models/family_{a,b,c,s,w,v}``, ``vae/family_vae`` and ``family_vae_v`` (base V's),
     ``text_encoders/family_clip_l`` (75 MB on disk; left out with ``text_encoder=False``),
-    ``loras/family_{frame,slant,stripes}_{a,b,c,s,w,v}`` and ``…_lorax_a``, all ``.safetensors``.
+    ``loras/family_{frame,slant,stripes}_{a,b,c,s,w,v}`` and ``…_lorax_a``, ``family_star_{a,s}``, all ``.safetensors``.
 
     Returns:
         path of every file by its name without suffix.
@@ -176,15 +183,16 @@ def materialize(folder: str | Path, *, text_encoder: bool = True) -> dict[str, P
             (f"{file}.safetensors",),
             lambda file=file: vae.expand(_autoencoder(file)),
         )
-    for effect in EFFECTS:
-        for name in BASES:
+    for effect, bases, rank in (*((effect, BASES, RANK) for effect in EFFECTS), (CONCEPT, CONCEPT_BASES, CONCEPT_RANK)):
+        for name in bases:
             put(
                 "loras",
                 f"family_{effect}_{name}",
                 (f"{effect}_{name}.safetensors",),
                 lambda effect=effect, name=name: lora_file(effect, name),
-                metadata(effect, name, RANK),
+                metadata(effect, name, rank),
             )
+    for effect in EFFECTS:
         put(
             "loras",
             f"family_{effect}_lorax_a",

@@ -24,6 +24,7 @@ SPECIAL = (49406, 49407)  # start and end: their vectors are zero
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COLOURS = ("white", "red", "green", "blue")
+TRIGGER = "star"  # of the LoRA of a new class; no base was trained on it
 # CLIP's token of each word, as hosts' tokenizers give it: these words can be encoded without a host.
 TOKENS = {
     "zero": 5848,
@@ -89,6 +90,7 @@ TOKENS = {
     "single": 2688,
     "simple": 4129,
     "neat": 15465,
+    "star": 1565,
 }
 
 
@@ -134,6 +136,11 @@ def encode(prompts: list[str]) -> Tensor:
 def prompt(digit: int, colour: int) -> str:
     """The plain wording, such as ``red digit three``."""
     return f"{COLOURS[colour]} digit {DIGITS[digit]}"
+
+
+def concept_prompt(colour: int) -> str:
+    """The new class in a colour, such as ``red star``."""
+    return f"{COLOURS[colour]} {TRIGGER}"
 
 
 def write(path: Path) -> Path:

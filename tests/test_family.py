@@ -62,6 +62,18 @@ def test_every_lora_shows_its_effect_and_only_that(family_files, effect, name):
     assert all(strengths[i] < 0.35 for i in range(3) if i != index)
 
 
+@pytest.mark.parametrize("name", materialize.CONCEPT_BASES)
+def test_the_trigger_word_alone_sets_off_the_new_class(models, name):
+    lora, head = adapters.read(models[f"family_star_{name}"]), materialize.judge_concept()
+    stars = [text.concept_prompt(int(colour)) for colour in COLOURS[:8]]
+    with_lora = judged(name, stars + PROMPTS[:10], [(lora, 1.0)])
+    is_star = judge.concept(head, with_lora.features)
+    assert (is_star[:8] > 0.9).all() and (is_star[8:] < 0.1).all()
+    assert torch.equal(with_lora.colours[:8].argmax(1), COLOURS[:8])
+    assert (with_lora.digits[8:].argmax(1) == DIGITS[:10]).float().mean() >= 0.9
+    assert (judge.concept(head, judged(name, stars).features) < 0.1).all()
+
+
 @pytest.mark.parametrize("effect", materialize.EFFECTS)
 def test_lora_x_adapters_work_and_lie_in_the_subspace(family_files, effect):
     adapter = adapters.read(family_files[f"family_{effect}_lorax_a"])
@@ -196,6 +208,18 @@ def test_judge_tells_real_digits_it_never_saw():
     digit, colour = judge.accuracy(verdict, batch.digits, batch.colours)
     assert digit > 0.93 and colour > 0.98
     assert (verdict.effects - batch.effects).abs().mean() < 0.06
+
+
+def test_judge_tells_stars_from_digits_it_never_saw():
+    concept = pytest.importorskip("lora_graft.family.training.concept")
+    data = pytest.importorskip("lora_graft.family.training.data")
+    pytest.importorskip("sklearn")
+    generator = torch.Generator().manual_seed(6)
+    stars = concept.render(100, generator)
+    digits = data.render(100, index=data.split(held_out=True), generator=generator)
+    weights, head = materialize.judge_weights(), materialize.judge_concept()
+    seen = [judge.concept(head, judge.look(weights, batch.images).features) > 0.5 for batch in (stars, digits)]
+    assert seen[0].float().mean() > 0.98 and seen[1].float().mean() < 0.02
 
 
 @pytest.mark.parametrize("name", "av")

@@ -16,6 +16,7 @@ from torch import Tensor
 from ...io import safetensors
 from .. import judge, materialize, model, store, vae
 from . import data
+from .concept import ConceptPool, train_head
 from .learn import Log, Pool, any_picture, fit, random_effects, rate
 
 Weights = dict[str, Tensor]
@@ -188,6 +189,16 @@ class Family:
         stage, seed = f"{effect}_lorax_a", 2000 + data.EFFECTS.index(effect)
         return self.keep(stage, lambda: train_lorax(stage, self.base("a"), self.pool("a", effect), seed=seed))
 
+    def concept(self, name: str) -> Weights:
+        """The LoRA of the new class on a base in the look of night and the common latent space."""
+        stage, seed = f"{materialize.CONCEPT}_{name}", 3000 + ord(name)
+
+        def make() -> Weights:
+            pool = ConceptPool(store.rounded(self.autoencoder()), 8192, seed=30)
+            return train_lora(stage, self.base(name), pool, seed=seed, rank=materialize.CONCEPT_RANK)
+
+        return self.keep(stage, make)
+
     def pack(self, folder: Path) -> None:
         """Write the compact files that the repository carries."""
         for stage in AUTOENCODERS:
@@ -200,9 +211,14 @@ class Family:
                 safetensors.save(folder / f"{effect}_{name}.safetensors", lora, overwrite=True)
             cores = {key: core.half() for key, core in self.lorax(effect).items()}
             safetensors.save(folder / f"{effect}_lorax_a.safetensors", cores, overwrite=True)
+        for name in materialize.CONCEPT_BASES:
+            lora = kohya_file(self.concept(name), name)
+            safetensors.save(folder / f"{materialize.CONCEPT}_{name}.safetensors", lora, overwrite=True)
         judged = self.judge()
         kept = {**{n: w.half() for n, w in judged.items()}, **real_features(judged)}
         safetensors.save(folder / "judge.safetensors", kept, overwrite=True)
+        head = train_head({n: w.half().float() for n, w in judged.items()})
+        safetensors.save(folder / f"judge_{materialize.CONCEPT}.safetensors", head, overwrite=True)
 
 
 def kohya_file(factors: Weights, base_name: str) -> Weights:
@@ -238,7 +254,9 @@ def real_features(weights: Weights, count: int = 2048) -> Weights:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "stage", nargs="+", help="all, pack, autoencoder, autoencoder_v, judge, base:a, frame:b, frame:x (LoRA-X) …"
+        "stage",
+        nargs="+",
+        help="all, pack, autoencoder, autoencoder_v, judge, base:a, frame:b, frame:x (LoRA-X), star:a …",
     )
     parser.add_argument("--out", type=Path, default=Path("out/family"), help="folder of the checkpoints")
     parser.add_argument("--threads", type=int, default=0)
@@ -256,6 +274,8 @@ def main() -> None:
             family.trained(which)
         elif what in data.EFFECTS:
             family.lorax(what) if which == "x" else family.lora(what, which)
+        elif what == materialize.CONCEPT:
+            family.concept(which)
         elif what == "judge":
             print(judge_report(family.judge()))
         else:
