@@ -25,7 +25,6 @@ from ..jobs.progress import Progress
 from .models import Given, Models
 
 LARGE = 200_000_000  # numbers in a network from which its blocks are computed twice to save memory
-STARTS = ("none", "copy")
 _OWN = re.compile(r"(dataset_|)[0-9a-f]{24}\.safetensors|best_so_far\.safetensors")  # in the folder of a run
 
 
@@ -56,7 +55,7 @@ class Data:
             made = synthesize(PromptSettings(self.seeds, adapters[0], count=choices.Prompts.count, seed=self.seed))
         except SettingsError as error:
             raise error.at(
-                hint="Give prompts (--prompts), or a few seed prompts (--seeds), one a line, like those the LoRA is for."
+                hint="Give prompts (--prompts), or a few seed prompts (--seeds), one a line, of the LoRA's kind."
             ) from None
         return made.lines
 
@@ -86,7 +85,7 @@ class Run:
     """
 
     folder: Path | None = None
-    every: int = 25
+    every: int = choices.Pipelines.checkpoint_every
     best: Path | None = None
     step: int = 0
     notes: list[str] = field(default_factory=list)
@@ -139,8 +138,8 @@ def teach(
     settings: Distillation,
     *,
     dataset: Dataset | Data,
-    start_from: str | Adapter = "none",
-    checkpointing: str = "auto",
+    start_from: str | Adapter = choices.Pipelines.start_from,
+    checkpointing: str = choices.Pipelines.checkpointing,
     run: Run | None = None,
     progress: Progress | None = None,
     device: str = "cpu",
@@ -170,7 +169,12 @@ def teach(
         drawn = asdict(replace(data, prompts=data.lines(given), drawing=data.drawing or models.drawing))
         dataset = run.dataset(identity("dataset", drawn, *marks), lambda: draw(models, loras, data, progress))
     warm_start = _warm_start(start_from, loras, models)
-    who = [*marks, dataset.digest, warm_start and warm_start.digest, start_from if start_from in STARTS else "file"]
+    who = [
+        *marks,
+        dataset.digest,
+        warm_start and warm_start.digest,
+        start_from if start_from in choices.Pipelines.starts else "file",
+    ]
     keeper = run.keeper(identity(settings.stored(), *who))
     with memory_told():
         result = distill(
@@ -195,8 +199,10 @@ def teach(
 def _warm_start(asked: str | Adapter, loras: Given, models: Models) -> Adapter | None:
     if isinstance(asked, Adapter):
         return asked
-    if asked not in STARTS:
-        raise SettingsError(f"unknown start {asked!r}", hint=f"Choose {' or '.join(STARTS)}, or give an adapter.")
+    if asked not in choices.Pipelines.starts:
+        raise SettingsError(
+            f"unknown start {asked!r}", hint=f"Choose {' or '.join(choices.Pipelines.starts)}, or give an adapter."
+        )
     if asked == "none" or models.target is None:
         return None
     if len(loras) > 1:
@@ -217,9 +223,9 @@ def memory_told() -> Iterator[None]:
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as problem:
-        if isinstance(problem, RuntimeError) and not isinstance(problem, torch.OutOfMemoryError):
-            if "allocate memory" not in str(problem) and "out of memory" not in str(problem):
-                raise
+        known = isinstance(problem, (MemoryError, torch.OutOfMemoryError))
+        if not known and "allocate memory" not in str(problem) and "out of memory" not in str(problem):
+            raise
         raise SettingsError(
             "There is not enough memory",
             hint="Take smaller batches (--batch, and --accumulation as many times larger), --checkpointing on, "

@@ -71,7 +71,7 @@ def open_models(
     source_parts: str | Path | None = None,
     target_parts: str | Path | None = None,
     device: str = "cpu",
-    precision: str = choices.Distill.dtype,
+    precision: str = choices.Pipelines.precision,
     one_at_a_time: bool | None = None,
 ) -> Models:
     """Open what a distillation needs.
@@ -180,8 +180,8 @@ def _check(adapter: Adapter, base: Base) -> None:
 
 
 def _precision(asked: str, device: str) -> str:
-    if asked not in choices.Distill.dtypes:
-        raise SettingsError(f"unknown precision {asked!r}", hint=f"Choose {', '.join(choices.Distill.dtypes)}.")
+    if asked not in choices.Pipelines.precisions:
+        raise SettingsError(f"unknown precision {asked!r}", hint=f"Choose {', '.join(choices.Pipelines.precisions)}.")
     if asked != "auto":
         return asked
     return "bf16" if str(device).startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
