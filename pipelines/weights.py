@@ -38,7 +38,12 @@ def fill(model: nn.Module, places: Places, base: Base) -> int:
     known = {name: parts for name, parts in places.items() if name in shapes}
     if not known:
         return 0
-    lacking = [name for name in places if name not in shapes]
+    filled = {tensors[part.key].data_ptr() for parts in known.values() for part in parts}  # some have two names
+    lacking = [
+        name
+        for name, parts in places.items()
+        if name not in shapes and not all(tensors[part.key].data_ptr() in filled for part in parts)
+    ]
     if lacking:
         raise BaseModelError(
             f"{base.label} has {len(known)} weights of this part and lacks {len(lacking)}", key=lacking[0]

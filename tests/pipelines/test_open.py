@@ -82,12 +82,16 @@ def drawn(opened):
     return model.draw(["red cat"], [5], Drawing(32, 32, steps=2, cfg=3.0, batch=2), lambda *_: None)
 
 
+def close(ours, theirs):
+    return bool((ours - theirs).norm() < 1e-4 * theirs.norm())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_single_file_is_the_model_of_its_folder(zoo, tmp_path, kind):
     folder = zoo(kind)
     file, parts = single(folder, tmp_path / "model.safetensors"), bare(folder, tmp_path / "parts")
     opened, whole = open_model(file, parts), open_model(folder)
-    assert torch.allclose(drawn(opened), drawn(whole), atol=1e-5)
+    assert close(drawn(opened), drawn(whole))
     for name, tensor in whole.vae.state_dict().items():
         assert torch.equal(tensor, opened.vae.state_dict()[name])
 
@@ -96,7 +100,7 @@ def test_what_the_file_lacks_comes_from_the_folder(zoo, tmp_path):
     folder = zoo("sd")
     file = single(folder, tmp_path / "model.safetensors", encoders=False, vae=False)
     opened = open_model(file, folder)
-    assert torch.allclose(drawn(opened), drawn(open_model(folder)), atol=1e-5) and opened.vae is not None
+    assert close(drawn(opened), drawn(open_model(folder))) and opened.vae is not None
     with pytest.raises(BaseModelError, match="Neither the file nor the folder beside it has the weights of text_enc"):
         open_model(file, bare(folder, tmp_path / "parts"))
 
