@@ -33,8 +33,7 @@ class Models:
 
     base: the source alone. each: the source with one LoRA, for every LoRA. together: the source with all of them.
     target: None where only data of the source is wanted. translate: latents of the source's space → of the target's.
-    drawing: how pictures are drawn where nothing else is asked. sizes: bytes of the target's weights.
-    precision: of the computation.
+    drawing: how pictures are drawn where nothing else is asked. precision: of the computation.
     """
 
     base: Denoiser

@@ -16,6 +16,7 @@ from ..errors import BaseModelError
 from ..kernels import lowrank
 from ..names import DENOISER, StoredPart, WeightSlice
 
+SAME_KIND = "Give the folder of the same kind of model as the file."
 Places = Mapping[str, list[StoredPart]]
 
 
@@ -46,22 +47,28 @@ def fill(model: nn.Module, places: Places, base: Base) -> int:
     ]
     if lacking:
         raise BaseModelError(
-            f"{base.label} has {len(known)} weights of this part and lacks {len(lacking)}", key=lacking[0]
+            f"{base.label} has {len(known)} weights of this part and lacks {len(lacking)}",
+            key=lacking[0],
+            hint=SAME_KIND,
         )
     with torch.no_grad():
         for name, parts in known.items():
             weight = base.load(name)
             if len(weight) != sum(_rows(part, tensors)[1] for part in parts):
-                raise BaseModelError(f"{base.label} has this weight in another size: {tuple(weight.shape)}", key=name)
+                raise _other_size(base, name, weight)
             for part, rows in _split(weight, parts, tensors):
                 start, length = _rows(part, tensors)
                 there = tensors[part.key][start : start + length]
                 if there.numel() != rows.numel():
-                    raise BaseModelError(
-                        f"{base.label} has this weight in another size: {tuple(weight.shape)}", key=name
-                    )
+                    raise _other_size(base, name, weight)
                 there.copy_(rows.view_as(there))
     return len(known)
+
+
+def _other_size(base: Base, name: str, weight: Tensor) -> BaseModelError:
+    return BaseModelError(
+        f"{base.label} has this weight in another size: {tuple(weight.shape)}", key=name, hint=SAME_KIND
+    )
 
 
 def _rows(part: StoredPart, tensors: Mapping[str, Tensor]) -> tuple[int, int]:

@@ -109,6 +109,8 @@ def test_a_single_file_alone_says_what_it_needs(zoo, tmp_path):
     file = single(zoo("sd"), tmp_path / "model.safetensors", vae=False)
     with pytest.raises(BaseModelError, match="nothing is fetched from a network\\s.*\n.*--source-parts"):
         open_model(file)
+    opened = open_model(file, bare(zoo("sd"), tmp_path / "parts"))
+    assert opened.vae is None and close(drawn(opened), drawn(open_model(zoo("sd"))))
     with pytest.raises(BaseModelError, match="does not exist"):
         open_model(file, tmp_path / "nowhere")
     with pytest.raises(BaseModelError, match="lacks|another size|Neither"):
