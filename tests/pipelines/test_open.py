@@ -147,7 +147,7 @@ def test_latent_spaces_are_told_apart_by_what_the_vaes_say(zoo, tmp_path):
     vae.save_pretrained(tuned / "vae")
     same = spaces(first, open_model(tuned), bench)
     assert same[0] == same[1]
-    stranger = open_model(zoo("sd", "v", seed=2, space=7))
+    stranger = open_model(zoo("sd", "stranger", seed=2, space=7))
     other = spaces(first, stranger, bench)
     assert other[0] != other[1]
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
