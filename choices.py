@@ -155,6 +155,20 @@ class Distill:
     seed = 0
 
 
+class Pipelines:
+    """Distilling outside ComfyUI."""
+
+    precisions = Distill.dtypes
+    precision = Distill.dtype
+    switches = ("auto", "on", "off")
+    offload = "auto"
+    checkpointing = "auto"
+    checkpoint_every = 25
+    starts = ("none", "copy")  # or a file
+    start_from = "none"
+    negative = Drawing.negative
+
+
 class Batch:
     """Many prompts on several servers."""
 

@@ -11,13 +11,21 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, TypeAlias
 
+from . import choices
 from .adapters import Adapter, read, write
 from .bases import Base, open_base
+from .errors import SettingsError
 from .jobs.convert import convert as _convert
-from .jobs.distill.distill import distill
+from .jobs.distill.dataset import Dataset
+from .jobs.distill.dataset import load as _load_dataset
+from .jobs.distill.denoiser import Drawing
+from .jobs.distill.distill import Distillation, Distilled
+from .jobs.distill.distill import distill as _distill
 from .jobs.distill.prompts import Prompts, PromptSettings, synthesize
+from .jobs.distill.schedule import Training
 from .jobs.distill.writer import Write
 from .jobs.inspect import Inspection, inspect_adapter
 from .jobs.inspect import inspect as _inspect
@@ -33,6 +41,8 @@ from .jobs.transfer.report import Report
 from .jobs.transfer.transfer import TransferResult, TransferSettings
 from .jobs.transfer.transfer import transfer as _transfer
 from .kernels.spectral import SubspaceSize
+from .pipelines.job import Data, Run, teach
+from .pipelines.models import open_models
 
 Path: TypeAlias = "str | os.PathLike[str]"
 Lora: TypeAlias = "Path | Adapter"
@@ -161,6 +171,86 @@ def resize(
     """
     chosen, opened = ResizeSettings(**settings), None if base is None else _base(base)
     return _resize(_adapter(lora), chosen, base=opened, progress=progress)
+
+
+def distill(
+    lora: Lora | tuple[Lora, float] | list[Lora | tuple[Lora, float]] | Dataset,
+    source: Any,
+    target: Any,
+    adapters: Sequence[Adapter] | None = None,
+    settings: Distillation | None = None,
+    *,
+    prompts: Sequence[str] = (),
+    seeds: Sequence[str] = (),
+    dataset: Path | Dataset | None = None,
+    start_from: Lora = choices.Pipelines.start_from,
+    source_parts: Path | None = None,
+    target_parts: Path | None = None,
+    count: int = choices.Dataset.count,
+    drawing: Drawing | None = None,
+    precision: str = choices.Pipelines.precision,
+    one_at_a_time: bool | None = None,
+    keep: Path | None = None,
+    progress: Progress | None = None,
+    device: Any = "cpu",
+    **more: Any,
+) -> Distilled:
+    """One or several LoRAs of `source` taught to `target` from synthetic pictures: ``.adapter``, ``.report`` and
+    ``.provenance``. Models are opened by diffusers (``pip install "lora-graft[distill]"``).
+
+    With a dataset as the first argument and models that are opened already: as
+    :func:`.jobs.distill.distill.distill`, whose `adapters` and `settings` belong to it.
+
+    lora: file, adapter, or (either, strength); several become one adapter.
+    source, target: diffusers folders, or single files with a folder of their kind in source_parts and target_parts.
+    prompts: to draw from; else they are made from the seed prompts `seeds` and the LoRA's training tags.
+    dataset: a file or a dataset that is drawn already.
+    start_from: "none", "copy", or an adapter of the target.
+    count: pictures in all. drawing: a :class:`.jobs.distill.denoiser.Drawing`; None for what suits the models.
+    precision, one_at_a_time: see :func:`.pipelines.models.open_models`.
+    keep: a folder for checkpoints; the same call goes on there after a stop, and its files go when it is done.
+    more: fields of :class:`.jobs.distill.distill.Distillation` and of :class:`.jobs.distill.schedule.Training`:
+        ``kind="lora-x"``, ``rank=8``, ``steps=50``, ``batch=4`` …; checkpointing is "auto", "on" or "off".
+    """
+    if isinstance(lora, Dataset):
+        if adapters is None or settings is None:
+            raise SettingsError("With models that are opened already, the adapters and the settings are needed too")
+        return _distill(lora, source, target, adapters, settings, progress=progress, device=device, **more)
+    entries = lora if isinstance(lora, list) else [lora]
+    loras = [_weighted(entry) for entry in entries]
+    checkpointing = more.pop("checkpointing", choices.Pipelines.checkpointing)
+    of_training = {field.name for field in fields(Training)} & more.keys()
+    training = Training(**{name: more.pop(name) for name in of_training})
+    chosen = Distillation(**more, training=training)
+    begin = start_from if start_from in choices.Pipelines.starts else _adapter(start_from)
+    models = open_models(
+        loras,
+        source,
+        target,
+        source_parts=source_parts,
+        target_parts=target_parts,
+        device=device,
+        precision=precision,
+        one_at_a_time=one_at_a_time,
+    )
+    if dataset is None:
+        data: Dataset | Data = Data(prompts, seeds, count, training.seed, drawing)
+    else:
+        data = dataset if isinstance(dataset, Dataset) else _load_dataset(dataset)
+    run = Run(None if keep is None else pathlib.Path(keep))
+    result = teach(
+        models,
+        loras,
+        chosen,
+        dataset=data,
+        start_from=begin,
+        checkpointing=checkpointing,
+        run=run,
+        progress=progress,
+        device=device,
+    )
+    run.finished()
+    return result
 
 
 def convert(lora: Lora, layout: str, base: Path | Base | None = None) -> Adapter:

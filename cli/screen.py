@@ -12,6 +12,7 @@ from rich.text import Text
 from ..untrusted import visible
 
 if TYPE_CHECKING:
+    from ..jobs.distill.report import DistillReport
     from ..jobs.inspect import Inspection
     from ..jobs.merge.report import MergeReport
     from ..jobs.transfer.report import Report
@@ -29,10 +30,12 @@ def console() -> Console:
     return Visible(markup=False, highlight=False, soft_wrap=True)
 
 
-def show(report: Report | MergeReport, written: list[Path], *, as_json: bool = False) -> None:
+def show(report: Report | MergeReport | DistillReport, written: list[Path], *, as_json: bool = False) -> None:
     """A job's report, and the files written; as JSON the report alone."""
     if as_json:
         print(visible(report.to_json()))
+    elif report.job == "distill":
+        show_distill(report, written)
     elif report.job in ("merge", "resize"):
         show_merge(report, written)
     else:
@@ -82,6 +85,22 @@ def show_merge(report: MergeReport, written: list[Path]) -> None:
     for block, modules in rows(report).items():
         table.add_row(*block_row(block, modules)[:-1])
     out.print(table)
+    for path in written:
+        out.print(f"Wrote {path}")
+
+
+def show_distill(report: DistillReport, written: list[Path]) -> None:
+    """Sentences, the checks, the files written."""
+    out = console()
+    out.print(report.summary())
+    for note in report.notes:
+        out.print(f"- {note}")
+    table = Table("step", box=None, pad_edge=False, header_style="bold")
+    table.add_column("share of the effect" if report.measured else "share of the error removed", justify="right")
+    for step, share in report.checks:
+        table.add_row(str(step), figure(share))
+    out.print(table)
+    out.print(Text(visible(f"Advice: {report.advice()}"), style="bold"))
     for path in written:
         out.print(f"Wrote {path}")
 

@@ -22,6 +22,7 @@ from lora_graft.choices import (
     File,
     Inspect,
     Merge,
+    Pipelines,
     Prompts,
     Resize,
     Subspace,
@@ -113,6 +114,9 @@ LISTS = {
     "kind": "kinds",
     "modules": "module_sets",
     "schedule": "schedules",
+    "precision": "precisions",
+    "offload": "switches",
+    "checkpointing": "switches",
 }
 OWN_WORDS = {"auto", "same", "fixed"}  # what an option says for "not given" or "the number beside"
 MISSED = object()
@@ -163,6 +167,8 @@ COMMANDS = {
     "merge": [Merge, File, Work],
     "resize": [Resize, File, Work],
     "convert": [File],
+    "distill": [File, Distill, Dataset, Pipelines, Work],
+    "dataset": [Dataset, Pipelines, Work],
     "batch": [Batch],
     "demo": [],
     "examples": [],

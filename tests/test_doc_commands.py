@@ -47,6 +47,7 @@ def shelf(family_models, tmp_path_factory):
         (folder / f"{name}.safetensors").symlink_to(files[f"family_{file}"])
     for name, file in {"SOURCE": "a", "OLD_BASE": "a", "TARGET": "b", "NEW_BASE": "b"}.items():
         (folder / name).symlink_to(files[f"family_{file}"])
+    (folder / "PROMPTS.txt").write_text("red digit two\na green three\n")
     return folder
 
 

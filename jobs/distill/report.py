@@ -40,6 +40,7 @@ class DistillReport(ReportText):
     samples: int
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    job: str = "distill"
 
     @property
     def totals(self) -> dict:

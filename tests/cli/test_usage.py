@@ -36,7 +36,7 @@ def test_help_is_fast(script):
     assert best < 1.0
 
 
-COMMANDS = ["inspect", "similarity", "transfer", "merge", "resize", "convert", "batch", "demo"]
+COMMANDS = ["inspect", "similarity", "transfer", "merge", "resize", "convert", "distill", "dataset", "batch", "demo"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

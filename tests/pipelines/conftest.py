@@ -1,0 +1,39 @@
+"""Tiny diffusers models, made once per test run, and what teaches and learns on them."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+_SPEC = importlib.util.spec_from_file_location("tiny_models", Path(__file__).with_name("tiny.py"))
+tiny = importlib.util.module_from_spec(_SPEC)
+sys.modules["tiny_models"] = tiny
+_SPEC.loader.exec_module(tiny)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads that wait for each other crawl on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory):
+    """folder(kind, name, …): a tiny model, made once."""
+    made: dict[str, Path] = {}
+
+    def folder(kind: str, name: str = "a", **how) -> Path:
+        key = f"{kind}_{name}"
+        if key not in made:
+            made[key] = getattr(tiny, kind)(tmp_path_factory.mktemp("zoo") / key, **how)
+        return made[key]
+
+    return folder
