@@ -5,11 +5,14 @@ The rest of ``nodes`` only declares nodes and calls jobs.
 
 from .base import HostBase
 from .files import (
+    DISCRIMINATOR,
     apply,
     checkpoint_folder,
     dataset_files,
     dataset_folder,
     dataset_path,
+    discriminator_files,
+    discriminator_path,
     lora_files,
     lora_path,
     save_folder,
@@ -17,6 +20,7 @@ from .files import (
 from .work import Progress, check_cancelled, device
 
 __all__ = [
+    "DISCRIMINATOR",
     "HostBase",
     "Progress",
     "apply",
@@ -26,6 +30,8 @@ __all__ = [
     "dataset_folder",
     "dataset_path",
     "device",
+    "discriminator_files",
+    "discriminator_path",
     "lora_files",
     "lora_path",
     "save_folder",
