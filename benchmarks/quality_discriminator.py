@@ -155,21 +155,31 @@ def family(effects: list[str], seeds: list[int], pictures: int, steps: int, mode
     bench, figures = Bench(models, pictures, effects), {}
     for seed in seeds:
         for effect in effects:
-            case = Discriminating(bench, effect, seed)
+            case, learnt = Discriminating(bench, effect, seed), {}
             for name, (data, kept) in case.ways().items():
-                row = figures.setdefault(name, [])
-                good, still, failed = (
-                    kept[part].double().mean().item() if name != "all samples good" else float("nan")
-                    for part in (case.kind % 2 == 1, case.kind == 0, case.kind == 2)
-                )
-                lift = right = float("nan")
-                if kept.any():
-                    given = replace(data, kept=kept)
-                    adapter, _, _ = bench.taught([effect], "s", seed, steps=steps, dataset=given, objective="samples")
-                    score = bench.score("s", [(adapter, 1.0)], seed, effect)
-                    lift, right = score["lift"], score["class accuracy"]
-                row.append((good, still, failed, lift, right))
-                print(f"{effect} {seed} {name}: {row[-1]}", file=sys.stderr, flush=True)
+                parts = (case.kind % 2 == 1, case.kind == 0, case.kind == 2)
+                passed = [kept[part].double().mean().item() for part in parts]
+                if data is case.clean:
+                    passed = [float("nan")] * 3
+                key = (data is case.clean, *kept.tolist())  # the same samples teach the same
+                if key not in learnt:
+                    learnt[key] = result(bench, effect, seed, steps, replace(data, kept=kept))
+                figures.setdefault(name, []).append((*passed, *learnt[key]))
+                print(f"{effect} {seed} {name}: {figures[name][-1]}", file=sys.stderr, flush=True)
+            print(table(figures, steps), file=sys.stderr, flush=True)
+    return table(figures, steps)
+
+
+def result(bench: Bench, effect: str, seed: int, steps: int, data: Dataset) -> tuple[float, float]:
+    """(lift, class accuracy) of what is learnt from a dataset; nan where nothing was kept."""
+    if not data.kept.any():
+        return float("nan"), float("nan")
+    adapter, _, _ = bench.taught([effect], "s", seed, steps=steps, dataset=data, objective="samples")
+    score = bench.score("s", [(adapter, 1.0)], seed, effect)
+    return score["lift"], score["class accuracy"]
+
+
+def table(figures: dict[str, list[tuple]], steps: int) -> str:
     lines = [
         f"### A teacher that sometimes fails, A → S from pictures, {steps} steps",
         "",
@@ -177,11 +187,9 @@ def family(effects: list[str], seeds: list[int], pictures: int, steps: int, mode
         "|---|---|---|---|---|---|---|",
     ]
     for name, rows in figures.items():
-        table = torch.tensor(rows).double()
-        mean = table.nanmean(0).tolist()
-        empty = int(table[:, 3].isnan().sum())
-        cells_ = " | ".join("–" if value != value else f"{value:.2f}" for value in mean)
-        lines.append(f"| {name} | {cells_} | {empty} of {len(rows)} |")
+        found = torch.tensor(rows).double()
+        cells_ = " | ".join("–" if value != value else f"{value:.2f}" for value in found.nanmean(0).tolist())
+        lines.append(f"| {name} | {cells_} | {int(found[:, 3].isnan().sum())} of {len(rows)} |")
     return "\n".join(lines)
 
 

@@ -157,7 +157,7 @@ class Bench:
         distance = judge.frechet(judge.gaussian(verdict.features), tuple(real[look]))
         return verdict.effects.mean(0), right.float().mean().item(), distance, look_share if look == "dusk" else None
 
-    def score(self, name: str, adapters: Sequence[tuple[Adapter, float]], seed: int, effect: str) -> dict[str, float]:
+    def score(self, name: str, results: Sequence[tuple[Adapter, float]], seed: int, effect: str) -> dict[str, float]:
         """Lift and the rest of one result."""
         at = materialize.EFFECTS.index(effect)
         key = (name, effect, seed)
@@ -168,7 +168,7 @@ class Bench:
                 self.judged(name, [(trained, 1.0)], seed, effect)[0][at],
             )
         zero, one = self.known[key]
-        strengths, right, distance, look = self.judged(name, adapters, seed, effect)
+        strengths, right, distance, look = self.judged(name, results, seed, effect)
         figures = {
             "lift": float((strengths[at] - zero) / (one - zero)),
             "class accuracy": right,
