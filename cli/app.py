@@ -10,6 +10,7 @@ from ..version import __version__
 from .batch import batch
 from .convert import convert
 from .demo import demo
+from .discriminator import discriminator
 from .examples import examples
 from .inspect import inspect
 from .merge import merge
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (inspect, similarity, transfer, merge, resize, convert, batch, demo, examples):
+for command in (inspect, similarity, transfer, merge, resize, convert, discriminator, batch, demo, examples):
     app.command()(command)
 
 

@@ -157,6 +157,7 @@ COMMANDS = {
     "merge": [Merge, File, Work],
     "resize": [Resize, File, Work],
     "convert": [File],
+    "discriminator": [],
     "batch": [Batch],
     "demo": [],
     "examples": [],
