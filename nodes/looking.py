@@ -26,7 +26,10 @@ class Eye:
 
     def __init__(self, kind: str, clip_vision=None, vae=None, *, height: int, width: int):
         self.kind, self.clip_vision, self.vae = kind, clip_vision, vae
-        self.height, self.width = (0, 0) if kind == "clip_vision" else (height, width)
+        from ..kernels.distill.looks import small
+
+        sizes = {"clip_vision": (0, 0), "latents": (height, width), "pixels": small(height, width)}
+        self.height, self.width = sizes[kind]
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """(n, d) float32."""

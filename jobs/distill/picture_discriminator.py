@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...kernels.distill.looks import pixels, resized
+from ...kernels.distill.looks import pixels, resized, small
 from ..progress import Progress, silent
 from .discriminator import Discriminator, Encoder, train_discriminator
 from .picture_files import open_folder, read_picture
@@ -24,14 +24,14 @@ def train_on_folders(
 ) -> Discriminator:
     """A discriminator of the png, jpg and webp files in a folder against those in another.
 
-    All are brought to the size of the first generated one; so will be the samples it judges.
+    All are brought to the shape of the first generated one, 64 pixels high or wide; so will be the samples it judges.
 
     Raises:
         SettingsError: a folder without pictures, a picture that cannot be read, or see :func:`train_discriminator`.
     """
     tell, files = progress or silent, [open_folder(Path(folder)).pictures for folder in (real, generated)]
     first, total, done = read_picture(files[1][0]), sum(map(len, files)), 0
-    height, width = first.shape[:2]
+    height, width = small(*first.shape[:2])
     classes = []
     for group in files:
         rows: list[Tensor] = []

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CELLS = 4  # on each side
+SIDE = 64  # pixels
 
 
 def cells(x: Tensor) -> Tensor:
@@ -32,6 +33,15 @@ def pixels(images: Tensor) -> Tensor:
     across = F.pad(grey.diff(dim=3).abs(), (0, 1, 0, 0))
     along = F.pad(grey.diff(dim=2).abs(), (0, 0, 0, 1))
     return cells(torch.cat([images.float(), across, along], 1))
+
+
+def small(height: int, width: int) -> tuple[int, int]:
+    """The size, at most 64 pixels on the shorter side, at which pixels are compared.
+
+    Scaling blurs, and a discriminator takes blur for a mark of the class that was scaled; at a small size both are.
+    """
+    factor = min(1.0, SIDE / min(height, width))
+    return round(height * factor), round(width * factor)
 
 
 def resized(images: Tensor, height: int, width: int) -> Tensor:

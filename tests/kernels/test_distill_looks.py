@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lora_graft.kernels.distill.looks import cells, pixels, resized
+from lora_graft.kernels.distill.looks import cells, pixels, resized, small
 
 
 def draw(*shape, seed=0):
@@ -37,3 +37,7 @@ def test_resized_covers_and_cuts_the_middle():
     assert found.shape == (1, 3, 16, 16) and found[..., 2:-2].min() > 0.9
     assert resized(wide, 32, 96) is wide
     assert resized(draw(1, 3, 7, 5), 64, 31).shape == (1, 3, 64, 31)
+
+
+def test_pixels_are_compared_small_and_never_enlarged():
+    assert small(512, 768) == (64, 96) and small(1024, 512) == (128, 64) and small(48, 64) == (48, 64)
