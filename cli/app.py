@@ -10,6 +10,7 @@ from ..version import __version__
 from .batch import batch
 from .convert import convert
 from .demo import demo
+from .discriminator import discriminator
 from .distill import dataset, distill
 from .examples import examples
 from .inspect import inspect
@@ -26,7 +27,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (inspect, similarity, transfer, merge, resize, convert, distill, dataset, batch, demo, examples):
+COMMANDS = (
+    inspect,
+    similarity,
+    transfer,
+    merge,
+    resize,
+    convert,
+    distill,
+    dataset,
+    discriminator,
+    batch,
+    demo,
+    examples,
+)
+for command in COMMANDS:
     app.command()(command)
 
 

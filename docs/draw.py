@@ -25,6 +25,7 @@ from lora_graft.jobs.convert import convert
 from lora_graft.jobs.distill import dataset as datasets
 from lora_graft.jobs.distill.dataset import Dataset
 from lora_graft.jobs.distill.denoiser import Drawing, Teacher
+from lora_graft.jobs.distill.discriminator import Encoder, train_discriminator
 from lora_graft.jobs.distill.distill import Distillation, Distilled, distill
 from lora_graft.jobs.distill.generate import Generation, generate
 from lora_graft.jobs.distill.picture_files import open_folder, read_picture
@@ -35,6 +36,7 @@ from lora_graft.jobs.merge.merge import MergeSettings, merge
 from lora_graft.jobs.merge.resize import ResizeSettings, resize
 from lora_graft.jobs.transfer.compare import compare
 from lora_graft.jobs.transfer.transfer import TransferSettings, transfer
+from lora_graft.kernels.distill.looks import pixels
 from lora_graft.kernels.spectral import SubspaceSize
 from lora_graft.kernels.threads import one_thread
 from lora_graft.plots import canvas, clusters, heatmap, loss_curve
@@ -302,6 +304,46 @@ def matched() -> np.ndarray:
     )
 
 
+def likenesses() -> np.ndarray:
+    """What a discriminator of the frame says of pictures it has not seen."""
+    from lora_graft.family.training import data as real
+
+    dice = torch.Generator().manual_seed(0)
+    shown = real.render(52, effects=real.only("frame", 52), generator=dice).images
+    prompts = [text.prompt(i % 10, i // 10 % 4) for i in range(96)]
+    drawings = {
+        name: sample(
+            materialize.base("a"),
+            materialize.autoencoder(),
+            prompts[:count],
+            range(first, first + count),
+            adapters=[(lora(f"{name}_a"), 1.0)] if name else [],
+        )
+        for name, count, first in (("", 96, 0), ("frame", 32, 500), ("slant", 32, 600))
+    }
+    classes = [pixels(images) for images in (shown[:20], drawings[""][:64])]
+    found = train_discriminator(*classes, Encoder("pixels", classes[0].shape[1], 64, 64))
+    rows = {
+        "real pictures": shown[20:],
+        "base with the LoRA": drawings["frame"],
+        "with another LoRA": drawings["slant"],
+        "base alone": drawings[""][64:],
+    }
+    sheet = canvas.figure(WIDTH, 280)
+    axes = sheet.add_axes((0.27, 0.2, 0.7, 0.66))
+    for position, images in enumerate(reversed(rows.values())):
+        like, heights = found.likeness(pixels(images)).numpy(), np.linspace(position + 0.25, position - 0.25, 32)
+        for part, colour in ((like >= 0.5, BLUE), (like < 0.5, ORANGE)):
+            axes.scatter(like[part], heights[part], s=24, color=colour, edgecolor="white", linewidth=0.5)
+    axes.axvline(0.5, color=canvas.INK, linewidth=1, linestyle=(0, (4, 3)))
+    axes.set_xlim(0, 1)
+    axes.set_yticks(range(len(rows)), list(reversed(rows)))
+    axes.set_xlabel("likeness to the real pictures", **canvas.text_style(10))
+    axes.tick_params(labelsize=10, labelfontfamily=canvas.FONT, colors=canvas.INK)
+    sheet.text(0.27, 0.92, "Accepted (blue) and rejected (orange) by a discriminator", **canvas.text_style(11))
+    return canvas.pixels(sheet)
+
+
 PICTURES = {
     "icon.png": icon,
     "banner.png": banner,
@@ -315,6 +357,7 @@ PICTURES = {
     "resize_lora.jpg": resized,
     "synthetic_dataset.png": actions,
     "picture_dataset.jpg": from_pictures,
+    "train_discriminator.png": likenesses,
     "save_dataset.jpg": saved_dataset,
     "load_dataset.jpg": learnt_again,
     "distill.jpg": distilled,

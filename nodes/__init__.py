@@ -17,6 +17,7 @@ from .save_lora import SaveLoRA
 from .similarity import SubspaceSimilarity
 from .synthetic_dataset import SyntheticDataset
 from .synthetic_prompts import SyntheticPrompts
+from .train_discriminator import LoadDiscriminator, TrainDiscriminator
 from .transfer import LoRAXTransfer
 
 
@@ -35,6 +36,8 @@ class LoraGraftExtension(ComfyExtension):
             ApplyLoRA,
             SaveLoRA,
             SyntheticPrompts,
+            TrainDiscriminator,
+            LoadDiscriminator,
             SyntheticDataset,
             PictureDataset,
             SaveDataset,

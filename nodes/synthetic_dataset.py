@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from comfy_api.latest import io
 
 from ..choices import Dataset
@@ -20,6 +19,7 @@ from .distilling import (
     teacher_inputs,
     with_loras,
 )
+from .looking import DISCRIMINATOR, Eye, eye_for
 
 
 class SyntheticDataset(io.ComfyNode):
@@ -75,7 +75,8 @@ class SyntheticDataset(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="With references: samples less likely than this to be of their kind are rejected.",
+                    tooltip="With references or a discriminator: samples less likely than this to be of their kind are "
+                    "rejected.",
                 ),
                 io.Model.Input(
                     "target",
@@ -93,6 +94,12 @@ class SyntheticDataset(io.ComfyNode):
                     tooltip="A few pictures of what the LoRA should make. Needs clip_vision and source_vae.",
                 ),
                 io.ClipVision.Input("clip_vision", optional=True, tooltip="Looks at references and samples."),
+                DISCRIMINATOR.Input(
+                    "discriminator",
+                    optional=True,
+                    tooltip="Judges the samples as real pictures would, without any: from Train Discriminator or Load "
+                    "Discriminator. Needs source_vae, and the clip_vision that it was trained with.",
+                ),
             ],
             outputs=[
                 DATASET.Output("dataset", display_name="dataset", tooltip="For Distill Adapter and Save Dataset."),
@@ -131,6 +138,7 @@ class SyntheticDataset(io.ComfyNode):
         target_vae=None,
         references=None,
         clip_vision=None,
+        discriminator=None,
     ) -> io.NodeOutput:
         from ..errors import SettingsError
         from ..jobs.distill.denoiser import Drawing, Teacher
@@ -146,6 +154,10 @@ class SyntheticDataset(io.ComfyNode):
             )
         marks = comparable(source_vae, target_vae)
         with learning():
+            judge = None
+            if discriminator is not None:
+                view = eye_for(discriminator, clip_vision, source_vae)
+                judge = discriminator, lambda latents: view.embed(decoded(source_vae, latents))
             conditionings: dict = {}
             teacher = Teacher(
                 HostDenoiser(source, source_clip, marks[0], conditionings=conditionings),
@@ -155,17 +167,16 @@ class SyntheticDataset(io.ComfyNode):
                 None if target is None else HostDenoiser(target, target_clip, marks[1], conditionings=conditionings)
             )
 
-            def embed(latents: torch.Tensor) -> torch.Tensor:
-                return _seen(clip_vision, decoded(source_vae, latents))
-
-            known = None if references is None else _seen(clip_vision, references.clone())
+            eye = Eye("clip_vision", clip_vision, height=height, width=width)
+            known = None if references is None else eye.embed(references.clone())
             dataset = generate(
                 teacher,
                 student,
                 prompts.splitlines(),
                 settings,
                 references=known,
-                embed=embed,
+                embed=lambda latents: eye.embed(decoded(source_vae, latents)),
+                discriminator=judge,
                 progress=host.Progress(spoken=True),
             )
             kept = dataset.kept_indices()[:SHOWN]
@@ -174,13 +185,3 @@ class SyntheticDataset(io.ComfyNode):
                 pictures = decoded(source_vae, dataset.taught[kept])
         text = account(dataset)
         return io.NodeOutput(dataset, pictures, text, ui=shown(text, pictures, cls))
-
-
-def _seen(clip_vision, images: torch.Tensor) -> torch.Tensor:
-    """Embeddings (n, d) of pictures (n, height, width, 3)."""
-    found = []
-    with torch.no_grad():
-        for image in images:
-            host.check_cancelled()
-            found.append(clip_vision.encode_image(image[None])["image_embeds"].flatten(1).float().cpu())
-    return torch.cat(found)

@@ -169,6 +169,7 @@ COMMANDS = {
     "convert": [File],
     "distill": [File, Distill, Dataset, Pipelines, Work],
     "dataset": [Dataset, Pipelines, Work],
+    "discriminator": [],
     "batch": [Batch],
     "demo": [],
     "examples": [],
@@ -228,7 +229,8 @@ samplers.KSampler = SimpleNamespace(SAMPLERS=["euler"], SCHEDULERS=["normal", "s
 latest.io, latest.ui, latest.ComfyExtension = Declaring(), None, object
 
 from lora_graft import nodes
-nodes.load_lora.host.lora_files = nodes.load_lora.host.dataset_files = lambda: []
+host = nodes.load_lora.host
+host.lora_files = host.dataset_files = host.discriminator_files = lambda: []
 found = {}
 for node in asyncio.run(nodes.LoraGraftExtension().get_node_list()):
     schema = node.define_schema()
@@ -251,6 +253,8 @@ NODES = {
     "SyntheticPrompts": ([Prompts], {"seed_prompts"}),
     "SyntheticDataset": ([Dataset, Drawing], {"prompts", "strengths"}),
     "PictureDataset": ([Dataset, Drawing], {"folder", "captions"}),
+    "TrainDiscriminator": ([File], {"filename_prefix", "folder"}),
+    "LoadDiscriminator": ([], {"file"}),
     "SaveDataset": ([], {"filename_prefix"}),
     "LoadDataset": ([], {"file"}),
     "Distill": ([Distill], {"strengths", "checkpointing", "checkpoint_every", "pictures"}),

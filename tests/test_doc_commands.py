@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from lora_graft.cli.app import app
+from PIL import Image
 from typer.testing import CliRunner
 
 PACK = Path(__file__).resolve().parent.parent
@@ -48,6 +49,10 @@ def shelf(family_models, tmp_path_factory):
     for name, file in {"SOURCE": "a", "OLD_BASE": "a", "TARGET": "b", "NEW_BASE": "b"}.items():
         (folder / name).symlink_to(files[f"family_{file}"])
     (folder / "PROMPTS.txt").write_text("red digit two\na green three\n")
+    for name, colour in {"REAL": 200, "GENERATED": 40}.items():
+        (folder / name).mkdir()
+        for shade in range(6):
+            Image.new("RGB", (48, 32), (colour + shade, 10 * shade, 60)).save(folder / name / f"{shade}.png")
     return folder
 
 

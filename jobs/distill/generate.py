@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
+import torch
 from torch import Tensor
 
 from ... import choices
 from ...errors import SettingsError
-from ...kernels.distill.filter import action, likeness
+from ...kernels.distill.discriminator import likeness
+from ...kernels.distill.filter import action
 from ...kernels.finite import all_finite
 from ..progress import Progress, silent
 from .dataset import Dataset
 from .denoiser import Denoiser, Drawing, Teacher
+from .discriminator import Discriminator, expectation, require_finite
 from .pictures import account_of_pictures
 
 TARGET_SEEDS = 1_000_000  # the target draws from other seeds than the teacher
@@ -26,7 +29,7 @@ class Generation:
     count: samples in all; half from the source with its LoRAs, half from the target where there is one.
     least_action: samples on which the LoRAs act less are rejected, as a share of the distance between two
         unrelated seeds.
-    least_likeness: with references, samples less likely to be of their kind are rejected.
+    least_likeness: with references or a discriminator, samples less likely to be of their kind are rejected.
 
     Raises:
         SettingsError: a value out of range.
@@ -58,6 +61,7 @@ def generate(
     *,
     references: Tensor | None = None,
     embed: Embed | None = None,
+    discriminator: tuple[Discriminator, Embed] | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     """Draw a dataset.
@@ -68,10 +72,17 @@ def generate(
         prompts: used in turn.
         references: embeddings (n, d) of pictures of the real thing.
         embed: latents (n, …) of the teacher → embeddings (n, d); needed with references.
+        discriminator: one that was trained before, and what makes embeddings for it of the teacher's latents. With
+            references as well a sample must please both.
 
     Raises:
-        SettingsError: no prompts, references without `embed`, or the pictures come out as NaN.
+        SettingsError: no prompts, references without `embed`, pictures or embeddings that come out as NaN or Inf, or
+            embeddings that are not the discriminator's.
     """
+    if references is not None:
+        if embed is None:
+            raise SettingsError("references need something that embeds the samples as well")
+        require_finite(references, "references")
     lines = [line.strip() for line in prompts if line.strip()]
     if not lines:
         raise SettingsError(
@@ -101,10 +112,17 @@ def generate(
     tell(total, total, "filtering")
     acts = action(taught, plain)
     kept, like = acts >= settings.least_action, None
-    if references is not None:
-        if embed is None:
-            raise SettingsError("references need something that embeds the samples as well")
-        like = likeness(references, embed(plain), embed(taught))
+    if references is not None and embed is not None:
+        pairs = [embed(plain), embed(taught)]
+        for embeddings in pairs:
+            require_finite(embeddings, "samples")
+        order = {line: i for i, line in enumerate(dict.fromkeys(asked))}
+        like = likeness(references, *pairs, groups=torch.tensor([order[line] for line in asked]))
+    if discriminator is not None:
+        judge, look = discriminator
+        own_view = judge.likeness(look(taught))
+        like = own_view if like is None else torch.minimum(like, own_view)
+    if like is not None:
         kept &= like >= settings.least_likeness
     info = {
         **asdict(settings),
@@ -114,6 +132,10 @@ def generate(
         "evaluations": settings.drawing.passes * total,
         "distinct_prompts": len(set(asked)),
     }
+    if references is not None:
+        info["references"] = len(references)
+    if discriminator is not None:
+        info["discriminator"] = discriminator[0].name
     return Dataset(asked, taught.cpu(), plain.cpu(), None if own is None else own.cpu(), acts, kept, like, info)
 
 
@@ -136,9 +158,8 @@ def account(dataset: Dataset) -> str:
         lines.append(f"{weak} were rejected because the LoRA hardly changes them: use its trigger words.")
     if dataset.likeness is not None:
         unlike = int((dataset.likeness < info["least_likeness"]).sum())
-        lines.append(
-            f"{unlike} look less like the references than like the source alone (threshold {info['least_likeness']:g})."
-        )
+        lines.append(f"{unlike} {_verdict(info)} (threshold {info['least_likeness']:g}).")
+        lines += [line for line in (expectation(info.get("references", 0)),) if line]
     rows = [
         f"| {i + 1} | {prompt.replace('|', '/')[:60]} | {acts[i]:.3f} | "
         + (f"{dataset.likeness[i]:.2f} | " if dataset.likeness is not None else "")
@@ -147,3 +168,11 @@ def account(dataset: Dataset) -> str:
     ]
     head = "| sample | prompt | action | " + ("likeness | " if dataset.likeness is not None else "") + "kept |"
     return "\n\n".join(lines) + f"\n\n{head}\n" + "|---" * (head.count("|") - 1) + "|\n" + "\n".join(rows) + "\n"
+
+
+def _verdict(info: dict) -> str:
+    """What is said of samples that are not likely enough."""
+    judge = info.get("discriminator")
+    if not judge:
+        return "look less like the references than like the source alone"
+    return f"were rejected by {judge}" + (", or look unlike the references" if "references" in info else "")

@@ -5,11 +5,14 @@ The rest of ``nodes`` only declares nodes and calls jobs.
 
 from .base import HostBase
 from .files import (
+    DISCRIMINATOR,
     apply,
     checkpoint_folder,
     dataset_files,
     dataset_folder,
     dataset_path,
+    discriminator_files,
+    discriminator_path,
     input_path,
     lora_files,
     lora_path,
@@ -19,6 +22,7 @@ from .work import Progress, check_cancelled, device
 from .writer import ClipWriter
 
 __all__ = [
+    "DISCRIMINATOR",
     "ClipWriter",
     "HostBase",
     "Progress",
@@ -29,6 +33,8 @@ __all__ = [
     "dataset_folder",
     "dataset_path",
     "device",
+    "discriminator_files",
+    "discriminator_path",
     "input_path",
     "lora_files",
     "lora_path",

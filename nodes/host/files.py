@@ -20,11 +20,14 @@ def apply(model, clip, state: Mapping[str, Tensor], strength_model: float, stren
     return patched
 
 
+DISCRIMINATOR = "_discriminator"  # in the name of a file that lies beside a LoRA and is none
+
+
 def lora_files() -> list[str]:
-    """Names of the files in models/loras and output/loras, as the host lists them."""
+    """Names of the files in models/loras and output/loras, as the host lists them, without discriminators."""
     import folder_paths
 
-    return folder_paths.get_filename_list("loras")
+    return [name for name in folder_paths.get_filename_list("loras") if DISCRIMINATOR not in Path(name).name]
 
 
 def lora_path(name: str) -> Path | None:
@@ -86,3 +89,23 @@ def input_path(text: str) -> Path:
     import folder_paths
 
     return Path(folder_paths.get_input_directory()) / Path(text.strip().strip("\"'")).expanduser()
+
+
+def discriminator_files() -> list[str]:
+    """Names of the discriminators beside LoRAs and in the input folder; the latter begin with ``input/``."""
+    import folder_paths
+
+    beside = [name for name in folder_paths.get_filename_list("loras") if DISCRIMINATOR in Path(name).name]
+    root = Path(folder_paths.get_input_directory())
+    given = [path for path in root.rglob("*.safetensors") if DISCRIMINATOR in path.name] if root.is_dir() else []
+    return sorted(beside) + sorted(f"input/{path.relative_to(root).as_posix()}" for path in given)
+
+
+def discriminator_path(name: str) -> Path | None:
+    """Full path of one of :func:`discriminator_files`, or None when it is gone."""
+    import folder_paths
+
+    if name.startswith("input/"):
+        found = Path(folder_paths.get_input_directory()) / name.removeprefix("input/")
+        return found if found.is_file() else None
+    return lora_path(name)

@@ -256,6 +256,37 @@ Your own models: width, height, steps and cfg as you draw with them, 64 samples,
         "save_target save_distilled",
         {"path": (420, 110)},
     ),
+    "train_discriminator": Layout(
+        [
+            {
+                "Read me": [
+                    _about("""## Train a discriminator and draw with it
+A discriminator is trained where the LoRA was trained, on real pictures against pictures of the plain base of *other* \
+seeds and prompts, and written beside the LoRA. *Synthetic Dataset* then keeps the samples that look real to it; no \
+real picture is needed any more.
+
+**Replace:** the base, the LoRA, and the upper row by your real pictures: **Load Image** nodes and **Batch Images**, 5 \
+to 20. Here the LoRA itself draws what stands for them. A **Load CLIP Vision** node connected to *Train Discriminator* \
+and *Synthetic Dataset* sees content, which the autoencoder does not.
+
+Later, or on another machine, **Load Discriminator** takes the place of all of this but *Synthetic Dataset*."""),
+                ]
+            },
+            {
+                "Models: choose yours": ["source", "lora", "clip", "vae"],
+                "Prompts and size": ["prompt_real", "prompt_generated", "nothing", "latent"],
+            },
+            {
+                "Real pictures": ["apply sample_real decode_real save_real"],
+                "The plain base": ["sample_generated decode_generated save_generated"],
+            },
+            {"Discriminator": ["train", "trust"]},
+            {"Samples that it chooses": ["data", "previews"]},
+            {"Report": ["report"]},
+        ],
+        "save_generated previews",
+        {"trust": (420, 260)},
+    ),
     "lora_to_lorax": Layout(
         [
             {

@@ -69,7 +69,8 @@ def sockets_and_widgets(node: dict) -> tuple[dict, dict]:
 def draws(node: dict) -> bool:
     """Whether the node draws pictures, or works on those that another drew: minutes at its defaults."""
     inputs = {key for kind in node["input"].values() for key in kind}
-    return "sampler_name" in inputs or "LORA_GRAFT_DATASET" in {*node["output"], *_types(node)}
+    drawn = {"LORA_GRAFT_DATASET", "LORA_GRAFT_DISCRIMINATOR"}
+    return "sampler_name" in inputs or bool(drawn & {*node["output"], *_types(node)})
 
 
 def _types(node: dict) -> set[str]:

@@ -166,6 +166,17 @@ def pictures_to_lorax(host, result):
     assert min(taught) > alone + 0.3
 
 
+def train_discriminator(host, result):
+    """The file lies beside LoRAs, and what it keeps has the golden frame."""
+    assert "16 real and 16 generated pictures" in result.text("trust")
+    path = Path(result.text("trust").split("Saved ")[1].strip())
+    assert path.is_relative_to(host.base / "output" / "loras") and path.is_file()
+    kept = int(re.search(r"(\d+) of 16 samples were kept", result.text("report"))[1])
+    assert kept >= 10 and "rejected by the discriminator of family_frame_a" in result.text("report")
+    plain, chosen = pictures(host, result, "save_generated"), pictures(host, result, "previews")
+    assert framed(plain) < 0.2 < 0.4 < framed(chosen) and len(chosen) == kept
+
+
 CHECKS = {
     f.__name__: f
     for f in (
@@ -181,6 +192,7 @@ CHECKS = {
         distill_to_another_base,
         lora_to_lorax,
         pictures_to_lorax,
+        train_discriminator,
     )
 }
 

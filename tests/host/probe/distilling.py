@@ -209,6 +209,48 @@ class Eye(io.ComfyNode):
         return io.NodeOutput(Seeing())
 
 
+class Vision(io.ComfyNode):
+    """A real CLIP_VISION of the host, as its loader makes it, with one narrow layer and weights of this seed."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Probe_Vision",
+            category=CATEGORY,
+            inputs=[io.Int.Input("seed"), io.Int.Input("size")],
+            outputs=[io.ClipVision.Output()],
+        )
+
+    @classmethod
+    def execute(cls, seed, size):
+        from comfy.clip_vision import ClipVisionModel
+
+        config = {
+            "model_type": "clip_vision_model",
+            "hidden_act": "quick_gelu",
+            "hidden_size": 64,
+            "image_size": 64,
+            "intermediate_size": 128,
+            "layer_norm_eps": 1e-5,
+            "num_attention_heads": 2,
+            "num_channels": 3,
+            "num_hidden_layers": 2,
+            "patch_size": 16,
+            "projection_dim": size,
+        }
+        made, dice = ClipVisionModel(config), torch.Generator().manual_seed(seed)
+        state = {
+            name: torch.randn(weight.shape, generator=dice) / max(weight[0].numel(), 1) ** 0.5
+            if weight.ndim > 1
+            else torch.full(weight.shape, float(name.endswith("weight")))
+            for name, weight in made.get_sd().items()
+            if weight.is_floating_point()
+        }
+        missing, _ = made.load_sd(state)
+        assert all("position_ids" in name for name in missing), missing
+        return io.NodeOutput(made)
+
+
 class Spoilt(io.ComfyNode):
     """A MODEL whose network raises, or answers NaN, from its n-th call on."""
 
@@ -240,4 +282,4 @@ class Spoilt(io.ComfyNode):
         return io.NodeOutput(model)
 
 
-NODES = [MakeWords, Student, Leftovers, Eye, Spoilt]
+NODES = [MakeWords, Student, Leftovers, Eye, Vision, Spoilt]
