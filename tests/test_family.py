@@ -63,8 +63,8 @@ def test_every_lora_shows_its_effect_and_only_that(family_files, effect, name):
 
 
 @pytest.mark.parametrize("name", materialize.CONCEPT_BASES)
-def test_the_trigger_word_alone_sets_off_the_new_class(models, name):
-    lora, head = adapters.read(models[f"family_star_{name}"]), materialize.judge_concept()
+def test_the_trigger_word_alone_sets_off_the_new_class(family_files, name):
+    lora, head = adapters.read(family_files[f"family_star_{name}"]), materialize.judge_concept()
     stars = [text.concept_prompt(int(colour)) for colour in COLOURS[:8]]
     with_lora = judged(name, stars + PROMPTS[:10], [(lora, 1.0)])
     is_star = judge.concept(head, with_lora.features)
@@ -159,10 +159,10 @@ def test_strength_zero_is_the_base_and_strengths_add(family_files):
     torch.testing.assert_close(twice[name], patched(weights, lora, 1.0)[name])
 
 
-def test_velocities_put_together_while_sampling_are_what_is_drawn_with(models):
+def test_velocities_put_together_while_sampling_are_what_is_drawn_with(family_files):
     """The base's velocity and a LoRA's effect on it, added step by step, draw what the LoRA on the weights draws."""
     base = materialize.base("a")
-    with_lora = patched(base, adapters.read(models["family_frame_a"]))
+    with_lora = patched(base, adapters.read(family_files["family_frame_a"]))
 
     def forward(weights, x, times, pooled):
         plain = model.forward(weights, x, times, pooled)
