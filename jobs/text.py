@@ -38,8 +38,8 @@ class ReportText(ABC):
 
 def table(columns: tuple[str, ...], rows: list[list[str]]) -> str:
     """A Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+    head, *body = [" | ".join(map(_cell, line)) for line in (columns, *rows)]
+    return "\n".join(f"| {line} |" for line in (head, " | ".join(["---"] * len(columns)), *body))
 
 
 def _cell(text: str) -> str:

@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from lora_graft.jobs.text import table
 from lora_graft.jobs.transfer.report import ModuleReport, Report, kept_energy
 
 
@@ -101,3 +102,14 @@ def test_an_empty_report_still_speaks():
 def test_blocks_and_roles_keep_their_order(report):
     assert list(report.blocks()) == ["input_blocks.1.1", "middle_block.1"]
     assert list(report.roles()) == ["attn1.to_q", "other"]
+
+
+def test_a_table_is_one_to_a_markdown_reader():
+    """Names from files stay text, the table around them a table."""
+    import markdown
+
+    text = table(("module", "Φ"), [["`to_k`", "0.5"], ["a | b", "---"], ["<b>x</b>", "[y](z)"]])
+    page = markdown.markdown(text, extensions=["tables"])
+    assert page.count("<table>") == 1 and page.count("<tr>") == 4 and page.count("<th>") == 2
+    assert "<code>to_k</code>" in page and "a | b" in page
+    assert "<b>" not in page and "<a " not in page
