@@ -28,8 +28,9 @@ class Eye:
         self.kind, self.clip_vision, self.vae = kind, clip_vision, vae
         from ..kernels.distill.looks import small
 
-        sizes = {"clip_vision": (0, 0), "latents": (height, width), "pixels": small(height, width)}
-        self.height, self.width = sizes[kind]
+        if kind == "pixels":
+            height, width = small(height, width)
+        self.height, self.width = (0, 0) if kind == "clip_vision" else (height, width)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """(n, d) float32."""
