@@ -60,5 +60,5 @@ class LoraXStudent(Student):
 class LoraXDiagonalStudent(LoraXStudent):
     """Parameter ``core`` (k,), the diagonal of ΔΣ; starts from the diagonal of Uᵀ ΔW V."""
 
-    rate_factor = 10.0  # so few numbers must go far: 0.03 gave .38 of ten pictures' effect in 100 steps, 0.1 .79
+    rate_factor = 10.0  # so few numbers must go far: a rate of 0.03 gave .50 of ten pictures' effects, this .78
     diagonal = True
