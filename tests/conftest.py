@@ -77,6 +77,17 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason=found))
 
 
+@pytest.fixture
+def one_thread():
+    """Threads of torch that wait for each other crawl on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def family_files(tmp_path_factory) -> dict[str, Path]:
     """The example family's files by name, without the text encoder, written once per run. Not to be changed."""

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ... import choices
 from ...errors import SettingsError
+from ...kernels.distill.looks import resized
 from ...kernels.finite import all_finite
 from ...untrusted import in_markdown
 from ..progress import Progress, silent
@@ -31,14 +31,8 @@ TAGS = "ss_tag_frequency"  # kohya's name for captions in a LoRA's metadata
 
 def covering(picture: Tensor, width: int, height: int) -> Tensor:
     """A picture (h, w, 3) in [0, 1] scaled until it just covers a size, its middle cut out: (height, width, 3)."""
-    h, w, _ = picture.shape
-    scale = max(width / w, height / h)
-    size = max(height, round(h * scale)), max(width, round(w * scale))
     image = picture.permute(2, 0, 1).unsqueeze(0).float()
-    if size != (h, w):
-        image = F.interpolate(image, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    return image[0, :, top : top + height, left : left + width].permute(1, 2, 0).contiguous()
+    return resized(image, height, width, mode="bicubic")[0].clamp(0, 1).permute(1, 2, 0).contiguous()
 
 
 def one_size(pictures: Sequence[Tensor], names: Sequence[str], width: int, height: int) -> tuple[Tensor, list[str]]:

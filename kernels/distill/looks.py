@@ -44,13 +44,17 @@ def small(height: int, width: int) -> tuple[int, int]:
     return round(height * factor), round(width * factor)
 
 
-def resized(images: Tensor, height: int, width: int) -> Tensor:
-    """Images (n, 3, …) scaled to cover height × width and cut to it at the centre; as they are where that fits."""
+def resized(images: Tensor, height: int, width: int, *, mode: str = "bilinear") -> Tensor:
+    """Images (n, 3, …) scaled to cover height × width and cut to it at the centre; as they are where that fits.
+
+    mode: of torch's interpolation; "bicubic" is sharper and may leave the range of the images a little.
+    """
     high, wide = images.shape[-2:]
     if (high, wide) == (height, width):
         return images
     factor = max(height / high, width / wide)
-    size = [max(height, round(high * factor)), max(width, round(wide * factor))]
-    images = F.interpolate(images.float(), size, mode="bilinear", antialias=True)
+    size = max(height, round(high * factor)), max(width, round(wide * factor))
+    if size != (high, wide):
+        images = F.interpolate(images.float(), size, mode=mode, antialias=True)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return images[..., top : top + height, left : left + width]

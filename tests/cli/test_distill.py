@@ -17,13 +17,7 @@ HERE = Path(__file__).parent
 SMALL = ("--count", 4, "--width", 32, "--draw-steps", 2, "--noisy-latents", 8, "--batch", 4, "--accumulation", 1)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads that wait for each other crawl on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 pytest.importorskip("diffusers")
 _SPEC = importlib.util.spec_from_file_location("tiny_models", Path(__file__).with_name("tiny.py"))
@@ -17,12 +16,8 @@ _SPEC.loader.exec_module(tiny)
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Threads that wait for each other crawl on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def in_one_thread(one_thread):
+    """For every test here."""
 
 
 @pytest.fixture(scope="session")
