@@ -35,10 +35,10 @@ docs: dev  ## the site, in out/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: dev lint docs  ## the checks, the site and all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -q
 
 test-fast: dev lint  ## the same without what needs a ComfyUI or a browser
-	$(BIN)/python -m pytest -m "not host"
+	$(BIN)/python -m pytest -q -m "not host"
 
 clean:  ## removes .venv and out
 	rm -rf $(VENV) out
