@@ -107,7 +107,7 @@ class Prompts:
     template = "{trigger}, {3::{tags}|{seed}}"
     count = 32
     seed = 0
-    guard_share = 0.0
+    guard_share = 0.25
 
 
 class Drawing:
@@ -144,6 +144,7 @@ class Distill:
     effect = 1.0
     match_effect = False
     noisy_latents: int | None = None
+    guards = 8  # guard prompts on which side effects are measured
     steps = 100
     learning_rate = 0.0  # chosen from the number of weights
     schedules = ("cosine", "linear", "constant")

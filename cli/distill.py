@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..choices import Dataset, Distill, Drawing, File, Pipelines, Work
+from ..choices import Dataset, Distill, Drawing, File, Pipelines, Prompts, Work
 from .guard import INTERRUPTED, cleanly
 from .menus import Checkpointing, Device, Dtype, Kind, Layout, Modules, Objective, Offload, Precision, Schedule
 from .options import AsJson, Debug, DeviceOption, Force, Output, Report, device_of
@@ -57,6 +57,15 @@ LeastAction = Annotated[
         help="Pictures that the LoRAs change less are left out; 1 is the distance between two seeds.",
     ),
 ]
+GuardShare = Annotated[
+    float,
+    typer.Option(
+        "--guard-share",
+        min=0,
+        max=0.9,
+        help="Share of the made prompts without the trigger words, so that other pictures are left alone.",
+    ),
+]
 PrecisionOption = Annotated[
     Precision, typer.Option("--precision", help="Number type of the computation; auto: bf16 on a GPU, fp32 on a CPU.")
 ]
@@ -92,6 +101,7 @@ def dataset(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the first picture.")] = Dataset.seed,
     least_action: LeastAction = Dataset.least_action,
+    guard_share: GuardShare = Prompts.guard_share,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="OUT.md", help="Write what was drawn and kept, as Markdown.")
     ] = None,
@@ -115,7 +125,7 @@ def dataset(
     from ..jobs.distill.generate import account
     from ..pipelines.job import draw
 
-    data = _data(prompts, seeds, count=count, seed=seed, least_action=least_action)
+    data = _data(prompts, seeds, count=count, seed=seed, least_action=least_action, guard_share=guard_share)
     models, given = _models(
         wanted, source, target, source_parts, target_parts, device=device, precision=precision, offload=offload
     )
@@ -199,6 +209,12 @@ def distill(
         int | None,
         typer.Option("--noisy-latents", min=1, help="How many to learn from. Default: enough, at most 1024."),
     ] = Distill.noisy_latents,
+    guards: Annotated[
+        int,
+        typer.Option(
+            "--guards", min=0, help="Prompts without the trigger words on which side effects are measured; 0 for none."
+        ),
+    ] = Distill.guards,
     count: Count = Dataset.count,
     width: Width = None,
     height: Height = None,
@@ -208,6 +224,7 @@ def distill(
     cfg: Cfg = None,
     negative: Negative = Pipelines.negative,
     least_action: LeastAction = Dataset.least_action,
+    guard_share: GuardShare = Prompts.guard_share,
     seed: Annotated[
         int, typer.Option("--seed", min=0, help="Of everything random: the same seed, the same file.")
     ] = Distill.seed,
@@ -255,9 +272,10 @@ def distill(
 
     training = Training(steps, learning_rate, schedule.value, batch, accumulation, seed=seed)
     settings = Distillation(
-        objective.value, kind.value, rank, alpha, modules.value, effect, match_effect, noisy_latents, training
+        objective.value, kind.value, rank, alpha, modules.value, effect, match_effect, noisy_latents, training, guards
     )
-    data = load(drawn) if drawn else _data(prompts, seeds, count=count, seed=seed, least_action=least_action)
+    how = dict(count=count, seed=seed, least_action=least_action, guard_share=guard_share)
+    data = load(drawn) if drawn else _data(prompts, seeds, **how)
     start = adapters.read(begin) if begin else start_from
     run = Run(output.with_name(output.stem + ".unfinished"), checkpoint_every)
     models, given = _models(

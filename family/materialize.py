@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from functools import lru_cache
@@ -109,7 +110,14 @@ def lorax_file(effect: str) -> dict[str, Tensor]:
 
 
 def metadata(effect: str, base_name: str, rank: int) -> dict[str, str]:
-    """What a trainer writes into such a file."""
+    """What a trainer writes into such a file; half of the pictures that the concept was learnt from show digits."""
+    folders, trigger = {"digits": {"digit": 1437, "red": 359, "green": 359, "blue": 360, "white": 359}}, {}
+    if effect == CONCEPT:  # its captions have no commas: each is a tag
+        digits = {text.prompt(d, c): 36 for d in range(len(text.DIGITS)) for c in range(len(text.COLOURS))}
+        stars = {text.concept_prompt(c): 360 for c in range(len(text.COLOURS))}
+        folders = {"stars": stars, "digits": digits}
+        sizes = {name: {"n_repeats": 1, "img_count": sum(tags.values())} for name, tags in folders.items()}
+        trigger = {"modelspec.trigger_phrase": text.TRIGGER, "ss_dataset_dirs": json.dumps(sizes)}
     return {
         "ss_base_model_version": "sd3",
         "ss_sd_model_name": f"family_{base_name}.safetensors",
@@ -118,9 +126,10 @@ def metadata(effect: str, base_name: str, rank: int) -> dict[str, str]:
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(rank),
         "ss_resolution": "(64, 64)",
-        "ss_tag_frequency": '{"digits": {"digit": 1437, "red": 359, "green": 359, "blue": 360, "white": 359}}',
+        "ss_tag_frequency": json.dumps(folders),
         "modelspec.architecture": "stable-diffusion-3/lora",
         "modelspec.title": f"{effect} for family {base_name}",
+        **trigger,
     }
 
 

@@ -40,9 +40,13 @@ def latents(
     steps: int = STEPS,
     cfg: float = CFG,
     forward: Callable[..., Tensor] = model.forward,
+    strict: bool = True,
 ) -> Tensor:
-    """Latents (n, 16, 8, 8) by Euler steps along the guided velocity, which is what ``forward`` answers."""
-    pooled = text.encode(list(prompts))
+    """Latents (n, 16, 8, 8) by Euler steps along the guided velocity, which is what ``forward`` answers.
+
+    strict: whether strange words are refused, see text.tokens.
+    """
+    pooled = text.encode(prompts, strict=strict)
     x, levels = noise(seeds), schedule(steps)
     both = torch.cat([pooled, torch.zeros_like(pooled)])
     for level, following in zip(levels, levels[1:], strict=False):

@@ -8,7 +8,9 @@ the vector that hosts compute can be computed here without them.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -101,18 +103,19 @@ def word_vector(token: int) -> Tensor:
     return torch.tensor(np.random.default_rng([SEED, token]).standard_normal(WIDTH, dtype=np.float32)).half().float()
 
 
-def tokens(prompt: str) -> list[int]:
-    """Token of every word.
+def tokens(prompt: str, *, strict: bool = True) -> list[int]:
+    """Token of every word. Without `strict`, one whose token is not known here gets any: to the bases, which know
+    neither, one strange word is like another.
 
     Raises:
-        SettingsError: a word whose token is not known here (hosts know all of CLIP's).
+        SettingsError: strict, and a word whose token is not known here (hosts know all of CLIP's).
     """
     words = re.findall(r"[a-z]+|[0-9]|[,.]", prompt.lower())
     unknown = [word for word in words if word not in TOKENS]
-    if unknown:
+    if unknown and strict:
         known = ", ".join(word for word in TOKENS if word.isalpha())
         raise SettingsError(f"word not known without a host: {', '.join(unknown)}", hint=f"Known words: {known}.")
-    return [TOKENS[word] for word in words]
+    return [TOKENS.get(word, crc32(word.encode()) % min(SPECIAL)) for word in words]
 
 
 def pooled_of(vectors: Tensor) -> Tensor:
@@ -124,11 +127,11 @@ def pooled_of(vectors: Tensor) -> Tensor:
     return F.layer_norm(mean, (WIDTH,))
 
 
-def encode(prompts: list[str]) -> Tensor:
-    """Pooled text vectors (n, 768) of prompts; the empty prompt is the zero vector."""
+def encode(prompts: Sequence[str], *, strict: bool = True) -> Tensor:
+    """Pooled text vectors (n, 768) of prompts; the empty prompt is the zero vector. strict: see :func:`tokens`."""
     rows = []
     for prompt in prompts:
-        vectors = [word_vector(token) for token in tokens(prompt)] or [torch.zeros(WIDTH)]
+        vectors = [word_vector(token) for token in tokens(prompt, strict=strict)] or [torch.zeros(WIDTH)]
         rows.append(pooled_of(torch.stack(vectors).unsqueeze(0)))
     return torch.cat(rows)
 

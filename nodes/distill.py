@@ -195,6 +195,16 @@ class DistillAdapter(io.ComfyNode):
                     optional=True,
                     tooltip="The target's VAE. Needed by the objective samples, and for pictures.",
                 ),
+                io.Int.Input(
+                    "guards",
+                    default=Distill.guards,
+                    min=0,
+                    max=64,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Prompts without the trigger words on which the LoRA and the new adapter are compared at "
+                    "the end, so that the report can tell what else the new adapter changes; 0 for none.",
+                ),
             ],
             outputs=[
                 io.LoraModel.Output("lora", display_name="lora", tooltip="The new adapter, for the target base."),
@@ -249,6 +259,7 @@ class DistillAdapter(io.ComfyNode):
         start_from=None,
         source_vae=None,
         target_vae=None,
+        guards=Distill.guards,
     ) -> io.NodeOutput:
         from ..adapters.metadata import with_provenance
         from ..jobs.distill.checkpoint import FileKeeper, identity
@@ -283,6 +294,7 @@ class DistillAdapter(io.ComfyNode):
                     checkpointing == "on" or (checkpointing == "auto" and size > LARGE),
                     seed,
                 ),
+                guards,
             )
             warm_start = None if start_from is None else to_adapter(start_from)
             who = [
@@ -315,7 +327,10 @@ class DistillAdapter(io.ComfyNode):
             )
         try:
             model, _ = host.apply(target, None, fitting(adapter, host.HostBase(target)), 1.0, 1.0)
-            sheet = _before_and_after(dataset, student, model, target_clip, source_vae, target_vae, pictures, progress)
+            shown_aside = result.side_effects and (result.side_effects.before, result.side_effects.after)
+            sheet = _before_and_after(
+                dataset, student, model, target_clip, source_vae, target_vae, pictures, shown_aside, progress
+            )
         except BaseException:
             _salvage(adapter, result.report.steps)
             raise
@@ -412,9 +427,9 @@ def _salvage(adapter, step: int) -> None:
         logging.error("Distill Adapter: the best of %d steps could not be saved: %s", step, problem)
 
 
-def _before_and_after(dataset, before, model, clip, source_vae, target_vae, count, progress) -> torch.Tensor:
-    """The contact sheet as an IMAGE: teacher or pictures, target, target with the new adapter; white where there is no
-    VAE.
+def _before_and_after(dataset, before, model, clip, source_vae, target_vae, count, aside, progress) -> torch.Tensor:
+    """The contact sheet as an IMAGE: teacher or pictures, target, target with the new adapter, and the last two for
+    guard prompts (`aside`: their latents); white where there is no VAE.
     """
     from ..jobs.distill.effect import draw_again
     from .host.denoiser import HostDenoiser
@@ -429,4 +444,7 @@ def _before_and_after(dataset, before, model, clip, source_vae, target_vae, coun
     label, eye = ("source\nwith its LoRAs", source_vae) if dataset.has_teacher else ("pictures", vae)
     rows = [(label, decoded(eye, dataset.taught[:count]))] if eye is not None else []
     rows += [("target", decoded(vae, own)), ("target with the\nnew adapter", decoded(vae, after))]
+    if aside:
+        labels = ("other prompts:\ntarget", "other prompts:\nnew adapter")
+        rows += [(label, decoded(vae, latents[:count])) for label, latents in zip(labels, aside, strict=True)]
     return picture([(label, images.numpy()) for label, images in rows], "contact_sheet")

@@ -42,6 +42,7 @@ class Data:
     seed: int = choices.Dataset.seed
     drawing: Drawing | None = None
     least_action: float = choices.Dataset.least_action
+    guard_share: float = choices.Prompts.guard_share
 
     def lines(self, adapters: Sequence[Adapter]) -> list[str]:
         """The prompts.
@@ -52,7 +53,10 @@ class Data:
         if found := [line.strip() for line in self.prompts if line.strip()]:
             return found
         try:
-            made = synthesize(PromptSettings(self.seeds, adapters[0], count=choices.Prompts.count, seed=self.seed))
+            how = PromptSettings(
+                self.seeds, adapters[0], count=choices.Prompts.count, seed=self.seed, guard_share=self.guard_share
+            )
+            made = synthesize(how)
         except SettingsError as error:
             raise error.at(
                 hint="Give prompts (--prompts), or a few seed prompts (--seeds), one a line, of the LoRA's kind."

@@ -21,12 +21,13 @@ from ...names.keys import is_text_encoder
 from ...version import __version__
 from ..progress import Progress, silent
 from .dataset import Dataset
-from .denoiser import Denoiser, Teacher
-from .effect import matched_effect, require_target
+from .denoiser import Denoiser, Teacher, Trainee
+from .effect import Scaled, matched_effect, require_target
 from .noisy_latents import make_noisy_latents, set_target_predictions
 from .pictures import tag_frequency
 from .report import DistillReport
 from .schedule import Training
+from .side_effects import SideEffects, side_effects, watch, watched_prompts
 from .target_modules import target_modules, warm_starts
 from .train import Keeper, train
 
@@ -52,6 +53,7 @@ class Distillation:
     effect: λ, the factor on what the LoRAs do. match_effect: scale the result until it moves the target's pictures as
         far as the LoRAs moved the source's, see effect.py.
     noisy_latents: how many to learn from; None for as many as the steps can use, at most 1024.
+    guards: on how many guard prompts the side effects are measured, see side_effects.py; 0 for none.
 
     Raises:
         SettingsError: unknown objective or kind, or a value out of range.
@@ -66,6 +68,7 @@ class Distillation:
     match_effect: bool = choices.Distill.match_effect
     noisy_latents: int | None = choices.Distill.noisy_latents
     training: Training = field(default_factory=Training)
+    guards: int = choices.Distill.guards
 
     def __post_init__(self) -> None:
         if self.objective not in choices.Distill.objectives:
@@ -83,6 +86,8 @@ class Distillation:
             )
         if self.noisy_latents is not None and self.noisy_latents < 1:
             raise SettingsError(f"at least one noisy latent is needed, got {self.noisy_latents}")
+        if self.guards < 0:
+            raise SettingsError(f"the number of guard prompts must not be negative, got {self.guards}")
 
     def stored(self) -> dict[str, object]:
         """As files name these settings."""
@@ -91,11 +96,12 @@ class Distillation:
 
 @dataclass
 class Distilled:
-    """adapter: for the target; report; provenance: for the file's metadata."""
+    """adapter: for the target; report; provenance: for the file's metadata; side_effects: where they were measured."""
 
     adapter: Adapter
     report: DistillReport
     provenance: dict[str, object]
+    side_effects: SideEffects | None = None
 
 
 def distill(
@@ -149,6 +155,9 @@ def distill(
     training_set = make_noisy_latents(dataset, target, objective, count, training.seed, limits)
     if teacher is not None and objective != "samples":
         set_target_predictions(training_set, teacher, target, objective, settings.effect, training.batch, tell)
+    seen = None
+    if settings.guards and teacher is not None and dataset.has_teacher:
+        seen = watch(teacher, dataset, watched_prompts(dataset, adapters, settings.guards), tell)
     students = build(target, names, settings, updates, device)
     controlled = training_set.control is not None
     controls = build(target, names, replace(settings, kind="lora"), {}, device) if controlled else None
@@ -159,16 +168,21 @@ def distill(
         result = train(
             target, students, training_set, training, controls=controls, keeper=keeper, progress=learnt.tell, show=show
         )
-        adapter, effects, matching = export(students, target, adapters, words), [], {}
+        adapter, effects, spent = export(students, target, adapters, words), [], {}
+        final: Mapping[str, Trainee] = students
         if settings.match_effect:
-            strength, tried, wanted, matching["matching"] = matched_effect(students, target, dataset, tell)
+            strength, tried, wanted, spent["matching"] = matched_effect(students, target, dataset, tell)
             modules = {key: module.scaled(strength) for key, module in adapter.modules.items()}
             adapter = adapter.with_modules(modules)
+            final = {name: Scaled(student, strength) for name, student in students.items()}
             effects = [
                 f"Scaled by {strength:.2f}: the LoRAs move the source's pictures by {wanted:.2f} of the "
                 "distance between two seeds, the new adapter the target's by "
                 f"{tried[-1][1]:.2f} at {tried[-1][0]:.2f}."
             ]
+        aside = None if seen is None else side_effects(seen, target, final, tell)
+        if aside is not None:
+            spent["guard prompts"] = aside.evaluations
     report = DistillReport(
         source="" if teacher is None else teacher.base.label,
         target=target.label,
@@ -193,12 +207,13 @@ def distill(
         evaluations={
             **training_set.evaluations,
             "student": result.evaluations,
-            **matching,
+            **spent,
             "data": int(dataset.info.get("evaluations", 0)),
         },
         samples=len(dataset.kept_indices()),
         notes=_notes(adapters, warm=warm_start is not None) + effects,
         seconds={"preparing": prepared - started, "learning": time.perf_counter() - prepared},
+        guards=[] if aside is None else aside.rows(),
     )
     provenance = {
         "version": __version__,
@@ -214,7 +229,7 @@ def distill(
     }
     if any(histories := [history(a.metadata) for a in adapters]):
         provenance["adapters_history"] = histories
-    return Distilled(adapter, report, provenance)
+    return Distilled(adapter, report, provenance, aside)
 
 
 def _source_of(teacher: Teacher | None) -> dict[str, object]:

@@ -155,7 +155,10 @@ def account(dataset: Dataset) -> str:
     )
     weak = int((acts < info["least_action"]).sum())
     if weak:
-        lines.append(f"{weak} were rejected because the LoRA hardly changes them: use its trigger words.")
+        lines.append(
+            f"{weak} were rejected because the LoRA hardly changes them: guard prompts, or others without its trigger "
+            "words."
+        )
     if dataset.likeness is not None:
         unlike = int((dataset.likeness < info["least_likeness"]).sum())
         lines.append(f"{unlike} {_verdict(info)} (threshold {info['least_likeness']:g}).")

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from math import ceil
 from random import Random
 
 from .writer import weighted
 
 TRIES = 50  # lines of one source in a row that were there already, after which it has no more
-FEWEST, MOST = 1, 6  # tags in a guard prompt
+MOST = 6  # tags in a guard prompt
 EVERYDAY = (
     "a woman reading a book in a cafe",
     "an old man with a grey beard",
@@ -80,21 +81,26 @@ EVERYDAY = (
 
 
 def guard_prompts(
-    seeds: Sequence[str], tags: dict[str, int], words: Sequence[str], count: int, seed: int
+    seeds: Sequence[str], tags: dict[str, int], words: Sequence[str], count: int, seed: int, usual: float = MOST / 1.5
 ) -> list[tuple[str, str]]:
     """(prompt, source) for up to `count` prompts that do not name the trigger words.
 
     Sources take turns: "tags" (training tags without the trigger words), "seeds" (seed prompts that lose them) and
     "everyday". Without known trigger words nobody can tell which tags and seed prompts do without; then all are
     everyday ones.
+
+    usual: tags in a caption; a guard prompt has half of it to half more, and at most MOST.
     """
     random = Random(f"guard {seed}")
     other = {tag: n for tag, n in tags.items() if not any(says(tag, word) for word in words)}
     without = list(dict.fromkeys(filter(None, (_without(line, words) for line in seeds))))
 
+    most = min(max(int(1.5 * usual), 1), MOST, len(other))
+    fewest = min(max(ceil(usual / 2), 1), most)
+
     def some_tags() -> Iterator[str]:
         while True:
-            yield ", ".join(weighted(random, other, random.randint(FEWEST, min(MOST, len(other)))))
+            yield ", ".join(weighted(random, other, random.randint(fewest, most)))
 
     def shuffled(lines: Sequence[str]) -> Iterator[str]:
         return iter(random.sample(list(lines), len(lines)))

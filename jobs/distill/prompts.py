@@ -124,7 +124,7 @@ def synthesize(settings: PromptSettings, write: Write | None = None, *, progress
 
 def _guards(settings: PromptSettings, sources: Sources) -> list[tuple[str, str]]:
     wanted = min(round(settings.guard_share * settings.count), settings.count - 1)
-    found = guard_prompts(sources.seeds, sources.counts, sources.words, wanted, settings.seed)
+    found = guard_prompts(sources.seeds, sources.counts, sources.words, wanted, settings.seed, sources.usual)
     return [(line, source) for text, source in found if (line := tidy(text))]
 
 

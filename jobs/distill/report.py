@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import fmean, median
 
+from ...untrusted import code
 from ..text import ReportText, cell, joined, percent, table
 
 GOOD, FAIR = 0.95, 0.75  # shares of the effect on held-out noisy latents; see benchmarks/RESULTS.md
+SPILLED = 0.15  # of the distance between pictures of unlike prompts, on average; see benchmarks/RESULTS.md
 
 
 @dataclass
 class DistillReport(ReportText):
     """effect: RMS of what was taught, relative to the target's own predictions. measured: whether `checks` are shares
     of the effect (with ``samples`` they are shares of the loss without an adapter). source: empty
-    where pictures were learnt without a teacher. seconds, evaluations: by phase.
+    where pictures were learnt without a teacher. guards: (guard prompt, how far the LoRAs move its picture, how far
+    the new adapter does), see side_effects.py; empty where that was not measured. seconds, evaluations: by phase.
     """
 
     source: str
@@ -38,6 +42,7 @@ class DistillReport(ReportText):
     start: str
     evaluations: dict[str, int]
     samples: int
+    guards: list[tuple[str, float, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     job: str = "distill"
@@ -46,6 +51,7 @@ class DistillReport(ReportText):
     def totals(self) -> dict:
         return {
             "explained": self.explained,
+            "spilled": self.spilled,
             "evaluations": sum(self.evaluations.values()),
             "seconds": sum(self.seconds.values()),
         }
@@ -54,6 +60,29 @@ class DistillReport(ReportText):
     def explained(self) -> float:
         """Share of the effect that the adapter reproduces on noisy latents it did not learn from."""
         return max((share for _, share in self.checks), default=0.0)
+
+    @property
+    def spilled(self) -> float | None:
+        """By how much more than the LoRAs the new adapter moves pictures on guard prompts, mean; None: not measured."""
+        return fmean(max(0.0, learnt - taught) for _, taught, learnt in self.guards) if self.guards else None
+
+    def side_effects(self) -> str:
+        """What the new adapter does to other pictures, in plain words; empty where that was not measured."""
+        if self.spilled is None:
+            return ""
+        taught, learnt = median(row[1] for row in self.guards), median(row[2] for row in self.guards)
+        found = (
+            f"On {len(self.guards)} prompts without the trigger words the LoRA moves pictures by {taught:.2f}, the new "
+            f"adapter by {learnt:.2f} (medians; 1 is the distance between pictures of unlike prompts)"
+        )
+        if self.spilled < SPILLED:
+            return f"{found}: what the LoRA leaves alone is left alone."
+        worst = max(self.guards, key=lambda row: row[2] - row[1])[0]
+        return (
+            f"{found}. **The new adapter also changes pictures that the LoRA leaves alone**, most of all for "
+            f"{code(worst)}. Make the dataset again with more guard prompts (guard_share of Synthetic Prompts), and "
+            "give Synthetic Prompts seed prompts with the trigger words."
+        )
 
     def summary(self) -> str:
         """One sentence."""
@@ -99,7 +128,7 @@ class DistillReport(ReportText):
         )
 
     def to_markdown(self) -> str:
-        lines = [self.summary(), self.advice()]
+        lines = [self.summary(), *filter(None, [self.side_effects()]), self.advice()]
         lines.append(f"Objective: {self.objective}. {self.reason} Weights: {self.where} Started from {self.start}.")
         spent = ", ".join(f"{name} {count}" for name, count in self.evaluations.items())
         times = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items())
@@ -126,4 +155,7 @@ class DistillReport(ReportText):
             "size of the effect": self.effect,
         }
         lines.append(table(("setting", "value"), [[name, cell(value)] for name, value in facts.items()]))
+        if self.guards:
+            rows = [[code(line), cell(taught), cell(learnt)] for line, taught, learnt in self.guards]
+            lines.append(table(("guard prompt", "moved by the LoRA", "moved by the new adapter"), rows))
         return joined(lines)
