@@ -107,7 +107,8 @@ class Prompts:
     template = "{trigger}, {3::{tags}|{seed}}"
     count = 32
     seed = 0
-    guard_share = 0.25
+    guard_share: float | None = None  # guard_share_known where the trigger words are known, else none
+    guard_share_known = 0.25
 
 
 class Drawing:

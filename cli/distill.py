@@ -58,12 +58,13 @@ LeastAction = Annotated[
     ),
 ]
 GuardShare = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--guard-share",
         min=0,
         max=0.9,
-        help="Share of the made prompts without the trigger words, so that other pictures are left alone.",
+        help="Share of the made prompts that are ordinary ones, so that other pictures are left alone. Default: a "
+        "quarter where the LoRA's file tells trigger words, else none.",
     ),
 ]
 PrecisionOption = Annotated[

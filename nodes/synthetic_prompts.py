@@ -66,14 +66,15 @@ class SyntheticPrompts(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "guard_share",
-                    default=Prompts.guard_share,
-                    min=0.0,
+                    default=-1.0,
+                    min=-1.0,
                     max=0.9,
                     step=0.05,
                     optional=True,
                     advanced=True,
                     tooltip="Share of the prompts that are ordinary ones without the trigger words, so that what is "
-                    "distilled from them leaves the rest of the target alone. For LoRAs that a trigger word sets off.",
+                    "distilled from them leaves the rest of the target alone. -1: a quarter where the LoRA's file "
+                    "tells trigger words, else none.",
                 ),
             ],
             outputs=[
@@ -83,9 +84,7 @@ class SyntheticPrompts(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, seed_prompts, count, template, seed, lora=None, clip=None, guard_share=Prompts.guard_share
-    ) -> io.NodeOutput:
+    def execute(cls, seed_prompts, count, template, seed, lora=None, clip=None, guard_share=-1.0) -> io.NodeOutput:
         from ..jobs.distill.prompts import PromptSettings, synthesize
 
         made = synthesize(
@@ -95,7 +94,7 @@ class SyntheticPrompts(io.ComfyNode):
                 template,
                 count,
                 seed,
-                guard_share,
+                None if guard_share < 0 else guard_share,
             ),
             None if clip is None else host.ClipWriter(clip),
             progress=host.Progress(spoken=True),

@@ -33,7 +33,7 @@ class Data:
     """What to draw.
 
     prompts: to draw from, used in turn. seeds: seed prompts, from which and from the LoRA's training tags prompts are
-    made where there are none. drawing: None for what the models are made for.
+    made where there are none. guard_share: as in PromptSettings. drawing: None for what the models are made for.
     """
 
     prompts: Sequence[str] = ()
@@ -42,7 +42,7 @@ class Data:
     seed: int = choices.Dataset.seed
     drawing: Drawing | None = None
     least_action: float = choices.Dataset.least_action
-    guard_share: float = choices.Prompts.guard_share
+    guard_share: float | None = choices.Prompts.guard_share
 
     def lines(self, adapters: Sequence[Adapter]) -> list[str]:
         """The prompts.

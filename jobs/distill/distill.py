@@ -90,8 +90,8 @@ class Distillation:
             raise SettingsError(f"the number of guard prompts must not be negative, got {self.guards}")
 
     def stored(self) -> dict[str, object]:
-        """As files name these settings."""
-        return {_STORED_NAMES.get(name, name): value for name, value in asdict(self).items()}
+        """As files name these settings; `guards`, which do not change the result, are none of them."""
+        return {_STORED_NAMES.get(name, name): value for name, value in asdict(self).items() if name != "guards"}
 
 
 @dataclass

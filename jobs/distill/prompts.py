@@ -40,7 +40,8 @@ class PromptSettings:
     template: see :mod:`.template`.
     count: number of prompts.
     seed: the same seed, the same prompts.
-    guard_share: share of the prompts that are guard prompts, without the trigger words; see :mod:`.guard`.
+    guard_share: share of the prompts that are guard prompts, without the trigger words; see :mod:`.guard`. None: a
+        quarter where the adapter tells trigger words, as no one else can say what does without them, else none.
 
     Raises:
         SettingsError: count below 1; a share that is no number from 0 to below 1.
@@ -51,10 +52,10 @@ class PromptSettings:
     template: str = choices.Prompts.template
     count: int = choices.Prompts.count
     seed: int = choices.Prompts.seed
-    guard_share: float = choices.Prompts.guard_share
+    guard_share: float | None = choices.Prompts.guard_share
 
     def __post_init__(self) -> None:
-        if not 0 <= self.guard_share < 1:
+        if self.guard_share is not None and not 0 <= self.guard_share < 1:
             raise SettingsError(f"the share of guard prompts must be at least 0 and below 1, got {self.guard_share}")
         if self.count < 1:
             raise SettingsError(f"the number of prompts must be at least 1, got {self.count}")
@@ -91,7 +92,10 @@ def synthesize(settings: PromptSettings, write: Write | None = None, *, progress
             hint="Write a few seed prompts, one a line, like those the LoRA is for; "
             "or connect a LoRA whose file tells training tags or trigger words.",
         )
-    guards = dict(_guards(settings, sources))
+    share = settings.guard_share
+    if share is None:
+        share = choices.Prompts.guard_share_known if sources.words else 0.0
+    guards = dict(_guards(settings, sources, share))
     count = settings.count - len(guards)
     random, used = Random(settings.seed), {}
     written = None
@@ -115,25 +119,24 @@ def synthesize(settings: PromptSettings, write: Write | None = None, *, progress
     distinct = list(used)
     lines = [distinct[i % len(distinct)] for i in range(count)]
     note = _note(lines, len(distinct), used, asked, sources, written)
-    if settings.guard_share:
-        note += _of_guards(guards, settings, sources)
+    if share:
+        note += _of_guards(guards, round(share * settings.count), sources)
         lines += guards
         Random(f"order {settings.seed}").shuffle(lines)  # a dataset takes them in turn, for each half of its samples
     return Prompts(lines, note)
 
 
-def _guards(settings: PromptSettings, sources: Sources) -> list[tuple[str, str]]:
-    wanted = min(round(settings.guard_share * settings.count), settings.count - 1)
+def _guards(settings: PromptSettings, sources: Sources, share: float) -> list[tuple[str, str]]:
+    wanted = min(round(share * settings.count), settings.count - 1)
     found = guard_prompts(sources.seeds, sources.counts, sources.words, wanted, settings.seed, sources.usual)
     return [(line, source) for text, source in found if (line := tidy(text))]
 
 
-def _of_guards(guards: dict[str, str], settings: PromptSettings, sources: Sources) -> str:
+def _of_guards(guards: dict[str, str], wanted: int, sources: Sources) -> str:
     counts = Counter(guards.values())
     spoken = {"tags": "of training tags", "seeds": "of seed prompts", "everyday": "everyday ones"}
     origins = ", ".join(f"{counts[name]} {text}" for name, text in spoken.items() if counts[name])
     told = f" And {len(guards)} guard prompts without trigger words" + (f": {origins}." if guards else ".")
-    wanted = round(settings.guard_share * settings.count)
     if len(guards) < wanted:
         told += f" There are no {wanted}."
     if guards and not sources.words:

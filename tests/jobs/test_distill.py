@@ -20,7 +20,7 @@ SHORT = Training(steps=3, batch=8, accumulation=2)
 
 
 def settings(training=SHORT, **more):
-    return Distillation(**{"rank": 4, "noisy_latents": 16, "training": training, **more})
+    return Distillation(**{"rank": 4, "noisy_latents": 16, "training": training, "guards": 0, **more})
 
 
 def run(lab, target="s", loras=("frame_a",), dataset=None, chosen=None, teacher=None, **more):

@@ -35,8 +35,9 @@ def test_the_share_is_kept_and_the_rest_is_as_ever(share, count, expected):
     assert sorted(set(lines) - set(guards(lines))) == sorted(set(plain))
 
 
-def test_none_is_the_default_and_changes_nothing():
-    assert made(0) == synthesize(PromptSettings(SEEDS, adapter(), count=40))
+def test_a_quarter_is_the_default_where_trigger_words_are_known():
+    assert made(0.25) == synthesize(PromptSettings(SEEDS, adapter(), count=40))
+    assert made(0, lora=Adapter({})) == synthesize(PromptSettings(SEEDS, Adapter({}), count=40))
     assert guards(made(0).lines) == [] and "guard" not in made(0).note
 
 

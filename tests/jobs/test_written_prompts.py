@@ -50,8 +50,8 @@ class Model:
         return "\n".join(f"{i}. {scene}" for i, scene in enumerate(scenes, first)).removeprefix(f"{first}.")
 
 
-def made(model, count=20, seeds=SEEDS, **more):
-    return synthesize(PromptSettings(seeds, count=count, **more), model)
+def made(model, count=20, seeds=SEEDS, guard_share=0.0, **more):
+    return synthesize(PromptSettings(seeds, count=count, guard_share=guard_share, **more), model)
 
 
 def test_a_good_model_writes_all_of_them():
