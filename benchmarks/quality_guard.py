@@ -3,13 +3,13 @@
 Every effect of base A is taught to S, another seed, from nothing in 100 steps, with a share of the prompts being guard
 prompts. Columns: lift as in quality.py (of the new class: how surely the judge sees it, over what the LoRA trained on
 S gives); other: class accuracy of the digits that are asked for without the trigger; action of the LoRA on A and of the
-new adapter on S on guard prompts that were not learnt from, as the report gives them; its verdict.
+new adapter on S on guard prompts that were not learnt from, as the report gives them; beyond: by how much more the new
+adapter moves them, mean.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -67,8 +67,10 @@ def main() -> None:
     parser.add_argument("--target", default="s")
     parser.add_argument("--bare", action="store_true", help="LoRA files without metadata: trigger words unknown")
     asked = parser.parse_args()
-    print("| effect | guard share | seed | lift | other | share of the effect | LoRA on guards | adapter on guards |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    print(
+        "| effect | guard share | seed | lift | other | share of the effect | LoRA on guards | adapter on guards | beyond |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         models = materialize.materialize(folder, text_encoder=False)
         bench, name = Bench(models, 80, materialize.EFFECTS), asked.target
@@ -90,17 +92,17 @@ def main() -> None:
                     else:
                         lift = bench.score(name, given, at, effect)["lift"]
                     rows = made.report.guards
-                    cells = [
+                    cells: list[float] = [
                         lift,
                         others(name, given, at),
                         made.report.explained,
                         median(row[1] for row in rows),
                         median(row[2] for row in rows),
+                        made.report.spilled or 0.0,
                     ]
                     print(
                         f"| {effect} | {share:g} | {seed} | " + " | ".join(f"{c:.2f}" for c in cells) + " |", flush=True
                     )
-                    print(rows, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from ...untrusted import code
 from ..text import ReportText, cell, joined, percent, table
 
 GOOD, FAIR = 0.95, 0.75  # shares of the effect on held-out noisy latents; see benchmarks/RESULTS.md
-SPILLED = 0.15  # of the distance between pictures of unlike prompts, on average; see benchmarks/RESULTS.md
+SPILLED = 0.12  # of the distance between pictures of unlike prompts, on average; see benchmarks/RESULTS.md
 
 
 @dataclass

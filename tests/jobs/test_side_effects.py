@@ -76,7 +76,7 @@ def learnt(lab):
 
 def test_an_adapter_that_changes_what_the_lora_leaves_alone_is_told(learnt):
     report = learnt("frame_s").report
-    assert report.spilled > 0.15 and len(report.guards) == 8
+    assert report.spilled > 0.12 and len(report.guards) == 8
     digits = [row for row in report.guards if "digit" in row[0]]
     assert digits and all(taught < new for _, taught, new in digits), (
         "a star's LoRA leaves digits alone, a frame does not"
