@@ -67,10 +67,19 @@ def main() -> None:
     parser.add_argument("--target", default="s")
     parser.add_argument("--bare", action="store_true", help="LoRA files without metadata: trigger words unknown")
     asked = parser.parse_args()
-    print(
-        "| effect | guard share | seed | lift | other | share of the effect | LoRA on guards | adapter on guards | beyond |"
+    columns = (
+        "effect",
+        "guard share",
+        "seed",
+        "lift",
+        "other",
+        "share",
+        "LoRA on guards",
+        "adapter on guards",
+        "beyond",
     )
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    print(f"| {' | '.join(columns)} |")
+    print("|---" * len(columns) + "|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         models = materialize.materialize(folder, text_encoder=False)
         bench, name = Bench(models, 80, materialize.EFFECTS), asked.target

@@ -128,12 +128,12 @@ def default_of(pages, option: str) -> object:
 
 
 def hold(option: str, default: object, words: list | None, pages, own, whose: str) -> None:
-    """Check one option; 0 stands for None where None cannot be said."""
+    """Check one option; 0 or -1 stands for None where None cannot be said."""
     if option in own:
         return
     expected = default_of(pages, OTHER_NAMES.get(option, option))
     assert expected is not MISSED, f"{whose}: choices.py has no default for {option}"
-    same = default == expected or (expected is None and default in (0, "same"))
+    same = default == expected or (expected is None and default in (0, -1, "same"))
     assert same, f"{whose}: {option} is {default!r}, in choices.py {expected!r}"
     listed = default_of(pages, LISTS.get(option, ""))
     if words is not None and listed is not MISSED:
