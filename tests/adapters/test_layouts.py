@@ -420,7 +420,8 @@ def test_scaled(strength, name):
     module = adapters.from_state_dict({"m" + s: t for s, t in sample.tensors().items()}).modules["m"]
     expected = module.delta(sample.weight()) * strength
     error = (module.scaled(strength).delta(sample.weight()) - expected).abs().max()
-    assert float(error) <= 1e-6 * max(float(expected.abs().max()), 1e-6) * 10
+    rounding = torch.finfo(torch.float32).eps * float(sample.weight().abs().max())  # of IA³'s factors, which are near 1
+    assert float(error) <= 1e-5 * max(float(expected.abs().max()), 1e-6) + rounding
     if module.bias() is not None:
         assert torch.allclose(module.scaled(strength).bias(), module.bias() * strength, atol=1e-7)
 
