@@ -22,6 +22,7 @@ from ..errors import AdapterError, SettingsError
 from ..names import Names, WeightSlice
 from . import rows
 from .adapter import Adapter
+from .alphas import with_one_alpha
 from .dora import SCALE, Dora
 from .ia3 import PEFT_L, Ia3
 from .layouts import layout_of, lora_module
@@ -71,7 +72,7 @@ def convert(adapter: Adapter, layout: str, names: Names | None) -> Adapter:
             if spelled.key in modules:
                 spelled.fail("Two modules of the adapter change the same weight")
             modules[spelled.key] = spelled
-    return replace(adapter, modules=modules, aliases={}, layout=layout)
+    return replace(adapter, modules=with_one_alpha(modules), aliases={}, layout=layout)
 
 
 def _targets(names: Names, name: str, layout: str, group: Sequence[Sliced]) -> list[Target]:

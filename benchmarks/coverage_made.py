@@ -128,7 +128,7 @@ def rows(kind: str, folder: Path, judges=JUDGES) -> dict[str, list[str]]:
         answer = ask(file=str(files[step]), out=str(out), small=[*SMALL[family].comfy, str(weights)])
         if isinstance(answer, dict):
             return f"fails ({answer['error']})"
-        found = {_bias(n): e for n, e in load_file(out).items() if e.norm() > 0}
+        found = {name: effect for name, effect in load_file(out).items() if effect.norm() > 0}
         return compared(expected, found, THEIR_TOLERANCE, partly=True)
 
     of = {
@@ -139,10 +139,6 @@ def rows(kind: str, folder: Path, judges=JUDGES) -> dict[str, list[str]]:
         "ComfyUI": comfyui,
     }
     return {j: [steps[s] if isinstance(steps[s], str) else of[j](s) for s in WRITTEN] for j in judges}
-
-
-def _bias(name: str) -> str:
-    return name
 
 
 def main(words=()) -> None:

@@ -155,12 +155,16 @@ def in_diffusers(family: str, file: Path) -> Changes:
 
 
 def in_peft(family: str, file: Path) -> Changes:
-    """What PEFT makes of a file without a configuration: the scale is 1, the ranks are the file's."""
-    state = {k.removeprefix("base_model.model."): t for k, t in load_file(file).items()}
-    if not any(_is_adapters(name) for name in state):
+    """What PEFT makes of a file in its layout: by the configuration beside it, else with scale 1 and the file's ranks."""
+    prefix = "base_model.model."
+    state = {k.removeprefix(prefix): t for k, t in load_file(file).items() if k.startswith(prefix)}
+    if not state:
         return {}
     model = copy.deepcopy(network(family))
-    peft.inject_adapter_in_model(_config_of(state), model)
+    kept = (file.parent / "adapter_config.json").is_file()
+    peft.inject_adapter_in_model(
+        peft.PeftConfig.from_pretrained(str(file.parent)) if kept else _config_of(state), model
+    )
     peft.set_peft_model_state_dict(model, state)
     return _layers_merged(family, model)
 
