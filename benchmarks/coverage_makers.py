@@ -18,6 +18,8 @@ import peft
 import torch
 from coverage_small import SMALL, network
 from diffusers.loaders import lora_pipeline
+from lycoris.modules.loha import LohaModule
+from lycoris.modules.lokr import LokrModule
 from lycoris.wrapper import LycorisNetwork
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
@@ -65,15 +67,20 @@ def of_lycoris(family: str, folder: Path, *, prefix: str = "lora_unet", size: fl
 
 
 def _merged(family: str, model: torch.nn.Module, made: LycorisNetwork) -> Changes:
-    model.double()
-    torch.set_default_dtype(torch.float64)  # of the identities that LyCORIS makes
-    try:
-        for lora in made.loras:
+    exact = not any(hasattr(lora, "oft_blocks") for lora in made.loras)  # LyCORIS rotates in float32 alone
+    for lora in made.loras:
+        if exact:
             lora.double()
-            lora.merge_to(1.0)
-    finally:
-        torch.set_default_dtype(torch.float32)
+            lora.org_module[0].double()
+        if isinstance(lora, (LohaModule, LokrModule)):
+            lora.get_diff_weight = partial(_forward_weight, lora)
+        lora.merge_to(1.0)
     return _changes(network(family), model)
+
+
+def _forward_weight(lora, multiplier=1, shape=None, device=None):
+    """ΔW as LyCORIS' forward pass has it: its merge (4.1.3) multiplies LoHa and LoKr by alpha/rank a second time."""
+    return lora.get_weight(lora.shape) * lora.scalar * multiplier, None
 
 
 def in_lycoris(family: str, file: Path, *, prefix: str = "lora_unet") -> Changes:
@@ -254,7 +261,10 @@ MADE: dict[str, tuple[str, Maker]] = {
         "SD 1.5",
         partial(of_peft, **_lora(use_dora=True, target_modules=_CONV)),
     ),
-    "PEFT LoRA with a bias, SD 1.5": ("SD 1.5", partial(of_peft, **_lora(lora_bias=True, target_modules=["to_out.0"]))),
+    "PEFT LoRA with a bias, SD 1.5": (
+        "SD 1.5",
+        partial(of_peft, **_lora(lora_bias=True, target_modules=["to_out.0"])),
+    ),
     "PEFT LoHa, SD 1.5": ("SD 1.5", partial(of_peft, kind="LoHaConfig", r=4, alpha=8, target_modules=_CONV)),
     "PEFT LoHa with cores, SD 1.5": (
         "SD 1.5",
