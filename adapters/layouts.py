@@ -80,6 +80,17 @@ def lora_module(
     return Lora(key, tensors, file=like.file if like else None)
 
 
+def kernel_shape(shape: tuple[int, ...], whole: tuple[int, ...] | None) -> tuple[int, ...]:
+    """A module's shape with the kernel of its weight: factors and products for a convolution may be stored flat.
+
+    whole: the weight's shape, of this model or of another width; None when not known.
+    """
+    if whole is None or len(whole) < 3 or len(shape) > 2:
+        return shape
+    columns, rest = divmod(prod(shape[1:]), prod(whole[2:]))
+    return shape if rest else (shape[0], columns, *whole[2:])
+
+
 def _alpha_of(like: AdapterModule | None, rank: int) -> float:
     """The alpha of the module that a new one replaces, so that a file keeps one for all; else the rank.
 

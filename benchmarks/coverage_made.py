@@ -9,7 +9,8 @@ LyCORIS, diffusers, PEFT and ComfyUI make it of the file that was written.
 Cells: "ok"; "none": the loader has no name for any of the file's keys; "4 of 9": it applies four of nine weights, which
 come out right; "fails": it stops with an error; a refusal in few words; "otherwise": it makes something else of the
 maker's own file; "as before": of the written one it makes the same; "as ComfyUI": our reader follows ComfyUI where that
-and the maker disagree; WRONG, with the error.
+and the maker disagree; "cut to rank": a module that acts through its weight, merged or resized with its base, is a dense
+update of which that rank is kept, and the judge applies that; WRONG, with the error.
 """
 
 from __future__ import annotations
@@ -98,6 +99,7 @@ def rows(kind: str, folder: Path, judges=JUDGES) -> dict[str, list[str]]:
     base, weights = base_of(family)
     expected, adapter = effects_of(changes, family), adapters.read(file)
     steps, files = steps_of(adapter, base), {}
+    baked = any(module.needs_base for module in adapter.modules.values())  # merged, it is a dense update, then factors
     for step, made in steps.items():
         if not isinstance(made, str):
             (folder / step).mkdir()
@@ -136,6 +138,12 @@ def rows(kind: str, folder: Path, judges=JUDGES) -> dict[str, list[str]]:
         verdict = compared(expected, found, tolerance, partly=not own)
         if not verdict.startswith("WRONG"):
             return verdict
+        if (
+            baked
+            and step in ("merge", "resize")
+            and compared(ours(steps[step], family), found, THEIR_TOLERANCE) == "ok"
+        ):
+            return f"cut to rank {max(module.rank or 0 for module in steps[step].modules.values())}"
         before = first.get("ComfyUI") if own else first[judge]
         known = isinstance(before, dict) and before and compared(before, found, THEIR_TOLERANCE, partly=True)
         if known == "ok" and (own or step != "as it came"):

@@ -162,7 +162,7 @@ def in_diffusers(family: str, file: Path) -> Changes:
 
 
 def in_peft(family: str, file: Path) -> Changes:
-    """What PEFT makes of a file in its layout: by the configuration beside it, else with scale 1 and the file's ranks."""
+    """What PEFT makes of a file of its layout: by the configuration beside it, else with the file's ranks and scale 1."""
     prefix = "base_model.model."
     state = {k.removeprefix(prefix): t for k, t in load_file(file).items() if k.startswith(prefix)}
     if not state:
@@ -192,17 +192,16 @@ def _config_of(state: dict[str, Tensor]) -> peft.PeftConfig:
     products = any(".hada_" in name for name in state)
     key = ".hada_w1_b" if products else ".lokr_w2_b"
     ranks = {n: len(state[n + key]) for n in names if n + key in state}
-    patterns = {"rank_pattern": ranks, "alpha_pattern": ranks, "target_modules": names}
-    flat = all(t.ndim == 2 for t in state.values())
+    most = 1 << 14  # a whole second half, as PEFT decides from the rank
+    patterns = {"r": most, "alpha": most, "rank_pattern": ranks, "alpha_pattern": ranks, "target_modules": names}
+    cores = any(n.endswith((".hada_t1", ".lokr_t2")) for n in state)
     if products:
-        return peft.LoHaConfig(r=1, alpha=1, use_effective_conv2d=not flat, **patterns)
-    first = next((t for n, t in state.items() if n.endswith((".lokr_w1", ".lokr_w1_a"))), None)
+        return peft.LoHaConfig(use_effective_conv2d=cores, **patterns)
+    heights = {len(t) for n, t in state.items() if n.endswith((".lokr_w1", ".lokr_w1_a"))}
     return peft.LoKrConfig(
-        r=1,
-        alpha=1,
-        use_effective_conv2d=not flat,
+        use_effective_conv2d=cores,
         decompose_both=any(n.endswith(".lokr_w1_a") for n in state),
-        decompose_factor=len(first),
+        decompose_factor=max(heights) if max(heights) <= 4 else -1,
         **patterns,
     )
 

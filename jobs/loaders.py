@@ -41,7 +41,7 @@ def _by_diffusers(adapter: Adapter) -> list[str]:
     if not uneven:
         return []
     return [
-        f"diffusers gives every module of a UNet in the kohya layout the file's commonest alpha, and {len(uneven)} here "
-        f"have another ({next(iter(uneven))}, for one): their strength is wrong there. The diffusers layout has no "
+        "diffusers gives every module of a UNet in the kohya layout the file's commonest alpha, and "
+        f"{len(uneven)} here have another ({next(iter(uneven))}, for one): their strength is wrong there. The diffusers layout has no "
         "alphas. ComfyUI and sd-scripts read this file right."
     ]
