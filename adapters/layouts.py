@@ -85,9 +85,9 @@ def kernel_shape(shape: tuple[int, ...], whole: tuple[int, ...] | None) -> tuple
 
     whole: the weight's shape, of this model or of another width; None when not known.
     """
-    if whole is None or len(whole) < 3 or len(shape) > 2:
+    if whole is None or len(whole) < 3 or len(shape) != 2:
         return shape
-    columns, rest = divmod(prod(shape[1:]), prod(whole[2:]))
+    columns, rest = divmod(shape[1], prod(whole[2:]))
     return shape if rest else (shape[0], columns, *whole[2:])
 
 

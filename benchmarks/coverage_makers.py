@@ -162,7 +162,7 @@ def in_diffusers(family: str, file: Path) -> Changes:
 
 
 def in_peft(family: str, file: Path) -> Changes:
-    """What PEFT makes of a file of its layout: by the configuration beside it, else with the file's ranks and scale 1."""
+    """What PEFT makes of a file of its layout: by the configuration beside it, else by its ranks."""
     prefix = "base_model.model."
     state = {k.removeprefix(prefix): t for k, t in load_file(file).items() if k.startswith(prefix)}
     if not state:

@@ -42,6 +42,6 @@ def _by_diffusers(adapter: Adapter) -> list[str]:
         return []
     return [
         "diffusers gives every module of a UNet in the kohya layout the file's commonest alpha, and "
-        f"{len(uneven)} here have another ({next(iter(uneven))}, for one): their strength is wrong there. The diffusers layout has no "
-        "alphas. ComfyUI and sd-scripts read this file right."
+        f"{len(uneven)} here have another ({next(iter(uneven))}, for one): their strength is wrong there. "
+        "The diffusers layout has no alphas. ComfyUI and sd-scripts read this file right."
     ]
