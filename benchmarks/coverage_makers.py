@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -177,23 +178,23 @@ def in_peft(family: str, file: Path) -> Changes:
 
 
 def _config_of(state: dict[str, Tensor]) -> peft.PeftConfig:
+    """The configuration that a state dict of PEFT's tells by itself: every module by its whole name, with scale 1."""
     names = sorted({name.partition(".lora_")[0].partition(".hada_")[0].partition(".lokr_")[0] for name in state})
-    if any(".lora_" in name for name in state):
-        ranks = {n: len(state[f"{n}.lora_A.weight"]) for n in names}
-        patterns = {"rank_pattern": ranks, "alpha_pattern": ranks}
+    products = any(".hada_" in name for name in state)
+    lora = any(".lora_" in name for name in state)
+    key = ".lora_A.weight" if lora else ".hada_w1_b" if products else ".lokr_w2_b"
+    ranks = {f"^{re.escape(n)}$": len(state[n + key]) for n in names if n + key in state}
+    most = 1 << 14  # of a whole second half, as PEFT decides from the rank
+    patterns = {"rank_pattern": ranks, "alpha_pattern": ranks, "target_modules": "|".join(map(re.escape, names))}
+    if lora:
         return peft.LoraConfig(
             r=1,
             lora_alpha=1,
-            target_modules=names,
             use_dora=any("magnitude" in name for name in state),
             lora_bias=any(name.endswith(".lora_B.bias") for name in state),
             **patterns,
         )
-    products = any(".hada_" in name for name in state)
-    key = ".hada_w1_b" if products else ".lokr_w2_b"
-    ranks = {n: len(state[n + key]) for n in names if n + key in state}
-    most = 1 << 14  # a whole second half, as PEFT decides from the rank
-    patterns = {"r": most, "alpha": most, "rank_pattern": ranks, "alpha_pattern": ranks, "target_modules": names}
+    patterns |= {"r": most, "alpha": most}
     cores = any(n.endswith((".hada_t1", ".lokr_t2")) for n in state)
     if products:
         return peft.LoHaConfig(use_effective_conv2d=cores, **patterns)
