@@ -8,7 +8,7 @@ LyCORIS, diffusers, PEFT and ComfyUI make it of the file that was written.
 
 Cells: "ok"; "none": the loader has no name for any of the file's keys; "4 of 9": it applies four of nine weights, which
 come out right; "fails": it stops with an error; a refusal in few words; "otherwise": it makes something else of the
-maker's own file; "as before": of the written one it makes the same; "as ComfyUI": our reader follows ComfyUI where that
+maker's own file ("drops magnitudes": of DoRA); "as before": of the written one it makes the same; "as ComfyUI": our reader follows ComfyUI where that
 and the maker disagree; "cut to rank": a module that acts through its weight, merged or resized with its base, is a
 dense update of which that rank is kept, and the judge applies that; WRONG, with the error.
 """
@@ -148,6 +148,8 @@ def rows(kind: str, folder: Path, judges=JUDGES) -> dict[str, list[str]]:
         known = isinstance(before, dict) and before and compared(before, found, THEIR_TOLERANCE, partly=True)
         if known == "ok" and (own or step != "as it came"):
             return "as ComfyUI" if own else "as before"
+        if judge == "ComfyUI" and any(key.endswith(".lora_magnitude_vector") for key in load_file(files[step])):
+            return "drops magnitudes"
         return verdict.replace("WRONG", "otherwise") if step == "as it came" and not own else verdict
 
     def back(step: str) -> str:

@@ -28,8 +28,11 @@ def _by_comfyui(adapter: Adapter) -> list[str]:
     families = adapter_families(shapes)
     named = metadata_architecture(adapter.metadata)
     families = (named,) if named in (families or (named,)) and named != UNKNOWN else families
-    if not families or read & {*families}:
+    if not families:
         return []
+    if read & {*families}:
+        doras = sum(module.kind == "dora" for module in adapter.modules.values())
+        return [f"ComfyUI reads no magnitudes of PEFT's DoRA: {doras} modules are plain LoRAs there."] if doras else []
     return [
         f"ComfyUI has no names for {adapter.layout} files of {OR.join(families)} and skips their modules; "
         "it reads the comfy and kohya layouts."

@@ -97,3 +97,10 @@ def transformer(module, width, layout="diffusers"):
 def test_what_comfyui_skips_is_said(adapter, family):
     notes = unread(adapter)
     assert [f"files of {family} " in note and "comfy and kohya" in note for note in notes] == ([True] if family else [])
+
+
+def test_magnitudes_that_comfyui_drops_are_said():
+    key = "transformer.single_transformer_blocks.37.attn.to_q"
+    tensors = {key + PEFT[0]: torch.ones(3072, 1), key + PEFT[1]: torch.ones(1, 3072)}
+    (note,) = unread(from_state_dict(tensors | {key + ".lora_magnitude_vector": torch.ones(3072)}))
+    assert "1 modules are plain LoRAs" in note
