@@ -32,7 +32,7 @@ def _by_comfyui(adapter: Adapter) -> list[str]:
         return []
     if read & {*families}:
         doras = sum(module.kind == "dora" for module in adapter.modules.values())
-        return [f"ComfyUI reads no magnitudes of PEFT's DoRA: {doras} modules are plain LoRAs there."] if doras else []
+        return [f"ComfyUI reads no magnitudes of PEFT's DoRA and applies a plain LoRA ({doras} modules)."] if doras else []
     return [
         f"ComfyUI has no names for {adapter.layout} files of {OR.join(families)} and skips their modules; "
         "it reads the comfy and kohya layouts."

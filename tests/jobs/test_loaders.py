@@ -103,4 +103,4 @@ def test_magnitudes_that_comfyui_drops_are_said():
     key = "transformer.single_transformer_blocks.37.attn.to_q"
     tensors = {key + PEFT[0]: torch.ones(3072, 1), key + PEFT[1]: torch.ones(1, 3072)}
     (note,) = unread(from_state_dict(tensors | {key + ".lora_magnitude_vector": torch.ones(3072)}))
-    assert "1 modules are plain LoRAs" in note
+    assert "plain LoRA (1 modules)" in note
