@@ -17,18 +17,17 @@ from .lora import KOHYA, Lora
 from .module import ALPHA, AdapterModule
 
 _UNET = re.compile(r"lora_unet_(down_blocks|mid_block|up_blocks|input_blocks|middle_block|output_blocks)_")
-_READ = ("lora_unet_", "lora_te")
 
 
 def uneven_alphas(modules: Mapping[str, AdapterModule]) -> dict[str, Lora]:
-    """The LoRA modules of a UNet's kohya file whose alpha is not the commonest; none for other models."""
+    """The LoRA modules of UNet and text encoders in kohya's layout whose alpha is not the commonest."""
     found = _read_by_diffusers(modules)
     common = _commonest(found)
     return {key: module for key, module in found.items() if module.alpha != common}
 
 
 def with_one_alpha(modules: Mapping[str, AdapterModule]) -> dict[str, AdapterModule]:
-    """The modules with the commonest alpha of a UNet's kohya file in all of them and the rest of the scale in ``up``.
+    """The modules with one alpha, the commonest, for UNet and text encoders and the rest of the scale in ``up``.
 
     Unchanged where that would round the numbers of a short dtype; float32 is rounded to its last bit.
     """
@@ -39,12 +38,12 @@ def with_one_alpha(modules: Mapping[str, AdapterModule]) -> dict[str, AdapterMod
 
 
 def _read_by_diffusers(modules: Mapping[str, AdapterModule]) -> dict[str, Lora]:
-    if not any(_UNET.match(key) for key in modules):
-        return {}
+    unet = any(_UNET.match(key) for key in modules)
+    read = ("lora_unet_", "lora_te") if unet else ("lora_te",)
     return {
         key: module
         for key, module in modules.items()
-        if isinstance(module, Lora) and key.startswith(_READ) and module.spelling == KOHYA and module.alpha is not None
+        if isinstance(module, Lora) and key.startswith(read) and module.spelling == KOHYA and module.alpha is not None
     }
 
 

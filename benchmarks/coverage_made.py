@@ -9,8 +9,9 @@ LyCORIS, diffusers, PEFT and ComfyUI make it of the file that was written.
 Cells: "ok"; "none": the loader has no name for any of the file's keys; "4 of 9": it applies four of nine weights, which
 come out right; "fails": it stops with an error; a refusal in few words; "otherwise": it makes something else of the
 maker's own file ("drops magnitudes": of a DoRA); "as before": of the written one it makes the same; "as ComfyUI": our
-reader follows ComfyUI where that and the maker disagree; "cut to rank": a module that acts through its weight, merged or resized with its base, is a
-dense update of which that rank is kept, and the judge applies that; WRONG, with the error.
+reader follows ComfyUI where that and the maker disagree; "cut to rank": a module that acts through its weight, merged
+or resized with its base, is a dense update of which that rank is kept, and the judge applies that; WRONG, with the
+error.
 """
 
 from __future__ import annotations

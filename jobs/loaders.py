@@ -32,7 +32,9 @@ def _by_comfyui(adapter: Adapter) -> list[str]:
         return []
     if read & {*families}:
         doras = sum(module.kind == "dora" for module in adapter.modules.values())
-        return [f"ComfyUI reads no magnitudes of PEFT's DoRA and applies a plain LoRA ({doras} modules)."] if doras else []
+        return (
+            [f"ComfyUI reads no magnitudes of PEFT's DoRA and applies a plain LoRA ({doras} modules)."] if doras else []
+        )
     return [
         f"ComfyUI has no names for {adapter.layout} files of {OR.join(families)} and skips their modules; "
         "it reads the comfy and kohya layouts."
@@ -44,7 +46,7 @@ def _by_diffusers(adapter: Adapter) -> list[str]:
     if not uneven:
         return []
     return [
-        "diffusers gives every module of a UNet in the kohya layout the file's commonest alpha, and "
+        "diffusers gives every module of a UNet or CLIP in the kohya layout the file's commonest alpha, and "
         f"{len(uneven)} here have another ({next(iter(uneven))}, for one): their strength is wrong there. "
         "The diffusers layout has no alphas. ComfyUI and sd-scripts read this file right."
     ]

@@ -104,3 +104,18 @@ def test_magnitudes_that_comfyui_drops_are_said():
     tensors = {key + PEFT[0]: torch.ones(3072, 1), key + PEFT[1]: torch.ones(1, 3072)}
     (note,) = unread(from_state_dict(tensors | {key + ".lora_magnitude_vector": torch.ones(3072)}))
     assert "plain LoRA (1 modules)" in note
+
+
+def test_text_encoders_get_one_alpha_beside_a_transformer():
+    """Flux: the blocks keep their own alphas, which diffusers reads; those of CLIP become one."""
+    tensors = {}
+    for number, part in enumerate(("q_proj", "k_proj", "v_proj")):
+        key = f"text_encoder.text_model.encoder.layers.0.self_attn.{part}"
+        tensors |= {key + PEFT[0]: torch.ones(768, 2 << number % 2), key + PEFT[1]: torch.ones(2 << number % 2, 768)}
+    for part, rank in (("attn.to_q", 2), ("proj_out", 4)):
+        key = f"transformer.single_transformer_blocks.37.{part}"
+        columns = 3072 if "to_q" in part else 15360
+        tensors |= {key + PEFT[0]: torch.ones(3072, rank), key + PEFT[1]: torch.ones(rank, columns)}
+    there = convert(from_state_dict(tensors, {"ss_base_model_version": "flux1"}), "kohya")
+    assert {m.alpha for k, m in there.modules.items() if k.startswith("lora_te")} == {2.0}
+    assert {m.alpha for k, m in there.modules.items() if k.startswith("lora_unet_")} == {2.0, 4.0}
