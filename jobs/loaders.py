@@ -17,7 +17,7 @@ _PEFT_READ = {"SD3", "SD3.5 medium", "SD3.5 large"}
 
 def unread(adapter: Adapter) -> list[str]:
     """Sentences for the user about loaders that skip or misread a file in this adapter's layout; none where none do."""
-    return [*_by_comfyui(adapter), *_by_diffusers(adapter)]
+    return [*_by_comfyui(adapter), *_scales(adapter), *_by_diffusers(adapter)]
 
 
 def _by_comfyui(adapter: Adapter) -> list[str]:
@@ -38,6 +38,16 @@ def _by_comfyui(adapter: Adapter) -> list[str]:
     return [
         f"ComfyUI has no names for {adapter.layout} files of {OR.join(families)} and skips their modules; "
         "it reads the comfy and kohya layouts."
+    ]
+
+
+def _scales(adapter: Adapter) -> list[str]:
+    scaled = sum(module.config_scale not in (None, 1.0) for module in adapter.modules.values())
+    if not scaled:
+        return []
+    return [
+        f"The strength of {scaled} modules stands in PEFT's configuration alone, which ComfyUI passes over; "
+        "lora-graft convert writes it into the tensors."
     ]
 
 

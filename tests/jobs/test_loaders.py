@@ -1,10 +1,13 @@
 """What is said of loaders that skip or misread a file, and what is written so that they do not."""
 
+import json
+
 import pytest
 import torch
 from lora_graft.adapters import from_state_dict
 from lora_graft.adapters.alphas import uneven_alphas, with_one_alpha
 from lora_graft.jobs.convert import convert
+from lora_graft.jobs.inspect import inspect_adapter
 from lora_graft.jobs.loaders import unread
 from lora_graft.jobs.merge.merge import MergeSettings, merge
 from lora_graft.jobs.merge.resize import ResizeSettings, resize
@@ -119,3 +122,13 @@ def test_text_encoders_get_one_alpha_beside_a_transformer():
     there = convert(from_state_dict(tensors, {"ss_base_model_version": "flux1"}), "kohya")
     assert {m.alpha for k, m in there.modules.items() if k.startswith("lora_te")} == {2.0}
     assert {m.alpha for k, m in there.modules.items() if k.startswith("lora_unet_")} == {2.0, 4.0}
+
+
+def test_a_scale_that_comfyui_passes_over_is_said():
+    key = "transformer.single_transformer_blocks.37.attn.to_q"
+    tensors = {key + PEFT[0]: torch.ones(3072, 2), key + PEFT[1]: torch.ones(2, 3072)}
+    config = {"transformer.r": 2, "transformer.lora_alpha": 1}
+    adapter = from_state_dict(tensors, {"lora_adapter_metadata": json.dumps(config)})
+    (note,) = unread(adapter)
+    assert "strength of 1 modules" in note and note in inspect_adapter(adapter).to_text()
+    assert not unread(convert(adapter, "comfy"))
