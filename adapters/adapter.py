@@ -38,7 +38,7 @@ class Adapter:
         """The same adapter (extras, metadata) with other modules; their keys must be the dictionary's.
 
         Where PEFT's configuration in the metadata would scale a new module wrongly, it is dropped and the scales of
-        the others are written as ``alpha`` tensors.
+        the others go into their factors.
         """
         return replace(self, modules=modules).consistent()
 
@@ -54,13 +54,14 @@ class Adapter:
         return replace(self, modules=modules, metadata=without_configs(self.metadata))
 
     def consistent(self) -> Adapter:
-        """The adapter unchanged when its metadata still gives every module's scale, else with alphas and without it.
+        """The adapter unchanged when its metadata still gives every module's scale, else with these in the factors.
 
         A module made anew carries its whole scale in its factors; PEFT's configuration would scale it a second time.
         """
         if scales.agree(self.modules.values(), self.metadata):
             return self
-        return replace(self.with_alphas(), metadata=without_configs(self.metadata))
+        modules = {key: scales.with_scale_inside(module) for key, module in self.modules.items()}
+        return replace(self, modules=modules, metadata=without_configs(self.metadata))
 
     @property
     def kinds(self) -> dict[str, int]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from math import prod
 
 import torch
 
@@ -22,9 +21,10 @@ from ..errors import AdapterError, SettingsError
 from ..names import Names, WeightSlice
 from . import rows
 from .adapter import Adapter
+from .alphas import with_one_alpha
 from .dora import SCALE, Dora
 from .ia3 import PEFT_L, Ia3
-from .layouts import layout_of, lora_module
+from .layouts import kernel_shape, layout_of, lora_module
 from .loha import PAIRS, Loha
 from .lokr import W1, W1A, Lokr
 from .lora import RESHAPE, Lora
@@ -71,7 +71,7 @@ def convert(adapter: Adapter, layout: str, names: Names | None) -> Adapter:
             if spelled.key in modules:
                 spelled.fail("Two modules of the adapter change the same weight")
             modules[spelled.key] = spelled
-    return replace(adapter, modules=modules, aliases={}, layout=layout)
+    return replace(adapter, modules=with_one_alpha(modules), aliases={}, layout=layout)
 
 
 def _targets(names: Names, name: str, layout: str, group: Sequence[Sliced]) -> list[Target]:
@@ -189,7 +189,7 @@ def _without_alpha(module: AdapterModule, layout: str, whole: tuple[int, ...] | 
         )
     source = module.factors()[0] if isinstance(module, Lora) else next(t for t in module.tensors.values() if t.ndim > 1)
     dtype = source.dtype if source.element_size() > 1 else torch.float32
-    shape = (module.shape[0], *whole[1:]) if whole and prod(whole[1:]) == prod(module.shape[1:]) else module.shape
+    shape = kernel_shape(module.shape, whole)
     out = lora_module(module.key, module.low_rank(), shape=shape, dtype=dtype)
     bias = module.bias()
     return out if bias is None else replace(out, tensors={**out.tensors, ".lora_B.bias": bias.to(dtype)})

@@ -53,7 +53,7 @@ def lora_module(
         key: the module key to write under.
         update: factors (m, r) and (r, n·kh·kw), the scale in ``up``.
         shape: shape of the weight; kernels make ``up`` (m, r, 1, 1) and ``down`` (r, n, kh, kw).
-        like: the module it replaces; its spelling, and unless ``dtype`` is given its dtype, are kept.
+        like: the module it replaces; its spelling, its alpha, and unless ``dtype`` is given its dtype, are kept.
         dtype: dtype of the factors ("fp16" ... or a torch dtype); float32 when neither says.
 
     Raises:
@@ -68,13 +68,36 @@ def lora_module(
         spelling, with_alpha = spelling_for(key)
     if not isinstance(dtype, torch.dtype):
         dtype = DTYPES[dtype] or _dtype_of(like)
+    alpha = _alpha_of(inner, update.rank)
+    if with_alpha:
+        update = LowRank(update.up * (update.rank / alpha), update.down)
     up, down = balanced(update, dtype)
     if len(shape) > 2:
         up, down = up.reshape(*up.shape, *[1] * (len(shape) - 2)), down.reshape(-1, *shape[1:])
     tensors = {spelling[0]: up.to(dtype).contiguous(), spelling[1]: down.to(dtype).contiguous()}
     if with_alpha:
-        tensors[ALPHA] = torch.tensor(float(update.rank), dtype=torch.float32)
+        tensors[ALPHA] = torch.tensor(alpha, dtype=torch.float32)
     return Lora(key, tensors, file=like.file if like else None)
+
+
+def kernel_shape(shape: tuple[int, ...], whole: tuple[int, ...] | None) -> tuple[int, ...]:
+    """A module's shape with the kernel of its weight: factors and products for a convolution may be stored flat.
+
+    whole: the weight's shape, of this model or of another width; None when not known.
+    """
+    if whole is None or len(whole) < 3 or len(shape) != 2:
+        return shape
+    columns, rest = divmod(shape[1], prod(whole[2:]))
+    return shape if rest else (shape[0], columns, *whole[2:])
+
+
+def _alpha_of(like: AdapterModule | None, rank: int) -> float:
+    """The alpha of the module that a new one replaces, so that a file keeps one for all; else the rank.
+
+    Not where it is far from the rank: zero, negative or, in some LoKr files, a number without meaning.
+    """
+    alpha = like.alpha if like is not None else None
+    return alpha if alpha is not None and rank / 1024 <= alpha <= rank * 1024 else float(rank)
 
 
 def _dtype_of(module: AdapterModule | None) -> torch.dtype:

@@ -117,3 +117,17 @@ def with_alpha(module: AdapterModule) -> AdapterModule:
         return replace(module.scaled(module.config_scale), config_scale=None)
     alpha = torch.tensor(module.config_scale * module.rank, dtype=torch.float32)
     return replace(module, config_scale=None, tensors={**module.tensors, ALPHA: alpha})
+
+
+def with_scale_inside(module: AdapterModule) -> AdapterModule:
+    """The module with the scale that the metadata gives it in a factor; the same one where it gives none.
+
+    PEFT, and diffusers for a UNet, read no ``alpha`` tensor in a file of their own layout.
+    """
+    if module.config_scale is None or module.alpha is not None:
+        return module
+    if isinstance(module, Dora):
+        inner = with_scale_inside(module.inner)
+        return replace(module, config_scale=None, tensors={**module.tensors, **inner.tensors}, inner=inner)
+    scaled = module if module.config_scale == 1.0 else module.scaled(module.config_scale)
+    return replace(scaled, config_scale=None)

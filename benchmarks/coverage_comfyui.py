@@ -4,6 +4,7 @@ It reads one JSON request a line and answers one a line. ``{"family": name}``: n
 or null where this ComfyUI has no such model. With ``"file"`` and ``"out"`` besides: applies the file to the model and
 writes, for every weight that the loader patches, the change that a few random vectors see (a vector's own change); the
 answer lists the file's keys that the loader did not know. ``"base"``: whether the weights are random, not zero.
+``"small"`` instead of a family: ``[class of model, its configuration, file of its weights]``, a model of any size.
 Models are built on the "meta" device from their published configurations, so no weights are needed.
 """
 
@@ -154,15 +155,20 @@ def model(family):
         **config, device=torch.device("meta"), dtype=torch.float16, operations=comfy.ops.disable_weight_init
     )
     sd = {"diffusion_model." + name: tensor for name, tensor in built.state_dict().items()}
-    settings = type("Config", (), {"unet_config": config})
-    fake = type(
-        "Fake", (kind,), {"__init__": lambda self: None, "state_dict": lambda self: sd, "model_config": settings}
-    )
-    keys = comfy.lora.model_lora_keys_unet(fake(), {})
+    keys = keys_of(kind, config, sd)
     if family in TEXT:
         encoder = TEXT[family]()
         keys, sd = comfy.lora.model_lora_keys_clip(encoder, keys), sd | encoder.state_dict()
     return {name: tuple(tensor.shape) for name, tensor in sd.items()}, keys
+
+
+def keys_of(kind, config, sd):
+    """Adapter key -> weight or (weight, rows), for a stand-in of this class of model."""
+    settings = type("Config", (), {"unet_config": config})
+    fake = type(
+        "Fake", (kind,), {"__init__": lambda self: None, "state_dict": lambda self: sd, "model_config": settings}
+    )
+    return comfy.lora.model_lora_keys_unet(fake(), {})
 
 
 def weight(name, shape, base):
@@ -191,8 +197,13 @@ class Missing(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-def judge(family, file, out, base=False):
-    shapes, keys = model(family)
+def judge(file, out, family=None, base=False, small=None):
+    if small:
+        kind, config, weights = small
+        values = load_file(weights)
+        keys, shapes = keys_of(getattr(bases, kind), config, values), {n: tuple(t.shape) for n, t in values.items()}
+    else:
+        shapes, keys = model(family)
     log = Missing()
     logging.getLogger().addHandler(log)
     effects = {}
@@ -201,9 +212,9 @@ def judge(family, file, out, base=False):
             name, offset, function = (key, None, None) if isinstance(key, str) else (*key, None)[:3]
             if name not in shapes:  # a bias beside a slice: the host gives it a name that no weight has
                 continue
-            before = weight(name, shapes[name], base)
+            before = values[name] if small else weight(name, shapes[name], base)
             after = comfy.lora.calculate_weight([(1.0, patch, 1.0, offset, function)], before.clone(), name)
-            effects[name] = effects.get(name, 0) + seen(after.sub_(before) if base else after)
+            effects[name] = effects.get(name, 0) + seen(after.sub_(before) if base or small else after)
     finally:
         logging.getLogger().removeHandler(log)
     save_file(effects, out)

@@ -32,7 +32,10 @@ def convert(
     from .. import adapters
     from ..bases import open_base
     from ..jobs.convert import convert as run
+    from ..jobs.loaders import unread
 
     result = run(adapters.read(lora), layout.value, open_base(base) if base else None)
     publish(asked, adapter=result, dtype=dtype.value if dtype else None)
     typer.echo(visible(f"Wrote {output}: {len(result.modules)} modules in {result.layout} layout"))
+    for sentence in unread(result):
+        typer.echo(visible(f"Note: {sentence}"))

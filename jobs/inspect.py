@@ -14,6 +14,7 @@ from ..kernels.threads import one_thread
 from ..names import guess_adapter_architecture
 from ..names.keys import is_text_encoder, parse_key
 from ..untrusted import one_line, real_text
+from .loaders import unread
 
 TOP_MODULES = 8
 
@@ -87,6 +88,7 @@ class Inspection:
     trigger_words: list[str]
     tags: list[tuple[str, int]]  # training tags, commonest first
     unknown_keys: list[str]
+    unread: list[str]  # what other programs' loaders skip or misread
     metadata: dict[str, str]
 
     def to_json(self) -> str:
@@ -139,6 +141,7 @@ def inspect_adapter(adapter: adapters.Adapter, *, top_tags: int = choices.Inspec
         trigger_words=adapter.triggers,
         tags=list(adapter.tags.items())[:top_tags],
         unknown_keys=sorted(key for key in adapter.extras if not _is_embedding(adapter, key)),
+        unread=unread(adapter),
         metadata=metadata,
     )
 
@@ -219,6 +222,7 @@ def _lines(i: Inspection):
     if i.unknown_keys:
         shown = ", ".join(i.unknown_keys[:5]) + (", …" if len(i.unknown_keys) > 5 else "")
         yield f"{len(i.unknown_keys)} keys that no format explains (kept as they are): {shown}"
+    yield from i.unread
     yield f"sha256: {i.digest}"
 
 

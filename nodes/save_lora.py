@@ -79,16 +79,18 @@ class SaveLoRA(io.ComfyNode):
     def execute(cls, lora, filename_prefix, folder, dtype, layout, model=None, clip=None) -> io.NodeOutput:
         from .. import adapters
         from ..jobs.convert import convert
+        from ..jobs.loaders import unread
 
-        adapter = to_adapter(lora)
+        adapter, notes = to_adapter(lora), []
         if layout != "same":
             adapter = convert(adapter, layout, None if model is None else host.HostBase(model, clip))
+            notes = unread(adapter)
         path = saved(
             host.save_folder(FOLDERS[folder]),
             filename_prefix,
             lambda path: adapters.write(adapter, path, dtype=dtype),
         )
-        return io.NodeOutput(str(path), ui={"text": (f"Saved {path}",)})
+        return io.NodeOutput(str(path), ui={"text": (f"Saved {path}", *notes)})
 
 
 def saved(root: Path, prefix: str, write: Callable[[Path], object]) -> Path:

@@ -12,6 +12,7 @@ import torch
 
 from ... import choices
 from ...adapters import Adapter
+from ...adapters.alphas import with_one_alpha
 from ...adapters.metadata import history, without_history
 from ...bases.model import Base
 from ...errors import SettingsError
@@ -91,6 +92,7 @@ def merge(
     tell(len(targets), len(targets), "")
     if not modules:
         raise SettingsError("every module's strength is 0: nothing is left to merge")
+    modules = with_one_alpha(modules)
     check_fits(modules.values(), names, base.weights() if base else None)
     method = METHODS[settings.method]
     extras, clashes = joined_extras(files)

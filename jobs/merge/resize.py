@@ -9,6 +9,7 @@ import torch
 
 from ... import choices
 from ...adapters import Adapter, AdapterModule, lora_module
+from ...adapters.alphas import with_one_alpha
 from ...bases.model import Base
 from ...errors import GraftError, SettingsError
 from ...kernels.merge.resize import choose_rank
@@ -86,6 +87,7 @@ def resize(
         modules[module.key] = module
         lines.append(line)
     tell(len(targets), len(targets), "")
+    modules = with_one_alpha(modules)
     check_fits(modules.values(), names, base.weights() if base else None)
     name = adapter.file.replace("\\", "/").rsplit("/", 1)[-1] if adapter.file else "LoRA"
     report = MergeReport(

@@ -23,11 +23,13 @@ class Contribution:
     """What one adapter has for a merge target, or for the weight around it.
 
     index: the adapter's number. weight_slice: which weight, which rows; None when only the key is known.
+    whole: the weight's shape as the names have it; None when not known.
     """
 
     index: int
     module: AdapterModule
     weight_slice: WeightSlice | None
+    whole: tuple[int, ...] | None = None
 
     @property
     def rows(self) -> tuple[int, int] | None:
@@ -113,7 +115,8 @@ def find_targets(adapters: Sequence[Adapter], names: Names | None, *, from_base:
             other = taken.setdefault((label, weight_slice and weight_slice[1:]), key)
             if other != key:
                 module.fail(f"Two modules of the adapter change the same weight; the other is {other}")
-            weights.setdefault(label, []).append(Contribution(index, module, weight_slice))
+            whole = names.shapes.get(weight_slice.name) if names and weight_slice else None
+            weights.setdefault(label, []).append(Contribution(index, module, weight_slice, whole))
     writer = _Writer(adapters[0], names) if names else None
     targets = [target for label, found in weights.items() for target in _targets_of(label, found, writer)]
     if not from_base:

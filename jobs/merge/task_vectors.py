@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...adapters import AdapterModule
 from ...adapters.full import Diff, SetWeight
+from ...adapters.layouts import kernel_shape
 from ...adapters.loha import Loha
 from ...adapters.lora import Lora
 from ...bases.model import Base, load_weight_slice
@@ -99,12 +100,10 @@ def _read(contribution: Contribution, base: Base | None) -> TaskVector:
 
 
 def _kernel(contribution: Contribution, base: Base | None) -> tuple[int, ...] | None:
-    """The module's shape; of a convolution whose product is stored flat, the base tells the kernel."""
+    """The module's shape; of a convolution whose product is stored flat, the weight tells the kernel."""
     shape, weight_slice = contribution.module.shape, contribution.weight_slice
-    whole = base.weights().get(weight_slice.name) if base is not None and weight_slice is not None else None
-    if shape is None or whole is None or prod(shape[1:]) != prod(whole[1:]):
-        return shape
-    return (shape[0], *whole[1:])
+    known = base.weights().get(weight_slice.name) if base is not None and weight_slice is not None else None
+    return None if shape is None else kernel_shape(shape, known or contribution.whole)
 
 
 def _weight(contribution: Contribution, base: Base | None) -> Tensor:
