@@ -17,7 +17,7 @@ _PEFT_READ = {"SD3", "SD3.5 medium", "SD3.5 large"}
 
 def unread(adapter: Adapter) -> list[str]:
     """Sentences for the user about loaders that skip or misread a file in this adapter's layout; none where none do."""
-    return [*_by_comfyui(adapter), *_scales(adapter), *_by_diffusers(adapter)]
+    return [*_by_comfyui(adapter), *_scales(adapter), *_by_diffusers(adapter), *_by_peft(adapter)]
 
 
 def _by_comfyui(adapter: Adapter) -> list[str]:
@@ -60,3 +60,10 @@ def _by_diffusers(adapter: Adapter) -> list[str]:
         f"{len(uneven)} here have another ({next(iter(uneven))}, for one): their strength is wrong there. "
         "The diffusers layout has no alphas. ComfyUI and sd-scripts read this file right."
     ]
+
+
+def _by_peft(adapter: Adapter) -> list[str]:
+    kinds = sorted(kind for kind in adapter.kinds if kind in ("lora", "loha", "lokr", "dora"))
+    if adapter.layout != "peft" or len(kinds) < 2:
+        return []
+    return [f"PEFT loads one kind of adapter from a file, and this one holds {' and '.join(kinds)}."]

@@ -132,3 +132,11 @@ def test_a_scale_that_comfyui_passes_over_is_said():
     (note,) = unread(adapter)
     assert "strength of 1 modules" in note and note in inspect_adapter(adapter).to_text()
     assert not unread(convert(adapter, "comfy"))
+
+
+def test_kinds_that_peft_cannot_load_together_are_said():
+    key = "base_model.model.transformer_blocks.23.attn."
+    tensors = {f"{key}to_q{PEFT[0]}": torch.ones(1536, 1), f"{key}to_q{PEFT[1]}": torch.ones(1, 1536)}
+    tensors |= {f"{key}to_k.lokr_w1": torch.ones(4, 4), f"{key}to_k.lokr_w2": torch.ones(384, 384)}
+    (note,) = unread(from_state_dict(tensors))
+    assert "lokr and lora" in note
