@@ -19,8 +19,10 @@ from .lokr import Lokr
 from .lora import Lora
 from .metadata import config_alpha, peft_configs
 from .module import ALPHA, AdapterModule
+from .peft_config import Scaled
 
 _LONGEST = 1000  # characters of a module key that patterns are tried on
+_DEFAULTS = ("r", "lora_alpha")
 _REPEATED = re.compile(r"[*+{]|\\[1-9]|\(\?")  # what makes a regular expression try many ways
 
 
@@ -50,6 +52,20 @@ def scale_from_config(module: AdapterModule, configs: dict[str, dict[str, Any]])
     except (ValueError, TypeError, OverflowError) as problem:
         module.fail(f"PEFT's configuration in the file gives no scale: {problem}")
     return alpha / (sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def configured(config: dict[str, Any], name: str) -> Scaled | None:
+    """Rank and scale that a ``LoraConfig`` gives a module of a model by its name; None where it gives none."""
+    try:
+        found = [
+            _alpha_patterns(json.dumps(config.get(field) or {}))(name) for field in ("rank_pattern", "alpha_pattern")
+        ]
+        rank, alpha = (
+            own if own is not None else config.get(field) for own, field in zip(found, _DEFAULTS, strict=True)
+        )
+        return Scaled(int(rank), float(alpha) / (sqrt(rank) if config.get("use_rslora") else rank))
+    except (ValueError, TypeError, OverflowError, ZeroDivisionError):
+        return None
 
 
 @lru_cache(maxsize=8)
