@@ -34,26 +34,37 @@ def outputs(
     plot: Path | None = None,
     force: bool,
     inputs: tuple[Path | None, ...],
+    folder: bool = False,
 ) -> Outputs:
     """Check names and places of everything to write, before any work is done.
 
     Args:
+        folder: whether the adapter may be written as PEFT's folder: under any name that is not a file's.
         report: Markdown or JSON, as the name ends; json: JSON, whatever the name.
 
     Raises:
         BadParameter: a name that ends otherwise than it must.
         GraftError: see :func:`..io.outputs.claim`.
     """
-    suffixed(adapter, "--output", (".safetensors",))
+    folder = adapter if adapter is not None and folder and adapter.suffix.lower() != ".safetensors" else None
+    if folder is None:
+        suffixed(adapter, "--output", (".safetensors",))
     suffixed(report, "--report", (".json", ".md"))
     suffixed(plot, "--plot", (".png",))
-    claim(adapter, report, json, plot, force=force, inputs=inputs)
+    claim(adapter, report, json, plot, force=force, inputs=inputs, folder=folder)
     texts = {}
     if report:
         texts[report] = "to_markdown" if report.suffix.lower() == ".md" else "to_json"
     if json:
         texts[json] = "to_json"
     return Outputs(adapter, texts, plot, force)
+
+
+def from_peft(*loras: Path, layout: str = "same") -> bool:
+    """Whether a command's adapter may be written as PEFT's folder: a LoRA comes from one, or the layout is PEFT's."""
+    return layout == "peft" or any(
+        lora.suffix.lower() != ".safetensors" or lora.name == "adapter_model.safetensors" for lora in loras
+    )
 
 
 def publish(
