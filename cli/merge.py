@@ -32,8 +32,8 @@ def merge(
         list[str],
         typer.Argument(
             metavar="LORA[:STRENGTH[:CLIP]]...",
-            help="Adapter files or PEFT folders, each with its strength as in a loader (default 1, negatives allowed) and, if it "
-            "differs, the strength on the text encoder.",
+            help="Adapter files or PEFT folders, each with its strength as in a loader (default 1, negatives allowed) "
+            "and, if it differs, the strength on the text encoder.",
         ),
     ],
     output: Output,
