@@ -251,7 +251,7 @@ def _spelled(module: Lora, embedding: bool, biased: bool) -> dict[str, Tensor]:
     if embedding:
         if module.bias() is not None:
             module.fail("PEFT has no bias for an embedding")
-        return {EMBEDDING[0]: up.T.contiguous(), EMBEDDING[1]: down.T.contiguous()}
+        return {EMBEDDING[0]: down.T.contiguous(), EMBEDDING[1]: up.T.contiguous()}
     found = {PEFT[0]: up.contiguous(), PEFT[1]: down.contiguous()}
     bias, scale = module.bias(), module.scale()
     if bias is not None and scale == 0 and bool(bias.any()):

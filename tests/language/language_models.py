@@ -148,4 +148,5 @@ def weight_of(model, parameters, name):
         layer, _, rest = name.partition(".experts.")
         number, _, what = rest.partition(".")
         return parameters[f"{layer}.experts.{what}"][int(number)], False
-    return parameters[name + ".weight"], type(model.get_submodule(name)).__name__ == "Conv1D"
+    module = model.get_submodule(name)
+    return module.weight, type(module).__name__ == "Conv1D"
