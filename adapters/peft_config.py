@@ -141,6 +141,8 @@ def lora_config(
         "init_lora_weights": True,
     }
     config |= {field: None for field in _TRAINING if field in config}
+    if config.get("ensure_weight_tying") and any(name.rpartition(".")[2] == "lm_head" for name in modules):
+        config["ensure_weight_tying"] = False  # PEFT would give the head the embedding's factors; it has its own here
     for field in ("alpha", "module_dropout", "decompose_both", "decompose_factor", "use_effective_conv2d"):
         config.pop(field, None)  # of LoHa and LoKr, which LoraConfig does not know
     return config if same_targets else _with_targets(config, modules, parameters)

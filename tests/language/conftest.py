@@ -1,6 +1,21 @@
-"""Tests import the helpers that lie beside them."""
+"""Everything here needs transformers and peft; tests import the helpers that lie beside them."""
 
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
+pytest.importorskip("transformers", reason="transformers is not installed (extra llm)")
+pytest.importorskip("peft", reason="peft is not installed (extra llm)")
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny tensors: threads only wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -8,12 +8,11 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
+import peft
 import torch
+import transformers
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra llm)")
-peft = pytest.importorskip("peft", reason="peft is not installed (extra llm)")
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 warnings.filterwarnings("ignore", category=UserWarning)
@@ -147,6 +146,9 @@ def weight_of(model, parameters, name):
     if ".experts." in name:
         layer, _, rest = name.partition(".experts.")
         number, _, what = rest.partition(".")
+        if what in ("gate_proj", "up_proj"):
+            whole = parameters[f"{layer}.experts.gate_up_proj"][int(number)]
+            return whole.chunk(2)[what == "up_proj"], False
         return parameters[f"{layer}.experts.{what}"][int(number)], False
     module = model.get_submodule(name)
     return module.weight, type(module).__name__ == "Conv1D"

@@ -5,10 +5,6 @@ from functools import lru_cache
 
 import pytest
 import torch
-
-pytest.importorskip("transformers", reason="transformers is not installed (extra llm)")
-pytest.importorskip("peft", reason="peft is not installed (extra llm)")
-
 from language_models import LAYOUTS, PREFIX, adapted, loaded, logits, predicted, relative_of, save, weight_of
 from lora_graft import adapters
 from lora_graft.bases import open_base
@@ -18,14 +14,6 @@ from lora_graft.jobs.merge.resize import ResizeSettings, resize
 from lora_graft.jobs.transfer.transfer import TransferSettings, transfer
 
 CLOSE = dict(atol=1e-4, rtol=1e-4)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
