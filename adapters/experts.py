@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from math import sqrt
 from typing import Any
 
 import torch
@@ -20,7 +19,8 @@ from torch import Tensor
 from ..errors import AdapterError
 from .lora import PEFT, Lora
 from .module import AdapterModule
-from .peft_config import PREFIX, Scaled, pattern_value
+from .peft_config import PREFIX, Scaled
+from .scales import configured
 
 # The parameters of a layer's experts in the order in which models define them, which is that of PEFT's wrappers.
 PARAMETERS = ("gate_up_proj", "down_proj")
@@ -53,20 +53,20 @@ def split(modules: Mapping[str, AdapterModule], config: Mapping[str, Any]) -> di
 def _each(module: Lora, layer: str, parameter: str, config: Mapping[str, Any]) -> dict[str, AdapterModule]:
     """Every expert's module."""
     name = f"{layer.removeprefix(PREFIX)}.{parameter}"
-    rank = pattern_value(config, "rank_pattern", name, config.get("r"))
-    alpha = pattern_value(config, "alpha_pattern", name, config.get("lora_alpha"))
+    one = configured(config, name)
     up, down = module.factors()
-    if not isinstance(rank, int) or rank < 1 or down.shape[0] % rank or not isinstance(alpha, (int, float)):
-        module.fail(f"Factors of rank {down.shape[0]} for all experts, and r {rank!r} for each, do not fit")
+    if one is None or one.rank < 1 or down.shape[0] % one.rank:
+        each = "no rank" if one is None else f"rank {one.rank}"
+        module.fail(f"Factors of rank {down.shape[0]} for all experts, and {each} for each of them, do not fit")
+    rank, scale = one
     experts = down.shape[0] // rank
     ups = up.reshape(up.shape[0], rank, experts).permute(2, 0, 1)
     downs = down.reshape(experts, rank, -1)
-    scale = alpha / (sqrt(rank) if config.get("use_rslora") else rank)
     return {
         key: Lora(
             key,
             {PEFT[0]: ups[e].contiguous(), PEFT[1]: downs[e].contiguous()},
-            config_scale=float(scale),
+            config_scale=scale,
             file=module.file,
         )
         for e in range(experts)

@@ -15,6 +15,7 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 TYPES = ("LORA", "LOHA", "LOKR", "IA3")
 
 _PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT")
+_DEFAULTS = {"LORA": {"r": 8, "lora_alpha": 8}, "LOHA": {"r": 8, "alpha": 8}, "LOKR": {"r": 8, "alpha": 8}, "IA3": {}}
 # Fields of LoraConfig with which the adapter is more, or other, than ΔW = scale · B · A on the base as it is.
 _OTHERWISE = {
     "alora_invocation_tokens": "Activated LoRA, which acts on some tokens only",
@@ -61,7 +62,7 @@ class PeftFolder:
 
 
 def check(config: Any, file: object) -> dict[str, Any]:
-    """The configuration, if this project knows what an adapter with it does.
+    """The configuration with PEFT's defaults, if this project knows what an adapter with it does.
 
     Raises:
         AdapterError: another kind of adapter, or a LoRA that is more than a change of weights; both are named.
@@ -94,15 +95,7 @@ def check(config: Any, file: object) -> dict[str, Any]:
             key="init_lora_weights",
             hint="Save it as an ordinary LoRA: save_pretrained(..., path_initial_model_for_weight_conversion=...).",
         )
-    return config
-
-
-def pattern_value(config: Mapping[str, Any], field: str, name: str, default: Any) -> Any:
-    """``rank_pattern`` or ``alpha_pattern`` for a module of a model, where the patterns are names."""
-    for pattern, value in (config.get(field) or {}).items():
-        if name == pattern or name.endswith("." + pattern):
-            return value
-    return default
+    return _DEFAULTS[kind] | config
 
 
 def lora_config(

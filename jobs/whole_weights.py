@@ -94,8 +94,8 @@ def joined(adapters: Sequence[Adapter], clashes: Sequence[str]) -> tuple[PeftFol
     tokens = [found for folder in folders if (found := folder.config.get("trainable_token_indices"))]
     config |= {"trainable_token_indices": tokens[0]} if tokens else {}
     notes = [
-        f"{in_model(key)} is held whole by {sum(key in one.extras for one in adapters)} of {len(adapters)} adapters and "
-        "kept as it is, whatever its strength."
+        f"{in_model(key)} is held whole by {sum(key in one.extras for one in adapters)} of {len(adapters)} adapters "
+        "and kept as it is, whatever its strength."
         for key in dict.fromkeys(key for adapter in adapters for key in adapter.extras)
     ]
     embeddings = frozenset().union(*(folder.embeddings for folder in folders))

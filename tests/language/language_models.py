@@ -146,6 +146,8 @@ def weight_of(model, parameters, name):
     if ".experts." in name:
         layer, _, rest = name.partition(".experts.")
         number, _, what = rest.partition(".")
+        layer = layer.replace("block_sparse_moe", "mlp")
+        what = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}.get(what, what)
         if what in ("gate_proj", "up_proj"):
             whole = parameters[f"{layer}.experts.gate_up_proj"][int(number)]
             return whole.chunk(2)[what == "up_proj"], False

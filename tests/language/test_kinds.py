@@ -186,29 +186,32 @@ def test_a_classifier(tmp_path):
     loaded(other, written)
 
 
-@pytest.mark.parametrize("name", ["qwen3 moe"])
-def test_experts_one_by_one(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "layers", "names"),
+    [("qwen3 moe", "mlp", ("gate_proj", "up_proj", "down_proj")), ("mixtral", "block_sparse_moe", ("w1", "w3", "w2"))],
+)
+def test_experts_one_by_one(tmp_path, name, layers, names):
     """An adapter from before experts were fused: PEFT fuses it on loading, also what the jobs make of it."""
     layout = LAYOUTS[name]
     model = layout.model()
     generator, tensors = torch.Generator().manual_seed(4), {}
-    hidden, inner = layout.config["hidden_size"], layout.config["moe_intermediate_size"]
+    hidden = layout.config["hidden_size"]
+    inner = layout.config.get("moe_intermediate_size", layout.config["intermediate_size"])
+    shapes = dict(zip(names, ((inner, hidden), (inner, hidden), (hidden, inner)), strict=True))
     for layer in range(2):
         for expert in range(4):
-            for what, (m, n) in {
-                "gate_proj": (inner, hidden),
-                "up_proj": (inner, hidden),
-                "down_proj": (hidden, inner),
-            }.items():
-                key = f"{PREFIX}model.layers.{layer}.mlp.experts.{expert}.{what}"
+            for what, (m, n) in shapes.items():
+                key = f"{PREFIX}model.layers.{layer}.{layers}.experts.{expert}.{what}"
                 tensors[key + ".lora_A.weight"] = torch.randn(4, n, generator=generator) * 0.1
                 tensors[key + ".lora_B.weight"] = torch.randn(m, 4, generator=generator) * 0.1
-    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["gate_proj", "up_proj", "down_proj"])
-    config.task_type = "CAUSAL_LM"
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=list(names), task_type="CAUSAL_LM")
     config.save_pretrained(tmp_path / "a")
     save_file(tensors, tmp_path / "a" / "adapter_model.safetensors")
     adapter = adapters.read(tmp_path / "a")
-    torch.testing.assert_close(loaded(model, tmp_path / "a"), predicted(model, adapter), **CLOSE)
+    theirs = loaded(model, tmp_path / "a")
+    torch.testing.assert_close(theirs, predicted(model, adapter), **CLOSE)
+    peft.PeftModel.from_pretrained(copy.deepcopy(model), tmp_path / "a").save_pretrained(tmp_path / "fused")
+    torch.testing.assert_close(theirs, predicted(model, adapters.read(tmp_path / "fused")), **CLOSE)
     other = relative_of(model)
     source, target = open_base(save(model, tmp_path / "m")), open_base(save(other, tmp_path / "n"))
     for key in adapter.modules:
@@ -221,3 +224,14 @@ def test_experts_one_by_one(tmp_path, name):
     ]:
         written = adapters.write(result, tmp_path / job)
         torch.testing.assert_close(loaded(base, written), predicted(base, result), **CLOSE)
+
+
+def test_tied_head_and_embedding(tmp_path):
+    """PEFT shares the factors of both; a resize gives each its own."""
+    model = LAYOUTS["qwen2"].model()
+    adapter, theirs = saved(tmp_path / "a", model, target_modules=["embed_tokens", "lm_head"], ensure_weight_tying=True)
+    assert len(adapter.modules) == 2
+    torch.testing.assert_close(predicted(model, adapter), theirs, **CLOSE)
+    small = resize(adapter, ResizeSettings("rank", 2)).adapter
+    written = adapters.write(small, tmp_path / "small")
+    torch.testing.assert_close(loaded(model, written), predicted(model, small), **CLOSE)
