@@ -133,9 +133,10 @@ def lora_config(
         "inference_mode": True,
         "init_lora_weights": True,
     }
-    config |= {field: None for field in _TRAINING if field in config}
+    config |= {field: {} if field == "loftq_config" else None for field in _TRAINING if config.get(field)}
     if config.get("ensure_weight_tying") and any(name.rpartition(".")[2] == "lm_head" for name in modules):
-        config["ensure_weight_tying"] = False  # PEFT would give the head the embedding's factors; it has its own here
+        # PEFT would give the head the embedding's factors; here it has its own, and so must be a target by itself.
+        config["ensure_weight_tying"], same_targets = False, False
     for field in ("alpha", "module_dropout", "decompose_both", "decompose_factor", "use_effective_conv2d"):
         config.pop(field, None)  # of LoHa and LoKr, which LoraConfig does not know
     return config if same_targets else _with_targets(config, modules, parameters)

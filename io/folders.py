@@ -48,6 +48,9 @@ def write_folder(folder: str | os.PathLike, files: Mapping[str, Blocks], *, over
 
 def _replace(folder: Path, files: Mapping[str, Blocks]) -> None:
     """All of the files, or none of them: those that stood there before come back when one cannot be moved in."""
+    blocked = next((folder / name for name in files if (folder / name).is_dir()), None)
+    if blocked is not None:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(blocked))
     with ExitStack() as stack:
         ready: dict[Path, Path] = {}
         for name, blocks in files.items():
