@@ -27,7 +27,7 @@ PARAMETERS = ("gate_up_proj", "down_proj")
 _ONE = re.compile(r"(?P<layer>.+\.experts)\.(?P<number>[0-9]{1,5})\.(?P<parameter>gate_up_proj|down_proj)$")
 
 
-def split(modules: Mapping[str, AdapterModule], config: Mapping[str, Any]) -> dict[str, AdapterModule]:
+def split(modules: Mapping[str, AdapterModule], config: dict[str, Any]) -> dict[str, AdapterModule]:
     """Modules with those of fused experts replaced by one for each expert.
 
     Raises:
@@ -50,7 +50,7 @@ def split(modules: Mapping[str, AdapterModule], config: Mapping[str, Any]) -> di
     return found
 
 
-def _each(module: Lora, layer: str, parameter: str, config: Mapping[str, Any]) -> dict[str, AdapterModule]:
+def _each(module: Lora, layer: str, parameter: str, config: dict[str, Any]) -> dict[str, AdapterModule]:
     """Every expert's module."""
     name = f"{layer.removeprefix(PREFIX)}.{parameter}"
     one = configured(config, name)
@@ -74,7 +74,7 @@ def _each(module: Lora, layer: str, parameter: str, config: Mapping[str, Any]) -
     }
 
 
-def is_fused(key: str, config: Mapping[str, Any]) -> bool:
+def is_fused(key: str, config: dict[str, Any]) -> bool:
     """Whether a module's key stands for one of several experts in a fused parameter."""
     hit, wanted = _ONE.match(key), config.get("target_parameters") or ()
     return hit is not None and any(str(name).rpartition(".")[2] == hit["parameter"] for name in wanted)
@@ -130,7 +130,7 @@ def _stacked(experts: Mapping[int, Lora], count: int) -> tuple[Tensor, Tensor, S
     return stacked.contiguous(), down.reshape(count * rank, columns).contiguous(), Scaled(rank, scale)
 
 
-def fused_keys(modules: Mapping[str, AdapterModule], config: Mapping[str, Any]) -> list[Lora]:
+def fused_keys(modules: Mapping[str, AdapterModule], config: dict[str, Any]) -> list[Lora]:
     """The modules that stand for fused experts.
 
     Raises:

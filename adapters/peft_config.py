@@ -116,7 +116,7 @@ def lora_config(
         modules, parameters: names in the model -> rank and scale; parameters are those in ``target_parameters``.
         same_targets: the folder's own ``target_modules`` and ``target_parameters`` still mean just these.
     """
-    config = dict(folder.config) if folder else {"task_type": None, "base_model_name_or_path": None}
+    config: dict[str, Any] = dict(folder.config) if folder else {"task_type": None, "base_model_name_or_path": None}
     every = {**modules, **parameters}
     ranks = {name: one.rank for name, one in every.items()}
     alphas = {name: _alpha(one) for name, one in every.items()}

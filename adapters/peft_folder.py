@@ -218,7 +218,7 @@ def _as_lora(modules: dict[str, AdapterModule], peft: PeftFolder | None) -> tupl
 _SCALES = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "init_lora_weights")
 
 
-def _lora(config: Mapping[str, Any]) -> bool:
+def _lora(config: dict[str, Any]) -> bool:
     return config.get("peft_type") == "LORA"
 
 
@@ -280,7 +280,7 @@ def _padded(module: Lora, rank: int) -> Lora:
     return Lora(module.key, {PEFT[0]: wide, PEFT[1]: tall}, file=module.file)
 
 
-def _is_parameter(name: str, own: Mapping[str, Any]) -> bool:
+def _is_parameter(name: str, own: dict[str, Any]) -> bool:
     """Whether PEFT changes the module's weight as a parameter (a router)."""
     wanted = [str(one) for one in own.get("target_parameters") or () if str(one).endswith(".weight")]
     return any(f"{name}.weight" == one or f"{name}.weight".endswith("." + one) for one in wanted)

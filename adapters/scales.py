@@ -22,7 +22,6 @@ from .module import ALPHA, AdapterModule
 from .peft_config import Scaled
 
 _LONGEST = 1000  # characters of a module key that patterns are tried on
-_DEFAULTS = ("r", "lora_alpha")
 _REPEATED = re.compile(r"[*+{]|\\[1-9]|\(\?")  # what makes a regular expression try many ways
 
 
@@ -57,15 +56,15 @@ def scale_from_config(module: AdapterModule, configs: dict[str, dict[str, Any]])
 def configured(config: dict[str, Any], name: str) -> Scaled | None:
     """Rank and scale that a ``LoraConfig`` gives a module of a model by its name; None where it gives none."""
     try:
-        found = [
-            _alpha_patterns(json.dumps(config.get(field) or {}))(name) for field in ("rank_pattern", "alpha_pattern")
-        ]
-        rank, alpha = (
-            own if own is not None else config.get(field) for own, field in zip(found, _DEFAULTS, strict=True)
-        )
-        return Scaled(int(rank), float(alpha) / (sqrt(rank) if config.get("use_rslora") else rank))
-    except (ValueError, TypeError, OverflowError, ZeroDivisionError):
+        rank, alpha = _number(config, "r", "rank_pattern", name), _number(config, "lora_alpha", "alpha_pattern", name)
+        return Scaled(int(rank), alpha / (sqrt(rank) if config.get("use_rslora") else rank))
+    except (KeyError, ValueError, TypeError, OverflowError, ZeroDivisionError):
         return None
+
+
+def _number(config: dict[str, Any], field: str, patterns: str, name: str) -> float:
+    own = _alpha_patterns(json.dumps(config.get(patterns) or {}))(name)
+    return float(config[field] if own is None else own)
 
 
 @lru_cache(maxsize=8)
