@@ -97,7 +97,8 @@ def test_broken_files_are_refused(tmp_path, harm, said):
 @pytest.mark.parametrize("how", ["nf4", "nf4 double", "fp4", "int8"])
 def test_files_of_the_library_itself(tmp_path, how):
     functional = pytest.importorskip("bitsandbytes.functional", reason="bitsandbytes is not installed")
-    weight = torch.randn(64, 96, generator=torch.Generator().manual_seed(2))
+    # A multiple of its block: on a CPU the library (0.50) multiplies others out wrongly.
+    weight = torch.randn(64, 128, generator=torch.Generator().manual_seed(2))
     if how == "int8":
         values, largest, _ = functional.int8_vectorwise_quant(weight.half())
         tensors, meant = {NAME: values, NAME.removesuffix(".weight") + ".SCB": largest}, values * largest[:, None] / 127
@@ -107,4 +108,4 @@ def test_files_of_the_library_itself(tmp_path, how):
         meant = functional.dequantize_4bit(packed, state)
         tensors = {NAME: packed} | {f"{NAME}.{key}": t for key, t in state.as_dict(packed=True).items()}
     found = open_base(folder(tmp_path / "m", {k: t.contiguous() for k, t in tensors.items()})).load(DENOISER + NAME)
-    torch.testing.assert_close(found, meant.float(), atol=1e-7, rtol=0)
+    torch.testing.assert_close(found, meant.float(), atol=1e-7, rtol=1e-6)
