@@ -2,8 +2,8 @@
 
 Every job returns what it made and a report; nothing is written but by :func:`write` and :func:`transfer_many`. An
 adapter is the name of a file or of a PEFT folder, or an :class:`~.adapters.Adapter`; a base is the name of a checkpoint
-or of a diffusers or transformers folder, or an opened :class:`~.bases.Base`. Settings are keyword arguments, named as in the job's settings. Errors are
-:class:`~.errors.GraftError`, with the file.
+or of a diffusers or transformers folder, or an opened :class:`~.bases.Base`. Settings are keyword arguments, named as
+in the job's settings. Errors are :class:`~.errors.GraftError`, with the file.
 """
 
 from __future__ import annotations
