@@ -16,6 +16,7 @@ TYPES = ("LORA", "LOHA", "LOKR", "IA3")
 
 _PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT")
 _DEFAULTS = {"LORA": {"r": 8, "lora_alpha": 8}, "LOHA": {"r": 8, "alpha": 8}, "LOKR": {"r": 8, "alpha": 8}, "IA3": {}}
+_FORMS = {"target_parameters": list, "modules_to_save": list, "rank_pattern": dict, "alpha_pattern": dict, "bias": str}
 # Fields of LoraConfig with which the adapter is more, or other, than ΔW = scale · B · A on the base as it is.
 _OTHERWISE = {
     "alora_invocation_tokens": "Activated LoRA, which acts on some tokens only",
@@ -83,6 +84,10 @@ def check(config: Any, file: object) -> dict[str, Any]:
             key="peft_type",
             hint=f"Read are {', '.join(TYPES)}.",
         )
+    for field, form in _FORMS.items():
+        value = config.get(field)
+        if value is not None and (not isinstance(value, form) or form is list and not all(map(_is_text, value))):
+            raise AdapterError(f"The configuration's {field} is not what PEFT writes", file=file, key=field)
     for field, name in _OTHERWISE.items():
         if config.get(field):
             raise AdapterError(f"This is {name}; it is not supported", file=file, key=field)
@@ -96,6 +101,10 @@ def check(config: Any, file: object) -> dict[str, Any]:
             hint="Save it as an ordinary LoRA: save_pretrained(..., path_initial_model_for_weight_conversion=...).",
         )
     return _DEFAULTS[kind] | config
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def lora_config(
@@ -134,6 +143,8 @@ def lora_config(
         "init_lora_weights": True,
     }
     config |= {field: {} if field == "loftq_config" else None for field in _TRAINING if config.get(field)}
+    if parameters:
+        config["lora_dropout"] = 0.0  # PEFT knows none on parameters
     if config.get("ensure_weight_tying") and any(name.rpartition(".")[2] == "lm_head" for name in modules):
         # PEFT would give the head the embedding's factors; here it has its own, and so must be a target by itself.
         config["ensure_weight_tying"], same_targets = False, False

@@ -180,10 +180,10 @@ def _as_lora(modules: dict[str, AdapterModule], peft: PeftFolder | None) -> tupl
     single = {key: _plain(module) for key, module in modules.items() if not experts.is_fused(key, own)}
     single = _uniform_experts(single)
     doras = [module for module in single.values() if isinstance(module, Dora)]
-    if doras and len(doras) + len(fused) < len(single) + len(fused):
-        other = next(key for key, module in single.items() if not isinstance(module, Dora))
+    others = [key for key, module in single.items() if not isinstance(module, Dora)] + [m.key for m in fused]
+    if doras and others:
         doras[0].fail(
-            f"Some modules are DoRA and others ({other}) are not, which one PEFT adapter cannot be",
+            f"Some modules are DoRA and others ({others[0]}) are not, which one PEFT adapter cannot be",
             hint="Give the base model, with which DoRA becomes a plain update, or convert them apart.",
         )
     embeddings = peft.embeddings if peft else frozenset()
@@ -192,7 +192,7 @@ def _as_lora(modules: dict[str, AdapterModule], peft: PeftFolder | None) -> tupl
     for key, module in single.items():
         inner = module.inner if isinstance(module, Dora) else module
         assert isinstance(inner, Lora)
-        as_embedding = key.rpartition(".")[2] in embeddings
+        as_embedding = key.rpartition(".")[2] in embeddings or inner.spelling[0].startswith(EMBEDDING[0])
         tensors |= {key + suffix: tensor for suffix, tensor in _spelled(inner, as_embedding, biased).items()}
         if isinstance(module, Dora):
             tensors[key + MAGNITUDES[0]] = module.tensors[module.suffix]

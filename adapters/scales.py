@@ -57,7 +57,8 @@ def configured(config: dict[str, Any], name: str) -> Scaled | None:
     """Rank and scale that a ``LoraConfig`` gives a module of a model by its name; None where it gives none."""
     try:
         rank, alpha = _number(config, "r", "rank_pattern", name), _number(config, "lora_alpha", "alpha_pattern", name)
-        return Scaled(int(rank), alpha / (sqrt(rank) if config.get("use_rslora") else rank))
+        scale = alpha / (sqrt(rank) if config.get("use_rslora") else rank)
+        return Scaled(int(rank), scale) if isfinite(scale) else None
     except (KeyError, ValueError, TypeError, OverflowError, ZeroDivisionError):
         return None
 

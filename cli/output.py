@@ -62,9 +62,7 @@ def outputs(
 
 def from_peft(*loras: Path, layout: str = "same") -> bool:
     """Whether a command's adapter may be written as PEFT's folder: a LoRA comes from one, or the layout is PEFT's."""
-    return layout == "peft" or any(
-        lora.suffix.lower() != ".safetensors" or lora.name == "adapter_model.safetensors" for lora in loras
-    )
+    return layout == "peft" or any(lora.suffix.lower() != ".safetensors" for lora in loras)
 
 
 def publish(

@@ -73,8 +73,8 @@ def transfer(
     settings, tell = settings or TransferSettings(), progress or silent
     started = time.perf_counter()
     pairs = Pairs(source, target, settings.size, cache, device or "cpu")
-    extras, of_extras = carried(adapter, source, target)
     plan, fillings = planned(adapter, pairs, settings)
+    extras, of_extras = carried(adapter, source, target)
     steps, moved = plan.steps, []
     for done, step in enumerate(steps):
         tell(done, len(steps), step.key)

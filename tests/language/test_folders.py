@@ -63,6 +63,9 @@ def config_of(folder):
         ({"alora_invocation_tokens": [1, 2]}, "Activated LoRA"),
         ({"layer_replication": [[0, 2], [1, 2]]}, "replicated layers"),
         ({"init_lora_weights": "pissa_niter_4"}, "begun by pissa_niter_4"),
+        ({"target_parameters": 5}, "target_parameters is not what PEFT writes"),
+        ({"modules_to_save": [None]}, "modules_to_save is not what PEFT writes"),
+        ({"rank_pattern": 7}, "rank_pattern is not what PEFT writes"),
     ],
 )
 def test_what_is_more_than_a_change_of_weights_is_refused_by_name(copy_of, fields, said):
