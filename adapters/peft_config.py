@@ -56,9 +56,9 @@ class PeftFolder:
     embeddings: frozenset[str] = frozenset()
 
     def to_whom(self, model: str) -> PeftFolder:
-        """The same for another base model."""
+        """The same for another base model, which may have more modules of these names: targets are listed anew."""
         return PeftFolder(
-            self.config | {"base_model_name_or_path": model, "revision": None}, self.keys, self.embeddings
+            self.config | {"base_model_name_or_path": model, "revision": None}, frozenset(), self.embeddings
         )
 
 

@@ -215,7 +215,7 @@ def _as_lora(modules: dict[str, AdapterModule], peft: PeftFolder | None) -> tupl
     return tensors, config
 
 
-_SCALES = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "init_lora_weights")
+_SCALES = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
 
 
 def _lora(config: dict[str, Any]) -> bool:

@@ -235,3 +235,31 @@ def test_tied_head_and_embedding(tmp_path):
     small = resize(adapter, ResizeSettings("rank", 2)).adapter
     written = adapters.write(small, tmp_path / "small")
     torch.testing.assert_close(loaded(model, written), predicted(model, small), **CLOSE)
+
+
+@pytest.mark.parametrize("fill", ["none", "nearest"])
+def test_a_deeper_target(llama, tmp_path, fill):
+    """Layers that receive nothing have no LoRA in PEFT either; those that are filled have theirs."""
+    model, _, source, _ = llama
+    config = transformers.Qwen2Config(**LAYOUTS["llama"].config | {"num_hidden_layers": 3})
+    deeper = relative_of(transformers.Qwen2ForCausalLM(config).eval(), 0.5)
+    target = open_base(save(deeper, tmp_path / "deeper"))
+    adapter, _ = saved(tmp_path / "a", model, target_modules="all-linear")
+    result = transfer(adapter, source, target, TransferSettings("copy", fill=fill))
+    assert len(result.adapter.modules) == (21 if fill == "nearest" else 14)
+    written = adapters.write(result.adapter, tmp_path / "out")
+    torch.testing.assert_close(loaded(deeper, written), predicted(deeper, result.adapter), **CLOSE)
+
+
+def test_fused_experts_beside_another_adapter(tmp_path):
+    """One adapter with fused experts and one with dropout and without: PEFT loads their merge, in either order."""
+    layout = LAYOUTS["qwen3 moe"]
+    model = layout.model()
+    one, _ = saved(tmp_path / "a", model, **layout.lora)
+    two, _ = saved(tmp_path / "b", model, seed=2, target_modules=["q_proj"], lora_dropout=0.1)
+    for name, pair in {"one two": (one, two), "two one": (two, one)}.items():
+        result = merge([(pair[0], 1, 1), (pair[1], 0.5, 0.5)], MergeSettings("concat")).adapter
+        written = adapters.write(result, tmp_path / name)
+        torch.testing.assert_close(loaded(model, written), predicted(model, result), **CLOSE)
+    with pytest.raises(AdapterError, match="fused experts can only be written as a PEFT folder"):
+        adapters.write(one, tmp_path / "x.safetensors")
