@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from ..adapters import Adapter
 
 
+# Endings under which nobody expects a folder.
+_OF_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".json", ".md", ".png", ".zip")
+
+
 @dataclass(frozen=True)
 class Outputs:
     """The files that a command was asked for.
@@ -46,12 +50,12 @@ def outputs(
         BadParameter: a name that ends otherwise than it must.
         GraftError: see :func:`..io.outputs.claim`.
     """
-    folder = adapter if adapter is not None and folder and adapter.suffix.lower() != ".safetensors" else None
-    if folder is None:
+    named = adapter if adapter is not None and folder and adapter.suffix.lower() not in _OF_FILES else None
+    if named is None:
         suffixed(adapter, "--output", (".safetensors",))
     suffixed(report, "--report", (".json", ".md"))
     suffixed(plot, "--plot", (".png",))
-    claim(adapter, report, json, plot, force=force, inputs=inputs, folder=folder)
+    claim(adapter, report, json, plot, force=force, inputs=inputs, folder=named)
     texts = {}
     if report:
         texts[report] = "to_markdown" if report.suffix.lower() == ".md" else "to_json"

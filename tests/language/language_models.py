@@ -8,11 +8,12 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import peft
+import pytest
 import torch
-import transformers
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+peft = pytest.importorskip("peft", reason="peft is not installed")
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 warnings.filterwarnings("ignore", category=UserWarning)

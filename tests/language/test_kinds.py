@@ -3,11 +3,21 @@
 import copy
 import json
 
-import peft
 import pytest
 import torch
-import transformers
-from language_models import DENSE, LAYOUTS, PREFIX, adapted, loaded, logits, predicted, relative_of, save
+from language_models import (
+    DENSE,
+    LAYOUTS,
+    PREFIX,
+    adapted,
+    loaded,
+    logits,
+    peft,
+    predicted,
+    relative_of,
+    save,
+    transformers,
+)
 from lora_graft import adapters
 from lora_graft.bases import open_base
 from lora_graft.errors import AdapterError
