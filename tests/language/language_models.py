@@ -24,6 +24,8 @@ SIZES |= dict(num_attention_heads=4, num_key_value_heads=2, pad_token_id=0, bos_
 NARROW = SIZES | dict(head_dim=8)
 MOE = NARROW | dict(num_experts_per_tok=2)
 T5 = dict(vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0)
+EYES = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+EYES |= dict(image_size=28, patch_size=14)
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 DENSE = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
@@ -61,6 +63,12 @@ LAYOUTS = {
     "qwen3": Layout("Qwen3", NARROW, lora(DENSE, rank_pattern={"q_proj": 2, "1.mlp.up_proj": 3})),
     "gemma2": Layout("Gemma2", NARROW, lora(DENSE, alpha_pattern={"layers.1.self_attn.v_proj": 9})),
     "gemma3": Layout("Gemma3", NARROW, lora(r".*\.(q|v|up)_proj"), ("Gemma3TextConfig", "Gemma3ForCausalLM")),
+    "gemma3 images": Layout(
+        "Gemma3",
+        dict(text_config=NARROW, vision_config=EYES, mm_tokens_per_image=4),
+        lora(r"model\.language_model\..*\.(q|k|gate)_proj"),
+        ("Gemma3Config", "Gemma3ForConditionalGeneration"),
+    ),
     "phi3": Layout("Phi3", SIZES, lora(["qkv_proj", "o_proj", "gate_up_proj", "down_proj"])),
     "t5": Layout("T5", T5, lora(["q", "v", "o", "wi", "wo"]), ("T5Config", "T5ForConditionalGeneration")),
     "gpt2": Layout(

@@ -273,3 +273,14 @@ def test_fused_experts_beside_another_adapter(tmp_path):
         torch.testing.assert_close(loaded(model, written), predicted(model, result), **CLOSE)
     with pytest.raises(AdapterError, match="fused experts can only be written as a PEFT folder"):
         adapters.write(one, tmp_path / "x.safetensors")
+
+
+def test_ia3_is_read_and_not_written(llama, tmp_path):
+    model, *_ = llama
+    config = peft.IA3Config(target_modules=["k_proj"], feedforward_modules=[], init_ia3_weights=False)
+    peft.get_peft_model(copy.deepcopy(model), config).save_pretrained(tmp_path / "a")
+    adapter = adapters.read(tmp_path / "a")
+    assert adapter.kinds == {"ia3": 2}
+    with pytest.raises(AdapterError, match="no form for a ia3 module"):
+        adapters.write(adapter, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
