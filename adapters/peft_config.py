@@ -55,7 +55,7 @@ class PeftFolder:
     keys: frozenset[str] = frozenset()
     embeddings: frozenset[str] = frozenset()
 
-    def to_whom(self, model: str) -> PeftFolder:
+    def for_base(self, model: str) -> PeftFolder:
         """The same for another base model, which may have more modules of these names: targets are listed anew."""
         return PeftFolder(
             self.config | {"base_model_name_or_path": model, "revision": None}, frozenset(), self.embeddings

@@ -110,8 +110,8 @@ def merge(
     report.elapsed = time.perf_counter() - started
     own = [replace(file, metadata=without_history(file.metadata)) for file in files]
     metadata = merged_metadata(own, report.totals)
-    result = replace(files[0], modules=modules, extras=extras, metadata=metadata, file=None, digest="", aliases={})
-    result = replace(result, peft=peft)
+    result = replace(files[0], modules=modules, extras=extras, metadata=metadata, peft=peft)
+    result = replace(result, file=None, digest="", aliases={})
     return MergeResult(result, report, _provenance(given, loras, settings, report, base))
 
 

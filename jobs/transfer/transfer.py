@@ -117,7 +117,7 @@ def transfer(
     if settings.strength != 1.0:
         modules = {m.key: scaled(m, settings.strength, target) for m in modules.values()}
     check_fits([m for m in modules.values() if m.key in fitted], target.names, target.weights())
-    peft = adapter.peft and adapter.peft.to_whom(str(getattr(target, "path", target.label)))
+    peft = adapter.peft and adapter.peft.for_base(str(getattr(target, "path", target.label)))
     result = replace(adapter, modules=modules, extras=extras, peft=peft, file=None, digest="")
     return TransferResult(result, report, _provenance(adapter, source, target, settings, report))
 
