@@ -1,9 +1,9 @@
 """LoRA Graft from Python: the jobs, with file names wherever a user has files. ``import lora_graft`` offers all of it.
 
 Every job returns what it made and a report; nothing is written but by :func:`write` and :func:`transfer_many`. An
-adapter is a file name or an :class:`~.adapters.Adapter`, a base a file name (checkpoint or diffusers folder) or an
-opened :class:`~.bases.Base`. Settings are keyword arguments, named as in the job's settings. Errors are
-:class:`~.errors.GraftError`, with the file.
+adapter is the name of a file or of a PEFT folder, or an :class:`~.adapters.Adapter`; a base is the name of a checkpoint
+or of a diffusers or transformers folder, or an opened :class:`~.bases.Base`. Settings are keyword arguments, named as
+in the job's settings. Errors are :class:`~.errors.GraftError`, with the file.
 """
 
 from __future__ import annotations

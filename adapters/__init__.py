@@ -2,7 +2,7 @@
 
 One file per format (``lora``, ``loha``, ``lokr``, ``glora``, ``oft``, ``boft``, ``ia3``, ``full``, ``dora``), a short
 ordered registry, and the handling of files around them: ``dialects`` (odd key schemes), ``layouts`` and
-``convert`` (key and suffix styles).
+``convert`` (key and suffix styles), ``peft_folder`` with ``peft_config`` and ``experts`` (language models' folders).
 """
 
 from .adapter import Adapter, LoraState

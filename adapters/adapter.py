@@ -11,6 +11,7 @@ from . import scales
 from .embeddings import embeddings
 from .metadata import tags, triggers, without_configs
 from .module import AdapterModule
+from .peft_config import PeftFolder
 
 
 @dataclass(eq=False)
@@ -24,6 +25,7 @@ class Adapter:
     file:     path it was read from, if any.
     digest:   sha256 of the file's bytes, or of the tensors when it came as a state dict.
     aliases:  our key -> the file's own key, for dialects whose names had to be translated (None: not in the file).
+    peft:     what PEFT's configuration says, of an adapter that was read from a folder.
     """
 
     modules: dict[str, AdapterModule]
@@ -33,6 +35,7 @@ class Adapter:
     file: str | None = None
     digest: str = ""
     aliases: dict[str, str | None] = field(default_factory=dict)
+    peft: PeftFolder | None = None
 
     def with_modules(self, modules: dict[str, AdapterModule]) -> Adapter:
         """The same adapter (extras, metadata) with other modules; their keys must be the dictionary's.

@@ -22,10 +22,12 @@ from .adapter import Adapter, LoraState
 from .convert import convert
 from .dialects import translate
 from .embeddings import embeddings
+from .experts import is_fused
 from .layouts import DTYPES, layout_of
 from .lokr import W1, W2
 from .metadata import PEFT_CONFIG, with_provenance
 from .module import ALPHA
+from .peft_folder import read_parts, with_folder, write_folder
 from .registry import modules_of
 from .scales import with_config_scales
 
@@ -44,7 +46,7 @@ _UNSUPPORTED = {
 
 @one_thread()
 def read(path: str | os.PathLike) -> Adapter:
-    """An adapter from a ``.safetensors`` file.
+    """An adapter from a ``.safetensors`` file, or from a folder as PEFT writes it (:mod:`.peft_folder`).
 
     PEFT keeps rank scaling in ``adapter_config.json`` beside ``adapter_model.safetensors``; it is read too and kept
     in the metadata.
@@ -53,6 +55,9 @@ def read(path: str | os.PathLike) -> Adapter:
         AdapterError: naming file and key: missing, truncated, not safetensors, a pickle, NaN or Inf inside, half of a
             pair missing, zero or mismatched rank, nothing in it that is an adapter.
     """
+    if Path(path).is_dir():
+        tensors, metadata, digest, config = read_parts(path)
+        return with_folder(_adapter(tensors, metadata, str(path), digest), config)
     tensors, metadata, digest = safetensors.load(path)
     tensors = {key: tensors[key] for key in sorted(tensors)}
     config = Path(path).with_name("adapter_config.json")
@@ -212,6 +217,8 @@ def write(
 ) -> Path:
     """Writes a ``.safetensors`` file, whole or not at all; the same adapter gives the same bytes.
 
+    A path with another ending is a folder for PEFT, where the adapter came from one or the layout is "peft".
+
     Args:
         dtype, layout, names: as for :func:`to_state_dict`.
         overwrite: allow replacing an existing file.
@@ -220,8 +227,15 @@ def write(
     Raises:
         AdapterError: as :func:`to_state_dict`; the output exists; the disk is full. Nothing is left behind.
     """
+    changed = bool(provenance) or dtype not in (None, "same") or layout != "same"
     if Path(path).suffix.lower() != ".safetensors":
-        raise AdapterError("Adapters are written as .safetensors only", file=path)
+        if adapter.peft is None and "peft" not in (layout, adapter.layout):
+            raise AdapterError("Adapters are written as .safetensors only", file=path)
+        return _write_folder(adapter, path, dtype, layout, names, overwrite, provenance, changed)
+    if any(is_fused(key, adapter.peft.config) for key in adapter.modules if adapter.peft):
+        raise AdapterError(
+            "A LoRA on fused experts can only be written as a PEFT folder", file=path, hint="Leave out .safetensors."
+        )
     state = to_state_dict(adapter, dtype, layout, names)
     for key, tensor in state.items():
         if tensor.dtype.is_floating_point and not _unused_alpha(key, state) and not all_finite(tensor.float()):
@@ -231,6 +245,33 @@ def write(
                 key=key,
                 hint="Values or strengths are too large for the arithmetic; lower them, or write fp32.",
             )
-    changed = bool(provenance) or dtype not in (None, "same") or layout != "same"
     metadata = with_provenance(state.metadata, provenance, changed=changed)
     return safetensors.save(path, state, metadata, overwrite=overwrite)
+
+
+def _write_folder(
+    adapter: Adapter,
+    path: str | os.PathLike,
+    dtype: str | None,
+    layout: str,
+    names: Names | None,
+    overwrite: bool,
+    provenance: dict[str, Any] | None,
+    changed: bool,
+) -> Path:
+    if dtype not in DTYPES:
+        raise SettingsError(f"Unknown dtype {dtype!r}; choose one of {', '.join(choices.File.dtypes)}")
+    if layout not in ("same", "peft"):
+        raise AdapterError(
+            f"A folder is PEFT's form, and its keys are not those of the {layout} layout",
+            file=path,
+            hint="Choose the layout peft, or a name that ends in .safetensors.",
+        )
+    if layout == "peft" and adapter.layout != "peft":
+        adapter = convert(adapter, layout, names)
+    to = DTYPES[dtype]
+
+    def narrowed(tensor: Tensor, key: str) -> Tensor:
+        return cast(tensor, to, key)
+
+    return write_folder(adapter, path, cast=narrowed, overwrite=overwrite, provenance=provenance, changed=changed)

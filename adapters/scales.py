@@ -19,6 +19,7 @@ from .lokr import Lokr
 from .lora import Lora
 from .metadata import config_alpha, peft_configs
 from .module import ALPHA, AdapterModule
+from .peft_config import Scaled
 
 _LONGEST = 1000  # characters of a module key that patterns are tried on
 _REPEATED = re.compile(r"[*+{]|\\[1-9]|\(\?")  # what makes a regular expression try many ways
@@ -50,6 +51,21 @@ def scale_from_config(module: AdapterModule, configs: dict[str, dict[str, Any]])
     except (ValueError, TypeError, OverflowError) as problem:
         module.fail(f"PEFT's configuration in the file gives no scale: {problem}")
     return alpha / (sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def configured(config: dict[str, Any], name: str) -> Scaled | None:
+    """Rank and scale that a ``LoraConfig`` gives a module of a model by its name; None where it gives none."""
+    try:
+        rank, alpha = _number(config, "r", "rank_pattern", name), _number(config, "lora_alpha", "alpha_pattern", name)
+        scale = alpha / (sqrt(rank) if config.get("use_rslora") else rank)
+        return Scaled(int(rank), scale) if isfinite(scale) else None
+    except (KeyError, ValueError, TypeError, OverflowError, ZeroDivisionError):
+        return None
+
+
+def _number(config: dict[str, Any], field: str, patterns: str, name: str) -> float:
+    own = _alpha_patterns(json.dumps(config.get(patterns) or {}))(name)
+    return float(config[field] if own is None else own)
 
 
 @lru_cache(maxsize=8)

@@ -14,7 +14,7 @@ __all__ = ["Base", "FileBase", "load_weight_slice", "open_base"]
 
 
 def open_base(path: str | os.PathLike) -> FileBase:
-    """A base model from a ``.safetensors`` or ``.gguf`` checkpoint or a diffusers folder.
+    """A base model from a ``.safetensors`` or ``.gguf`` checkpoint, or a diffusers or transformers folder.
 
     Raises:
         BaseModelError: missing, a pickle, truncated, neither safetensors nor GGUF, or no model inside; names it.

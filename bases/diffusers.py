@@ -1,4 +1,4 @@
-"""A base model as a diffusers folder, or a folder of sharded safetensors."""
+"""A base model as a diffusers folder, a language model's, or a folder of sharded safetensors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ..io.weights import WeightFile
 from ..names import DENOISER
 from ..untrusted import parse_json
 from .file import FileBase, Stored, stack
+from .language import file_class, language_model, language_parts
 from .layout import canonical_parts
 
 _COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
@@ -26,13 +27,15 @@ def open_folder(path: str | Path) -> FileBase:
     """
     path = Path(path)
     folders = [path / name for name in _COMPONENTS if (path / name).is_dir()] or [path]
+    language = language_model(path) if folders == [path] else None
     stored: dict[str, Stored] = {}
     files: list[WeightFile] = []
     for folder in folders:
-        shards = [WeightFile(file) for file in _weight_files(folder)]
+        shards = [file_class(language)(file) for file in _weight_files(folder)]
         where = {key: shard for shard in shards for key in shard.entries}
         shapes = {key: shape for shard in shards for key, shape in shard.shapes().items()}
-        for name, parts in canonical_parts(shapes).items():
+        found = canonical_parts(shapes) if language is None else language_parts(shapes, language)
+        for name, parts in found.items():
             if folder.name.startswith("text_encoder"):  # one that no family knows keeps its own names
                 name = re.sub(rf"^{re.escape(DENOISER)}", f"{folder.name}.transformer.", name)
             stored.setdefault(name, stack(parts, shapes, where))

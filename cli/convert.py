@@ -11,7 +11,7 @@ from ..untrusted import visible
 from .guard import cleanly
 from .menus import Layout
 from .options import BASE_HELP, Debug, DtypeOption, Force, Lora, Output
-from .output import outputs, publish
+from .output import from_peft, outputs, publish
 
 
 @cleanly
@@ -27,7 +27,8 @@ def convert(
     debug: Debug = False,
 ) -> None:
     """Rewrite an adapter in another layout; its weights stay the same."""
-    asked = outputs(output, force=force, inputs=(lora, base))
+    peft = from_peft(lora, layout=layout.value)
+    asked = outputs(output, force=force, inputs=(lora, base), folder=peft)
 
     from .. import adapters
     from ..bases import open_base

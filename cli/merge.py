@@ -13,7 +13,7 @@ from ..untrusted import visible
 from .guard import cleanly
 from .menus import Device, Layout, MergeMethod, Units
 from .options import BASE_HELP, AsJson, Debug, DeviceOption, DtypeOption, Force, Output, Report, device_of
-from .output import Outputs, outputs, publish
+from .output import Outputs, from_peft, outputs, publish
 from .progress import progress
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ def merge(
         list[str],
         typer.Argument(
             metavar="LORA[:STRENGTH[:CLIP]]...",
-            help="Adapter files, each with its strength as in a loader (default 1, negatives allowed) and, if it "
-            "differs, the strength on the text encoder.",
+            help="Adapter files or PEFT folders, each with its strength as in a loader (default 1, negatives allowed) "
+            "and, if it differs, the strength on the text encoder.",
         ),
     ],
     output: Output,
@@ -84,7 +84,9 @@ def merge(
     """Merge LoRAs of any ranks, formats and trainers into one. A single LoRA is pruned to the rank."""
     wanted = [weighted(text) for text in loras]
     chosen = rank_of(rank)
-    asked = outputs(output, report=report, plot=plot, force=force, inputs=(*(path for path, *_ in wanted), base))
+    files = [path for path, *_ in wanted]
+    peft = from_peft(*files, layout=layout.value)
+    asked = outputs(output, report=report, plot=plot, force=force, inputs=(*files, base), folder=peft)
 
     from .. import adapters
     from ..bases import open_base

@@ -14,7 +14,7 @@ from .menus import Device, Dtype
 if TYPE_CHECKING:
     from ..kernels.spectral import SubspaceSize
 
-Lora = Annotated[Path, typer.Argument(metavar="LORA", help="Adapter file (.safetensors).")]
+Lora = Annotated[Path, typer.Argument(metavar="LORA", help="Adapter file (.safetensors) or PEFT folder.")]
 Share = Annotated[
     float | None,
     typer.Option(
@@ -33,7 +33,12 @@ Energy = Annotated[
 ]
 DtypeOption = Annotated[Dtype | None, typer.Option("--dtype", help="Number type to write. Default: the input's.")]
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where to compute; auto takes a GPU when there is one.")]
-Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT.safetensors", help="File to write.")]
+Output = Annotated[
+    Path,
+    typer.Option(
+        "-o", "--output", metavar="OUT.safetensors|FOLDER", help="File to write; for PEFT adapters also a folder."
+    ),
+]
 Report = Annotated[
     Path | None, typer.Option("--report", metavar="OUT.json|OUT.md", help="Write the report as JSON or Markdown.")
 ]
@@ -42,7 +47,7 @@ Plot = Annotated[Path | None, typer.Option("--plot", metavar="OUT.png", help="Wr
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the cache of subspaces.")]
 Force = Annotated[bool, typer.Option("--force", help="Write over existing output files.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-BASE_HELP = "base model: a .safetensors or .gguf checkpoint or a diffusers folder."
+BASE_HELP = "base model: a .safetensors or .gguf checkpoint, or a diffusers or transformers folder."
 
 
 def size_of(share: float | None, k: int | None, energy: float | None) -> SubspaceSize:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from ..adapters import Adapter
 
 
+# Endings under which nobody expects a folder.
+_OF_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".json", ".md", ".png", ".zip")
+
+
 @dataclass(frozen=True)
 class Outputs:
     """The files that a command was asked for.
@@ -34,26 +38,35 @@ def outputs(
     plot: Path | None = None,
     force: bool,
     inputs: tuple[Path | None, ...],
+    folder: bool = False,
 ) -> Outputs:
     """Check names and places of everything to write, before any work is done.
 
     Args:
+        folder: whether the adapter may be written as PEFT's folder: under any name that is not a file's.
         report: Markdown or JSON, as the name ends; json: JSON, whatever the name.
 
     Raises:
         BadParameter: a name that ends otherwise than it must.
         GraftError: see :func:`..io.outputs.claim`.
     """
-    suffixed(adapter, "--output", (".safetensors",))
+    named = adapter if adapter is not None and folder and adapter.suffix.lower() not in _OF_FILES else None
+    if named is None:
+        suffixed(adapter, "--output", (".safetensors",))
     suffixed(report, "--report", (".json", ".md"))
     suffixed(plot, "--plot", (".png",))
-    claim(adapter, report, json, plot, force=force, inputs=inputs)
+    claim(adapter, report, json, plot, force=force, inputs=inputs, folder=named)
     texts = {}
     if report:
         texts[report] = "to_markdown" if report.suffix.lower() == ".md" else "to_json"
     if json:
         texts[json] = "to_json"
     return Outputs(adapter, texts, plot, force)
+
+
+def from_peft(*loras: Path, layout: str = "same") -> bool:
+    """Whether a command's adapter may be written as PEFT's folder: a LoRA comes from one, or the layout is PEFT's."""
+    return layout == "peft" or any(lora.suffix.lower() != ".safetensors" for lora in loras)
 
 
 def publish(

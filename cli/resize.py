@@ -11,7 +11,7 @@ from .guard import cleanly
 from .menus import Device, Layout
 from .merge import BaseOption, LayoutOption, publish_merged
 from .options import AsJson, Debug, DtypeOption, Force, Lora, Output, Report, device_of
-from .output import outputs
+from .output import from_peft, outputs
 from .progress import progress
 
 
@@ -58,7 +58,8 @@ def resize(
         raise typer.BadParameter("--lego needs --rank")
     if device is not Device[Work.device] and not lego:
         raise typer.BadParameter("is for --lego", param_hint="--device")
-    asked = outputs(output, report=report, force=force, inputs=(lora, base))
+    peft = from_peft(lora, layout=layout.value)
+    asked = outputs(output, report=report, force=force, inputs=(lora, base), folder=peft)
 
     from .. import adapters
     from ..bases import open_base

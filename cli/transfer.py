@@ -27,7 +27,7 @@ from .options import (
     device_of,
     size_of,
 )
-from .output import outputs, publish
+from .output import from_peft, outputs, publish
 from .progress import progress
 
 
@@ -37,9 +37,16 @@ def transfer(
     target: Annotated[Path, typer.Option("--target", metavar="BASE", help=f"The new {BASE_HELP}")],
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", metavar="OUT.safetensors|FOLDER", help="File to write; with --all a folder."),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="OUT.safetensors|FOLDER",
+            help="File to write; a folder for PEFT adapters and with --all.",
+        ),
     ],
-    lora: Annotated[Path | None, typer.Argument(metavar="LORA", help="Adapter file (.safetensors).")] = None,
+    lora: Annotated[
+        Path | None, typer.Argument(metavar="LORA", help="Adapter file (.safetensors) or PEFT folder.")
+    ] = None,
     every: Annotated[
         list[str] | None,
         typer.Option(
@@ -137,7 +144,9 @@ def transfer(
         )
     if reports or jobs:
         raise typer.BadParameter("is for --all", param_hint="--reports" if reports else "--jobs")
-    asked = outputs(output, report=report, plot=plot, force=force, inputs=(lora, source, target))
+    assert lora is not None
+    peft = from_peft(lora, layout=layout.value)
+    asked = outputs(output, report=report, plot=plot, force=force, inputs=(lora, source, target), folder=peft)
 
     from .. import adapters
     from ..bases import open_base

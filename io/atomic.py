@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -142,6 +143,10 @@ def _sweep(folder: Path) -> None:
 
 
 def _remove_abandoned(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():  # of :mod:`.folders`, which nothing locks
+        if path.stat().st_mtime < time.time() - _ABANDONED:
+            shutil.rmtree(path)
+        return
     if fcntl is None:
         if path.stat().st_mtime < time.time() - _ABANDONED:
             path.unlink()

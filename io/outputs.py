@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,8 +11,13 @@ from ..errors import GraftError
 from .atomic import move, unfinished
 
 
-def claim(*paths: Path | None, force: bool = False, inputs: tuple[Path | None, ...] = ()) -> None:
+def claim(
+    *paths: Path | None, force: bool = False, inputs: tuple[Path | None, ...] = (), folder: Path | None = None
+) -> None:
     """Check that every output can be written, before the work starts.
+
+    Args:
+        folder: the one of them that is a folder of files; force lets it exist, as a folder.
 
     Raises:
         GraftError: a path exists (unless ``force``), is one of the inputs, a folder, or given twice; its folder is
@@ -24,8 +30,10 @@ def claim(*paths: Path | None, force: bool = False, inputs: tuple[Path | None, .
             raise GraftError("the output would overwrite an input", file=path, hint="Choose another name.")
         if path.resolve() in {other.resolve() for other in outputs[:number]}:
             raise GraftError("two outputs have the same name", file=path)
-        if path.is_dir():
+        if path.is_dir() and path != folder:
             raise GraftError("the output is a folder", file=path, hint="Give the name of a file.")
+        if path.is_file() and path == folder:
+            raise GraftError("the output is a folder, and a file has this name", file=path, hint="Choose another name.")
         if path.exists() and not force:
             raise GraftError("the output exists already", file=path, hint="Choose another name, or add --force.")
         if not path.parent.is_dir():
@@ -39,7 +47,7 @@ def staged(files: dict[Path, bytes], *, main: Path | None = None, overwrite: boo
     When a write, the body or a move fails, none of them appears; what stood under their names before stays.
 
     Args:
-        main: the file that the body writes; it goes again when a move fails and it is new.
+        main: the file or folder that the body writes; it goes again when a move fails and it is new.
         overwrite: whether the files may exist.
     """
     new = [path for path in (main, *files) if path is not None and not path.exists()]
@@ -58,8 +66,10 @@ def staged(files: dict[Path, bytes], *, main: Path | None = None, overwrite: boo
                     move(scratch, path, overwrite)
                     moved.append(path)
             except BaseException:
-                for path in moved:
-                    if path in new:
+                for path in [path for path in moved if path in new]:
+                    if path.is_dir():
+                        shutil.rmtree(path, ignore_errors=True)
+                    else:
                         path.unlink(missing_ok=True)
                 raise
     except OSError as error:

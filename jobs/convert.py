@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..adapters import Adapter, from_state_dict, to_state_dict
 from ..adapters.metadata import with_provenance
 from ..bases.model import Base
@@ -34,6 +36,6 @@ def convert(adapter: Adapter, layout: str, base: Base | None = None) -> Adapter:
             layout = "same"
     state = to_state_dict(adapter, layout=layout, names=names)
     metadata = with_provenance(state.metadata, None, changed=layout != "same")
-    result = from_state_dict(dict(state), metadata=metadata, file=adapter.file)
+    result = replace(from_state_dict(dict(state), metadata=metadata, file=adapter.file), peft=adapter.peft)
     check_fits(result.modules.values(), names, base.weights() if base else None)
     return result

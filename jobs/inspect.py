@@ -8,13 +8,16 @@ import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from .. import adapters, choices
+from ..adapters.peft_config import WEIGHTS
 from ..kernels.threads import one_thread
 from ..names import guess_adapter_architecture
 from ..names.keys import is_text_encoder, parse_key
 from ..untrusted import one_line, real_text
 from .loaders import unread
+from .whole_weights import in_model
 
 TOP_MODULES = 8
 
@@ -90,6 +93,8 @@ class Inspection:
     unknown_keys: list[str]
     unread: list[str]  # what other programs' loaders skip or misread
     metadata: dict[str, str]
+    peft: dict[str, Any] = field(default_factory=dict)  # adapter_config.json, of a PEFT folder
+    whole_weights: list[str] = field(default_factory=list)  # names of weights that it holds whole
 
     def to_json(self) -> str:
         """Everything, as JSON."""
@@ -120,7 +125,7 @@ def inspect_adapter(adapter: adapters.Adapter, *, top_tags: int = choices.Inspec
     tensors = [t for m in modules.values() for t in m.tensors.values()]
     return Inspection(
         file=str(adapter.file) if adapter.file else None,
-        size=Path(adapter.file).stat().st_size if adapter.file and Path(adapter.file).is_file() else None,
+        size=_size(adapter),
         digest=adapter.digest,
         layout=adapter.layout,
         architecture=guess_adapter_architecture({key: m.shape for key, m in modules.items()}),
@@ -140,10 +145,19 @@ def inspect_adapter(adapter: adapters.Adapter, *, top_tags: int = choices.Inspec
         embeddings=[name or "(unnamed)" for name in adapter.embeddings],
         trigger_words=adapter.triggers,
         tags=list(adapter.tags.items())[:top_tags],
-        unknown_keys=sorted(key for key in adapter.extras if not _is_embedding(adapter, key)),
+        unknown_keys=sorted(key for key in adapter.extras if not (adapter.peft or _is_embedding(adapter, key))),
         unread=unread(adapter),
         metadata=metadata,
+        peft=adapter.peft.config if adapter.peft else {},
+        whole_weights=sorted(in_model(key) for key in adapter.extras) if adapter.peft else [],
     )
+
+
+def _size(adapter: adapters.Adapter) -> int | None:
+    """Bytes of the file, or of the tensors' file in a folder; None for what came from no file."""
+    file = Path(adapter.file or "")
+    file = file / WEIGHTS if adapter.peft else file
+    return file.stat().st_size if adapter.file and file.is_file() else None
 
 
 def _norm(module: adapters.AdapterModule) -> float | None:
@@ -198,6 +212,8 @@ def _lines(i: Inspection):
     yield f"Looks like an adapter for: {i.architecture}"
     for key, value in i.base_hints.items():
         yield f"  {key}: {value}"
+    if i.peft:
+        yield f"PEFT: {_peft(i.peft)}"
     yield f"{i.modules} modules, {i.parameters:,} parameters"
     for group in i.groups:
         norm = f", norm {group.norm:.3g}" if group.norm is not None else ""
@@ -219,11 +235,24 @@ def _lines(i: Inspection):
         yield "Trigger words: " + ", ".join(i.trigger_words)
     if i.tags:
         yield "Training tags: " + ", ".join(f"{tag} ({count})" for tag, count in i.tags)
+    if i.whole_weights:
+        shown = ", ".join(i.whole_weights[:5]) + (", …" if len(i.whole_weights) > 5 else "")
+        yield f"{len(i.whole_weights)} weights held whole, not as a change: {shown}"
     if i.unknown_keys:
         shown = ", ".join(i.unknown_keys[:5]) + (", …" if len(i.unknown_keys) > 5 else "")
         yield f"{len(i.unknown_keys)} keys that no format explains (kept as they are): {shown}"
     yield from i.unread
     yield f"sha256: {i.digest}"
+
+
+def _peft(config: dict[str, Any]) -> str:
+    """What PEFT's configuration says of the whole adapter."""
+    said = [str(config["peft_type"])]
+    said += [f"{field} {config[field]}" for field in ("r", "lora_alpha", "alpha") if field in config]
+    said += [f"{len(config[field])} in {field}" for field in ("rank_pattern", "alpha_pattern") if config.get(field)]
+    said += [name for field, name in (("use_rslora", "rsLoRA"), ("use_dora", "DoRA")) if config.get(field)]
+    said += [str(config["task_type"])] if config.get("task_type") else []
+    return ", ".join(said) + (f"; base {base}" if (base := config.get("base_model_name_or_path")) else "")
 
 
 def _tally(counts: dict) -> str:

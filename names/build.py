@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from . import flux, flux2, hunyuan, lumina, mmdit, text, unet, wan
+from . import flux, flux2, hunyuan, language, lumina, mmdit, text, unet, wan
 from .weight_slice import DENOISER, Names, Shape, WeightSlice, module_of
 
 _STABLE_UNETS = (768, 1024)  # context widths whose kohya files spell blocks as diffusers does
@@ -50,7 +50,7 @@ def names_for(weights: Mapping[str, Shape]) -> Names:
         for key, weight_slice in theirs.items():
             found.setdefault(DENOISER + module_of(key), weight_slice)
 
-    for key, weight_slice in _own_keys(native).items():
+    for key, weight_slice in {**language.aliases(native), **_own_keys(native)}.items():
         found.setdefault(key, weight_slice)
     context = next((s[-1] for n, s in native.items() if n.endswith("attn2.to_k.weight")), None)
     kohya = "diffusers" if context in _STABLE_UNETS and unet.is_native(native) else "own"

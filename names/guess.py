@@ -11,6 +11,9 @@ Shape = tuple[int, ...]
 
 UNKNOWN = "unknown"
 CONTEXTS = {768: "SD 1.5", 1024: "SD 2.x", 1280: "SDXL refiner", 2048: "SDXL"}
+_FEED_FORWARD = (
+    r"(.*\.)?layers\.0\.(mlp\.(gate|gate_up)_proj|(mlp|block_sparse_moe)\.experts\.0\.(gate|gate_up)_proj)\."
+)
 _WRAPPERS = ("model.diffusion_model.", "diffusion_model.")
 
 
@@ -41,7 +44,11 @@ def guess_architecture(shapes: Mapping[str, Shape]) -> str:
         return "Wan"
     if _any(names, r"blocks\.0\.attn2\.to_k\.") and _any(names, r"condition_embedder\."):
         return "Wan"
-    if _any(names, r"(.*\.)?layers\.0\.self_attn\.q_proj\.") and _any(names, r"(.*\.)?layers\.0\.mlp\.gate_proj\."):
+    if _any(names, r"(.*\.)?layers\.0\.self_attn\.(q|qkv)_proj\.") and _any(names, _FEED_FORWARD):
+        return "language model"
+    if _any(names, r"decoder\.block\.0\.layer\.1\.EncDecAttention\.") or _any(
+        names, r"(transformer\.)?h\.0\.attn\.c_attn\."
+    ):
         return "language model"
     if _any(names, r"(clip_|t5xxl\.)"):
         return "text encoder"

@@ -32,7 +32,10 @@ _ADAPTER = (
     (r"(^|_)(layers|noise_refiner|context_refiner)_\d+_(attn_to|feed_forward_linear)_", "Lumina 2"),
     (r"(^|_)transformer_blocks_\d+_((img|txt)_(mod|mlp))", "Qwen-Image"),
     (r"(^|_)blocks_\d+_(cross_attn|self_attn)_(q|k|v|o)(_|$)", "Wan"),
-    (r"(^|_)layers_\d+_(self_attn_(q|k|v|o)_proj|mlp_(gate|up|down)_proj)$", "language model"),
+    (r"(^|_)layers_\d+_(self_attn_(q|k|v|o|qkv)_proj|mlp_(gate|up|down|gate_up)_proj)$", "language model"),
+    (r"(^|_)layers_\d+_(mlp|block_sparse_moe)_experts_", "language model"),
+    (r"(^|_)(encoder|decoder)_block_\d+_layer_\d_(SelfAttention|EncDecAttention|DenseReluDense)_", "language model"),
+    (r"^(transformer_)?h_\d+_(attn_c_(attn|proj)|mlp_c_(fc|proj))$", "language model"),
 )
 _CONDITIONED = r"(lora_unet_|lycoris_|diffusion_model_)?(vector_in|guidance_in|time_in|time_text_embed)_"
 _PROJ = r"(attentions_\d+|_\d+_1|middle_block_1)_proj_(in|out)$"

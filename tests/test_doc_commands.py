@@ -9,8 +9,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from lora_graft.cli.app import app
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 PACK = Path(__file__).resolve().parent.parent
@@ -37,6 +39,26 @@ def lines() -> list[str]:
 COMMANDS = [line for line in lines() if line.startswith("lora-graft ") and "COMMAND" not in line]
 
 
+def language_folder(folder: Path, seed: int, *, adapter: bool) -> None:
+    """One layer of a language model, or a PEFT adapter for it; all models are light fine-tunes of one."""
+    shapes = {"self_attn.q_proj": (24, 24), "self_attn.k_proj": (12, 24), "mlp.gate_proj": (40, 24)}
+    first, other = (torch.Generator().manual_seed(s) for s in (0, 1 + seed))
+    folder.mkdir()
+    if adapter:
+        name = "base_model.model.model.layers.0.{}.lora_{}.weight"
+        tensors = {name.format(n, "A"): torch.randn(6, shape[1], generator=other) for n, shape in shapes.items()}
+        tensors |= {name.format(n, "B"): torch.randn(shape[0], 6, generator=other) for n, shape in shapes.items()}
+        config = {"peft_type": "LORA", "r": 6, "lora_alpha": 12, "target_modules": list(shapes)}
+    else:
+        made = {n: torch.randn(shape, generator=first) for n, shape in shapes.items()}
+        tensors = {
+            f"model.layers.0.{n}.weight": t + 0.1 * torch.randn(t.shape, generator=other) for n, t in made.items()
+        }
+        config = {"architectures": ["LlamaForCausalLM"]}
+    save_file(tensors, folder / ("adapter_model.safetensors" if adapter else "model.safetensors"))
+    (folder / ("adapter_config.json" if adapter else "config.json")).write_text(json.dumps(config))
+
+
 @pytest.fixture(scope="module")
 def shelf(family_models, tmp_path_factory):
     """The example family under the names that the pages use."""
@@ -48,6 +70,8 @@ def shelf(family_models, tmp_path_factory):
         (folder / f"{name}.safetensors").symlink_to(files[f"family_{file}"])
     for name, file in {"SOURCE": "a", "OLD_BASE": "a", "TARGET": "b", "NEW_BASE": "b"}.items():
         (folder / name).symlink_to(files[f"family_{file}"])
+    for number, name in enumerate(("OLD_MODEL", "NEW_MODEL", "A_DIR", "B_DIR", "C_DIR")):
+        language_folder(folder / name, number, adapter=name.endswith("_DIR"))
     (folder / "PROMPTS.txt").write_text("red digit two\na green three\n")
     for name, colour in {"REAL": 200, "GENERATED": 40}.items():
         (folder / name).mkdir()

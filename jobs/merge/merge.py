@@ -22,6 +22,7 @@ from ...kernels.threads import one_thread
 from ...version import __version__
 from ..check import check_fits
 from ..progress import Progress, silent
+from ..whole_weights import joined
 from ..workers import in_order
 from .architecture import names_for
 from .files import DTYPES, joined_extras, merged_metadata, widest
@@ -96,6 +97,7 @@ def merge(
     check_fits(modules.values(), names, base.weights() if base else None)
     method = METHODS[settings.method]
     extras, clashes = joined_extras(files)
+    peft, of_extras = joined(files, clashes)
     report = MergeReport(
         job="merge",
         method=method.name,
@@ -104,13 +106,14 @@ def merge(
         loras=loras,
         settings=settings.effective(),
         modules=lines,
-        extras=list(extras),
+        extras=[] if peft else list(extras),
     )
-    report.notes = _notes(report, settings, clashes)
+    report.notes = [*_notes(report, settings, clashes), *of_extras]
     report.elapsed = time.perf_counter() - started
     own = [replace(file, metadata=without_history(file.metadata)) for file in files]
     metadata = merged_metadata(own, report.totals)
-    result = replace(files[0], modules=modules, extras=extras, metadata=metadata, file=None, digest="", aliases={})
+    result = replace(files[0], modules=modules, extras=extras, metadata=metadata, peft=peft)
+    result = replace(result, file=None, digest="", aliases={})
     return MergeResult(result, report, _provenance(given, loras, settings, report, base))
 
 

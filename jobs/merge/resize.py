@@ -19,6 +19,7 @@ from ...kernels.threads import one_thread
 from ...version import __version__
 from ..check import check_fits
 from ..progress import Progress, silent
+from ..whole_weights import joined
 from .architecture import names_for
 from .build import finite, with_rest
 from .figures import figures
@@ -98,8 +99,9 @@ def resize(
         loras=[SourceLora(name, modules=len(adapter.modules))],
         settings=asdict(settings),
         modules=lines,
-        extras=list(adapter.extras),
+        extras=[] if adapter.peft else list(adapter.extras),
     )
+    _, report.notes = joined([adapter], ())
     kept = sum(line.decision == "kept" for line in lines)
     if kept:
         report.notes.append(f"{kept} modules are within the rule already, or no products of factors: unchanged.")

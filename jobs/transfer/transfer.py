@@ -25,6 +25,7 @@ from ..cache import SubspaceCache
 from ..check import check_fits
 from ..progress import Progress, silent
 from ..text import percent
+from ..whole_weights import carried
 from .advice import advise, strangers
 from .fill import Filling, fill
 from .move import INSIDE, Moved, move
@@ -73,6 +74,7 @@ def transfer(
     started = time.perf_counter()
     pairs = Pairs(source, target, settings.size, cache, device or "cpu")
     plan, fillings = planned(adapter, pairs, settings)
+    extras, of_extras = carried(adapter, source, target)
     steps, moved = plan.steps, []
     for done, step in enumerate(steps):
         tell(done, len(steps), step.key)
@@ -99,7 +101,7 @@ def transfer(
         },
         modules=[line for _, line in chosen],
         unmatched=[line.label for _, line in chosen if line.decision == DECISION_DROPPED],
-        extras=list(adapter.extras),
+        extras=[] if adapter.peft else list(adapter.extras),
     )
     _refuse_nothing(report, steps, adapter, target)
     _refuse_all_left_out(report, moved, adapter)
@@ -107,7 +109,7 @@ def transfer(
     report.filled_blocks = {one.block: one.taken_from for one in fillings}
     report.advice, report.advice_reason = advise(report, inside=inside)
     report.copy_baseline = _copy_baseline(moved, method)
-    report.notes = [*_of_blocks(plan, fillings), *_notes(report, steps, source, target)]
+    report.notes = [*_of_blocks(plan, fillings), *of_extras, *_notes(report, steps, source, target)]
     report.block_map = plan.pruning_map.name if plan.pruning_map else "search" if plan.searched else ""
     report.elapsed = time.perf_counter() - started
     modules = {module.key: module for module, _ in chosen if module is not None}
@@ -115,7 +117,8 @@ def transfer(
     if settings.strength != 1.0:
         modules = {m.key: scaled(m, settings.strength, target) for m in modules.values()}
     check_fits([m for m in modules.values() if m.key in fitted], target.names, target.weights())
-    result = replace(adapter, modules=modules, file=None, digest="")
+    peft = adapter.peft and adapter.peft.for_base(str(getattr(target, "path", target.label)))
+    result = replace(adapter, modules=modules, extras=extras, peft=peft, file=None, digest="")
     return TransferResult(result, report, _provenance(adapter, source, target, settings, report))
 
 
