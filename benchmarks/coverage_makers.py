@@ -24,7 +24,7 @@ from lycoris.modules.lokr import LokrModule
 from lycoris.wrapper import LycorisNetwork
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 Changes = dict[str, Tensor]  # name of a parameter -> change
@@ -125,8 +125,6 @@ def of_peft(family: str, folder: Path, *, kind: str = "LoraConfig", **settings):
     config = getattr(peft, kind)(**settings)
     model = _adapted(family, config)
     state = {f"base_model.model.{k}": v.contiguous() for k, v in get_peft_model_state_dict(model).items()}
-    from safetensors.torch import save_file
-
     save_file(state, folder / "adapter_model.safetensors")
     config.save_pretrained(str(folder))
     return folder / "adapter_model.safetensors", _layers_merged(family, model)
@@ -214,7 +212,7 @@ def _lora(**settings) -> dict:
 _CONV = ["to_q", "to_k", "conv1", "conv2", "proj_in", "ff.net.0.proj"]
 MIXED = {"r": 4, "rank_pattern": {"to_k": 2, "to_v": 3}, "alpha_pattern": {"to_k": 3, "to_q": 1}}
 
-# kind of file -> (family, maker, whose loader made it)
+# kind of file -> (family, maker)
 MADE: dict[str, tuple[str, Maker]] = {
     "LyCORIS LoCon, SD 1.5": ("SD 1.5", partial(of_lycoris, algo="lora")),
     "LyCORIS LoCon, another rank and alpha in convolutions, SD 1.5": (

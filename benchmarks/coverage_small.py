@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import diffusers
@@ -132,6 +132,9 @@ SMALL = {
 }
 
 
+_KEPT: list[TemporaryDirectory] = []  # folders of models, gone at the end
+
+
 @cache
 def network(family: str) -> torch.nn.Module:
     """The model, the same one at every call; copy it before changing it."""
@@ -148,7 +151,8 @@ def network(family: str) -> torch.nn.Module:
 @cache
 def base_of(family: str):
     """(the model as a base of this project, file of its weights under ComfyUI's names)."""
-    folder = Path(mkdtemp(prefix="coverage-"))
+    _KEPT.append(TemporaryDirectory(prefix="coverage-"))
+    folder = Path(_KEPT[-1].name)
     network(family).save_pretrained(folder / SMALL[family].prefix[:-1])
     base = open_base(folder)
     weights = {name: base.load(name).contiguous() for name in base.weights()}
