@@ -61,7 +61,7 @@ class RayEngine:
                     **how,
                     runtime_env={"py_modules": [str(travelling(Path(folder)))]},
                     log_to_driver=False,
-                    logging_level="ERROR",
+                    logging_level="CRITICAL",
                 )
             except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 where = f"at {self.address} " if self.address else ""
@@ -107,7 +107,8 @@ class RayTasks:
     ) -> Iterator[tuple[Item, Result | None, str]]:
         """(item, result, "") or (item, None, why there is none) of a task, as they come.
 
-        At most AHEAD tasks for each core of the cluster, as it is at the time, have begun or wait to.
+        At most AHEAD tasks for each core of the cluster, as it is at the time, have begun or wait to. Those that are
+        under way when the body fails end with the connection.
         """
         ray = ray_library()
         remote = ray.remote(_do).options(num_cpus=1, num_gpus=self.gpus, max_retries=RETRIES)
@@ -115,20 +116,16 @@ class RayTasks:
         left, done = iter(items), 0
         under_way: dict[Any, Item] = {}
         room, looked = 0, 0.0
-        try:
-            while done < len(items):
-                if time.monotonic() - looked > 1:
-                    room, looked = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1))), time.monotonic()
-                while len(under_way) < room and (item := next(left, self)) is not self:
-                    under_way[remote.remote(self.name, self.set_up, self.given, task, item)] = item
-                for ref in _ready(ray, list(under_way)):
-                    item, done = under_way.pop(ref), done + 1
-                    result, reason = _answer(ray, ref)
-                    progress(done, len(items), label(item))
-                    yield item, result, reason
-        finally:
-            for ref in under_way:  # the body failed or was interrupted
-                ray.cancel(ref, force=True)
+        while done < len(items):
+            if time.monotonic() - looked > 1:
+                room, looked = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1))), time.monotonic()
+            while len(under_way) < room and (item := next(left, self)) is not self:
+                under_way[remote.remote(self.name, self.set_up, self.given, task, item)] = item
+            for ref in _ready(ray, list(under_way)):
+                item, done = under_way.pop(ref), done + 1
+                result, reason = _answer(ray, ref)
+                progress(done, len(items), label(item))
+                yield item, result, reason
 
 
 def _ready(ray: Any, under_way: list) -> list:

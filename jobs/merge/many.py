@@ -96,9 +96,7 @@ def carry_out(order: Order) -> Outcome:
         names = base.names if base else names_of(result.adapter)
     text = result.report.to_markdown() if order.report == ".md" else result.report.to_json()
     with staged({beside: text.encode()} if beside else {}, main=order.output, overwrite=False):
-        adapters.write(
-            result.adapter, order.output, layout=order.layout, names=names, provenance=result.provenance
-        )
+        adapters.write(result.adapter, order.output, layout=order.layout, names=names, provenance=result.provenance)
     return Outcome(order, "merged")
 
 
