@@ -1,0 +1,187 @@
+"""``lora-graft recipe``: a shelf described once in a file, carried out here or on a cluster."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..choices import Engines, Transfer, Work
+from ..untrusted import visible
+from .guard import FAILED, INTERRUPTED, cleanly
+from .menus import Device, EngineName
+from .options import Debug, DeviceOption, device_of
+from .progress import progress
+from .screen import console
+
+if TYPE_CHECKING:
+    from ..jobs.processes import Engine
+    from ..shelf.estimate import Estimate
+    from ..shelf.run import Summary
+
+EngineOption = Annotated[
+    EngineName, typer.Option("--engine", help="local: processes of this machine; ray: a Ray cluster.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT|auto",
+        help="The cluster's head; auto: the cluster this machine belongs to. Default: RAY_ADDRESS, else a Ray that is "
+        "started here for the time.",
+    ),
+]
+Gpus = Annotated[
+    float, typer.Option("--gpus-per-task", min=0, help="With ray: GPUs of each task, such as 0.25; 0 for CPUs.")
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        min=1,
+        help=f"With local: processes at a time. Default: one per core up to {Transfer.processes}; GPU: 1.",
+    ),
+]
+
+
+@cleanly
+def recipe(
+    file: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="What to make of what; see above.")],
+    engine: EngineOption = EngineName[Engines.engine],
+    address: Address = None,
+    gpus_per_task: Gpus = Engines.gpus_per_task,
+    jobs: Jobs = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Check everything, try the first items aside, and say what all will take. Writes nothing."
+        ),
+    ] = False,
+    device: DeviceOption = Device[Work.device],
+    debug: Debug = False,
+) -> None:
+    """Transfer and merge a whole shelf as a recipe says.
+
+    \b
+    The recipe in short (names start from its own folder):
+      output: moved
+      bases: {old: OLD_BASE, new: NEW_BASE}
+      transfers:
+        - {loras: loras/*.safetensors, source: old, targets: [new], methods: [copy, lora-x]}
+      merges:
+        - {name: mix, loras: [A.safetensors, {file: B.safetensors, strength: 0.5}], method: ties}
+
+    All of it is checked before anything runs. Nothing is overwritten. OUTPUT/manifest.jsonl records what is done and
+    what failed; the same call goes on from there, on any machine or cluster that has these folders.
+
+    `lora-graft RECIPE.yaml` does the same.
+    """
+    where = engine_of(engine, address, gpus_per_task, jobs)
+
+    from ..shelf.recipe import read
+
+    asked = read(file, device=device_for(engine, gpus_per_task, device))
+    if dry_run:
+        from ..shelf.estimate import estimate
+
+        with progress("Trying the first items") as tell:
+            return _show_estimates(estimate(asked, tell), asked.output)
+
+    from ..shelf.run import carry_out
+    from .shelf import bars
+
+    try:
+        with where as opened, bars() as phase:
+            summary = carry_out(asked, opened, progress=phase, say=_say)
+    except KeyboardInterrupt:
+        print(f"Interrupted. What is in {asked.output} is whole; the same call goes on from here.", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    _show(summary, asked.output)
+    if summary.failed:
+        raise typer.Exit(FAILED)
+
+
+def engine_of(
+    engine: EngineName, address: str | None, gpus_per_task: float, jobs: int | None
+) -> AbstractContextManager[Engine]:
+    """The engine that the options ask for, to be opened; a usage error where they contradict one another."""
+    if engine.value == "local":
+        for name, given in (("--address", address), ("--gpus-per-task", gpus_per_task)):
+            if given:
+                raise typer.BadParameter("is for --engine ray", param_hint=name)
+        from ..jobs.processes import LocalEngine
+
+        return nullcontext(LocalEngine(jobs))
+    if jobs:
+        raise typer.BadParameter("is for --engine local: Ray knows the cluster's cores", param_hint="--jobs")
+    from ..jobs.ray_tasks import RayEngine
+
+    return RayEngine(address, gpus=gpus_per_task)
+
+
+def device_for(engine: EngineName, gpus_per_task: float, device: Device) -> str:
+    """Where a task computes: with Ray on the GPU that the task is given, if it is given one."""
+    if engine.value == "local":
+        return device_of(device)
+    if (device is Device.cuda and not gpus_per_task) or (device is Device.cpu and gpus_per_task):
+        raise typer.BadParameter(
+            f"--device {device.value} and --gpus-per-task {gpus_per_task:g} contradict", param_hint="--device"
+        )
+    return "cuda" if gpus_per_task else "cpu"
+
+
+def _say(text: str) -> None:
+    print(visible(text), file=sys.stderr, flush=True)
+
+
+def _show(summary: Summary, folder: Path) -> None:
+    out = console()
+    before = f", {len(summary.present)} were there already" if summary.present else ""
+    out.print(f"{len(summary.done)} made{before}, {len(summary.failed)} failed.")
+    for output, why in summary.failed.items():
+        out.print(f"Failed: {output.relative_to(folder)}: {why}")
+    out.print(f"Results: {folder}")
+
+
+def _show_estimates(estimates: list[Estimate], folder: Path) -> None:
+    """A row for each stage, and their sum."""
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    table = Table("stage", box=None, pad_edge=False, header_style="bold")
+    for column in ("outputs", "to do", "measured", "first", "each other", "all", "read", "written"):
+        table.add_column(column, justify="right")
+    for one in estimates:
+        shown = (_seconds(s) if one.measured else "–" for s in (one.first, one.other, one.seconds))
+        sizes = _bytes(one.read), _bytes(one.written) if one.measured else "–"
+        table.add_row(Text(visible(one.title)), str(one.outputs), str(one.to_do), str(one.measured), *shown, *sizes)
+    out.print(table)
+    for one in estimates:
+        if one.error:
+            out.print(f"{one.title}: an item that was tried failed: {one.error}")
+    seconds, tried = sum(one.seconds for one in estimates), sum(one.measured for one in estimates)
+    out.print(
+        f"An estimate from {tried} items that were done on this machine just now, in processor time: "
+        f"{_seconds(seconds)} in all, divided by the number of processes if nothing waits for disks."
+    )
+    if any(one.to_do and not one.measured for one in estimates):
+        out.print("Stages without a measured item are not in it.")
+    out.print(f"Nothing was written to {folder}.")
+
+
+def _seconds(value: float) -> str:
+    if value < 120:
+        return f"{value:.2g} s" if value < 10 else f"{value:.0f} s"
+    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def _bytes(value: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"
