@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -119,7 +120,7 @@ class RayTasks:
         while done < len(items):
             if time.monotonic() - looked > 1:
                 room, looked = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1))), time.monotonic()
-            while len(under_way) < room and (item := next(left, self)) is not self:
+            for item in islice(left, max(0, room - len(under_way))):
                 under_way[remote.remote(self.name, self.set_up, self.given, task, item)] = item
             for ref in _ready(ray, list(under_way)):
                 item, done = under_way.pop(ref), done + 1

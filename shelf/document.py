@@ -18,7 +18,7 @@ SHOWN = 20  # mistakes told at once
 
 @dataclass(frozen=True)
 class Entry:
-    """value: a dict or list of entries, or a text, number, True, False, None; field: its name, as ``merges[1].name``."""
+    """value: a dict or list of entries, or a text, number, True, False, None; field: as ``merges[1].name``."""
 
     value: Any
     line: int

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import GraftError
+from ..errors import GraftError, in_words
 from ..jobs.merge import many as merging
 from ..jobs.progress import Progress, silent
 from ..jobs.transfer.many import Worker
@@ -60,13 +60,9 @@ def estimate(recipe: Recipe, progress: Progress = silent) -> list[Estimate]:
         progress(number, count, stage.title)
         work = {file: output for file, output in stage.files.items() if output in waiting}
         with tempfile.TemporaryDirectory(prefix="lora-graft-") as folder:
-            worker: list[Worker] = []
-
-            def transfer(file: Path, at: Path, job=replace(stage.job, report=None), worker=worker) -> None:
-                worker[:] = worker or [Worker(job)]
-                worker[0].transfer(file, at)
-
-            made = _measured(transfer, list(work), Path(folder))
+            begun = time.process_time()
+            worker = Worker(replace(stage.job, report=None))
+            made = _measured(worker.transfer, list(work), Path(folder), begun)
         bases = {base: _size(base) for base in (stage.job.source, stage.job.target)}
         read = sum(map(_size, work)) + (sum(bases.values()) if work else 0)
         found.append(_estimate(stage.title, len(stage.files), len(work), read, made))
@@ -75,25 +71,32 @@ def estimate(recipe: Recipe, progress: Progress = silent) -> list[Estimate]:
         work_left = [order for order in recipe.merges if order.output in waiting]
         ready = [order for order in work_left if all(file.is_file() for file, *_ in order.loras)]
         with tempfile.TemporaryDirectory(prefix="lora-graft-") as folder:
-            made = _measured(
-                lambda order, at: merging.carry_out(replace(order, output=at, report=None)), ready, Path(folder)
-            )
+            made = _measured(_merged, ready, Path(folder), time.process_time())
         read = sum(_size(file) for order in work_left for file, *_ in order.loras)
         found.append(_estimate("merges", len(recipe.merges), len(work_left), read, made))
     progress(count, count, "")
     return found
 
 
-def _measured(work: Callable, items: list, folder: Path) -> tuple[list[tuple[float, int]], str]:
-    """(processor seconds, bytes written) of the first items that succeed, and why the last that failed did."""
+def _merged(order: merging.Order, output: Path) -> None:
+    merging.carry_out(replace(order, output=output, report=None))
+
+
+def _measured(work: Callable, items: list, folder: Path, begun: float) -> tuple[list[tuple[float, int]], str]:
+    """(processor seconds, bytes written) of the first items that succeed, and why the last that failed did.
+
+    Args:
+        begun: processor time when the work began.
+    """
     made, why = [], ""
     for number, item in enumerate(items[:TRIED]):
-        output, begun = folder / f"{number}.safetensors", time.process_time()
+        output = folder / f"{number}.safetensors"
         try:
             work(item, output)
             made.append((time.process_time() - begun, output.stat().st_size))
         except (GraftError, OSError, MemoryError) as error:
-            why = str(error).splitlines()[0]
+            why = in_words(error).splitlines()[0]
+        begun = time.process_time()
         if len(made) == SAMPLES:
             break
     return made, why
