@@ -204,5 +204,10 @@ def one_of(entry: Entry, known: Sequence[str], mistakes: Mistakes) -> bool:
         return True
     near = get_close_matches(str(entry.value), known, 1)
     hint = f"Did you mean {near[0]}?" if near else f"Choose {', '.join(known)}."
-    mistakes.add(entry, f"unknown {entry.field.rpartition('.')[2].partition('[')[0]} {shown(entry.value)}.", hint)
+    mistakes.add(entry, f"unknown {_kind_of(entry)} {shown(entry.value)}.", hint)
     return False
+
+
+def _kind_of(entry: Entry) -> str:
+    """What one value of a field is: ``method`` of ``transfers[0].methods[1]``."""
+    return entry.field.rpartition(".")[2].partition("[")[0].removesuffix("s")

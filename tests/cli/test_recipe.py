@@ -9,6 +9,7 @@ import sys
 import pytest
 from lora_graft import cli as package
 from lora_graft.errors import SettingsError
+from lora_graft.jobs.processes import LocalEngine, guarded
 from lora_graft.shelf import recipe as recipes
 from lora_graft.shelf.estimate import Estimate
 from safetensors.torch import load_file
@@ -49,6 +50,29 @@ def folder(shelf, tmp_path):
     return tmp_path
 
 
+class InThisProcess:
+    """A crew without processes, which the tests of ``transfer --all`` see at work."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def each(self, task, items, progress, label=str):
+        for item in items:
+            yield item, *guarded(task, item)
+
+
+@pytest.fixture
+def here(monkeypatch):
+    def crew(self, items, set_up, given, *, device):
+        set_up(given)
+        return InThisProcess()
+
+    monkeypatch.setattr(LocalEngine, "crew", crew)
+
+
 def made(folder):
     return {p.relative_to(folder / "moved").as_posix() for p in (folder / "moved").rglob("*") if p.is_file()}
 
@@ -57,7 +81,7 @@ def events(folder):
     return [json.loads(line) for line in (folder / "moved" / "manifest.jsonl").read_text("utf-8").splitlines()]
 
 
-def test_a_shelf_is_made_once_and_gone_on_with(cli, folder):
+def test_a_shelf_is_made_once_and_gone_on_with(cli, folder, here):
     """Two methods, a merge of what is made and what was there; the broken file is named and is all that is left."""
     first = cli("recipe", folder / "recipe.yaml", "--jobs", 1)
     assert first.exit_code == 1 and "5 made, 2 failed." in first.output, first.output
@@ -87,7 +111,7 @@ def test_a_shelf_is_made_once_and_gone_on_with(cli, folder):
     assert all(load_file(folder / "moved" / name) for name in made(folder) if name.endswith(".safetensors"))
 
 
-def test_what_was_made_from_something_else_is_not_taken_for_the_result(cli, folder):
+def test_what_was_made_from_something_else_is_not_taken_for_the_result(cli, folder, here):
     (folder / "loras" / "broken.safetensors").unlink()
     only = TEXT.replace("[copy, lora-x]", "copy").split("merges:")[0]
     (folder / "recipe.yaml").write_text(only)
@@ -105,8 +129,9 @@ def test_a_dry_run_measures_the_first_items_and_writes_nothing(cli, folder):
     result = cli("recipe", folder / "recipe.yaml", "--dry-run")
     assert result.exit_code == 0, result.output
     assert {p for p in folder.rglob("*") if "cache" not in p.parts} == before
-    rows = {line.split("  ")[0]: line.split()[-9:] for line in result.output.splitlines() if line.startswith("old")}
-    assert set(rows) == {"old → new, copy", "old → new, lora-x"}
+    rows = {line[:18].strip(): line[18:].split() for line in result.output.splitlines() if " MB " in line}
+    assert set(rows) == {"old → new, copy", "old → new, lora-x", "merges"}
+    assert rows["old → new, copy"][:3] == ["3", "3", "2"] and rows["merges"][:3] == ["1", "1", "0"]
     assert "an item that was tried failed" in result.output and "broken.safetensors" in result.output
     assert "An estimate from 4 items that were done on this machine just now" in result.output
     assert "Stages without a measured item are not in it." in result.output, "the merge waits for a transfer"
@@ -152,11 +177,11 @@ def test_every_mistake_is_told_with_its_line_before_anything_is_done(cli, folder
     result = cli("recipe", folder / "recipe.yaml")
     assert result.exit_code == 1 and not (folder / "moved").exists()
     for told in (
-        "line 4, bases.gone: the base model file does not exist",
+        "line 4, bases.gone: The base model does not exist",
         "line 5, bases.../up: '../up' cannot be a file's name",
         "line 10, transfers[0].rank: the rank must be at least 1, got 0",
         "line 12, transfers[1].source: unknown source 'older'. Did you mean old?",
-        "line 14, transfers[1].methods[0]: unknown methods 'copi'. Did you mean copy?",
+        "line 14, transfers[1].methods[0]: unknown method 'copi'. Did you mean copy?",
         "line 15, transfers[1].threshold: this must be a number, not 'high'",
         "line 16, transfers[1].treshold: there is no such field. Did you mean threshold?",
         "line 17, transfers[1].layouts[1]: this must be a text, not 3",
@@ -182,7 +207,8 @@ def test_every_mistake_is_told_with_its_line_before_anything_is_done(cli, folder
         ("a: &x [1]\nb: *x", "line 2: anchors and aliases"),
         ("output: a\noutput: b", "line 2: output is there twice"),
         ("a: " + "[" * 2000, "line 1: nested deeper than 12 levels"),
-        ("output: !!python/object/apply:os.system [ls]", "line 1: this is no YAML: could not determine a constructor"),
+        ("output: !!python/name:os.system x", "line 1: this is no YAML: could not determine a constructor"),
+        ("output: !!python/object/apply:os.system [ls]", "line 1, output: this must be a text, not a list"),
         ("output: 2001-13-45", "the recipe is no YAML: month must be in 1..12"),
         ("\xff\x00", "this is no YAML|the recipe is no"),
     ],
