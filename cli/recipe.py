@@ -93,22 +93,19 @@ def _show(summary: Summary, folder: Path) -> None:
 
 
 def _show_estimates(estimates: list[Estimate], folder: Path) -> None:
-    """A row for each stage, and their sum."""
-    from rich.table import Table
-    from rich.text import Text
-
+    """A line for each stage, and their sum."""
     out = console()
-    table = Table("stage", box=None, pad_edge=False, header_style="bold")
-    for column in ("outputs", "to do", "measured", "first", "each other", "all", "read", "written"):
-        table.add_column(column, justify="right")
     for one in estimates:
-        shown = (_seconds(s) if one.measured else "–" for s in (one.first, one.other, one.seconds))
-        sizes = _bytes(one.read), _bytes(one.written) if one.measured else "–"
-        table.add_row(Text(visible(one.title)), str(one.outputs), str(one.to_do), str(one.measured), *shown, *sizes)
-    out.print(table)
-    for one in estimates:
+        line = f"{one.title}: {one.outputs} outputs, {one.to_do} to do"
+        if one.measured:
+            others = f", each other {_seconds(one.other)}" if one.measured > 1 else ""
+            line += f"; first {_seconds(one.first)}{others}, all {_seconds(one.seconds)}"
+            line += f"; read {_bytes(one.read)}, written {_bytes(one.written)}"
+        elif one.to_do:
+            line += "; not measured"
+        out.print(line)
         if one.error:
-            out.print(f"{one.title}: an item that was tried failed: {one.error}")
+            out.print(f"  one that was tried failed: {one.error}")
     seconds, tried = sum(one.seconds for one in estimates), sum(one.measured for one in estimates)
     out.print(
         f"An estimate from {tried} items that were done on this machine just now, in processor time: "

@@ -136,7 +136,7 @@ class _Reader:
         layouts = [e for e in table.each("layouts", str) if one_of(e, LAYOUTS, self.mistakes)]
         given = self._settings(table, _TRANSFER, TransferSettings)
         sizes = {name: table.value(name, kind) for name, kind in (("k_share", float), ("k", int), ("energy", float))}
-        how = {"dtype": self._menu(table, "dtype", choices.File.dtypes), "report": self._report(table)}
+        how: dict[str, Any] = {"dtype": self._menu(table, "dtype", choices.File.dtypes), "report": self._report(table)}
         table.end()
         before = len(self.mistakes.found)
         try:
@@ -253,7 +253,7 @@ class _Reader:
         for name in ("cache", "device", "overwrite", "loras", "output"):
             values.pop(name, None)
         for name in ("source", "target", "base"):
-            values[name] = self._relative(values[name]) if values.get(name) else None
+            values[name] = self._relative(Path(values[name])) if values.get(name) else None
         text = json.dumps([kind, what, values], sort_keys=True, default=str)
         self.ids[output] = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:20]
 
