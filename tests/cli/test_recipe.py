@@ -134,7 +134,7 @@ def test_a_dry_run_measures_the_first_items_and_writes_nothing(cli, folder):
     for way in ("copy", "lora-x"):
         (line,) = [line for line in shown if line.startswith(f"old → new, {way}: 3 outputs, 3 to do; first ")]
         assert re.search(
-            r"; first [\d.]+ s, each other [\d.]+ s, all [\d.]+ s; read 3.\d* MB, written \d+ kB$", line
+            r"; first [\d.]+ s, each other [\d.]+ s, all [\d.]+ s; read 2.\d* MB, written \d+ kB$", line
         ), line
     assert "merges: 1 outputs, 1 to do; not measured" in shown
     assert "one that was tried failed" in result.output and "broken.safetensors" in result.output
