@@ -59,9 +59,12 @@ def stages(chosen: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)
     print(f"k = {chosen.k}, one thread, torch {torch.__version__}; processor seconds.\n")
-    print("| model | modules | read | measure both bases, once | transfer, lora-x | transfer, copy | write |", end="")
+    print(
+        "| model | modules | read | read and plan | measure both bases, once | transfer, lora-x | transfer, copy | write |",
+        end="",
+    )
     print(" LoRA in, MB | LoRA out, MB | two bases, MB | subspaces of both, MB |")
-    print("|---|" + "--:|" * 10)
+    print("|---|" + "--:|" * 11)
     for model in chosen.models:
         with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
             print(stage_row(model, chosen.k, Path(folder)), flush=True)
@@ -87,7 +90,7 @@ def stage_row(model: str, k: int, folder: Path) -> str:
     worker = Worker(job)
     adapters.read(lora)  # what is loaded once is loaded
     adapter = timed("read", lambda: adapters.read(lora))
-    weights = worker.weights_of(lora)
+    weights = timed("plan", lambda: worker.weights_of(lora))
     timed("measure", lambda: [worker.measure(each) for each in weights])
     moved = timed("lora-x", lambda: transfer(adapter, worker.source, worker.target, job.settings, cache=worker.cache))
     plain = TransferSettings("copy")
@@ -96,7 +99,7 @@ def stage_row(model: str, k: int, folder: Path) -> str:
     timed("write", lambda: adapters.write(moved.adapter, out, provenance=moved.provenance))
     sizes = (lora.stat().st_size, out.stat().st_size, source.stat().st_size + target.stat().st_size)
     sizes += (sum(file.stat().st_size for file in (folder / "cache").iterdir()),)
-    figures = [f"{seconds[name]:.3g}" for name in ("read", "measure", "lora-x", "copy", "write")]
+    figures = [f"{seconds[name]:.3g}" for name in ("read", "plan", "measure", "lora-x", "copy", "write")]
     figures += [f"{size / 1e6:.3g}" for size in sizes]
     return f"| {model} | {len(adapter.modules)} | " + " | ".join(figures) + " |"
 

@@ -56,7 +56,9 @@ class RayEngine:
         here = self.address is None and not os.environ.get("RAY_ADDRESS")
         with self._stack:
             folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="lora-graft-"))
-            how: dict[str, Any] = {"include_dashboard": False} if here else {"address": self.address}
+            how: dict[str, Any] = {"address": self.address}
+            if here:  # not the one that happens to run on this machine, as Ray would have it
+                how = {"address": "local", "include_dashboard": False}
             try:
                 ray.init(
                     **how,
