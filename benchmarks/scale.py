@@ -34,6 +34,7 @@ bases: {{a: family_a.safetensors, b: family_b.safetensors, c: family_c.safetenso
 transfers:
   - {{loras: loras/*.safetensors, source: a, targets: [b, c, s], methods: lora-x, k: 16}}
 """
+BASES = 10  # targets, in the arithmetic
 MEMORY = 80 << 20  # of each node's object store; the tasks pass names and figures only
 
 
@@ -59,19 +60,39 @@ def stages(chosen: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)
     print(f"k = {chosen.k}, one thread, torch {torch.__version__}; processor seconds.\n")
-    print(
-        "| model | modules | read | read and plan | measure both bases, once | transfer, lora-x | transfer, copy | write |",
-        end="",
-    )
-    print(" LoRA in, MB | LoRA out, MB | two bases, MB | subspaces of both, MB |")
-    print("|---|" + "--:|" * 11)
+    heads = ("model", "modules", "read", "plan", "measure both bases, once", "lora-x", "copy", "write")
+    heads += ("LoRA in, MB", "LoRA out, MB", "two bases, MB", "subspaces of both, MB")
+    print(f"| {' | '.join(heads)} |\n|---|{'--:|' * (len(heads) - 1)}")
+    measured = {}
     for model in chosen.models:
         with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
-            print(stage_row(model, chosen.k, Path(folder)), flush=True)
+            modules, seconds, sizes = measured[model] = stages_of(model, chosen.k, Path(folder))
+        figures = [*seconds.values(), *(size / 1e6 for size in sizes)]
+        print(f"| {model} | {modules} | {' | '.join(f'{figure:.3g}' for figure in figures)} |", flush=True)
+    print(f"\n{BASES} target bases; hours of one core.\n")
+    print("| model | method | LoRAs | measuring the bases | LoRAs | in all | read from the cache, GB | written, GB |")
+    print("|---|---|--:|--:|--:|--:|--:|--:|")
+    for model, (_, seconds, sizes) in measured.items():
+        for method in ("lora-x", "copy"):
+            for loras in (10, 1_000, 1_000_000):
+                print(arithmetic(model, method, loras, seconds, sizes))
 
 
-def stage_row(model: str, k: int, folder: Path) -> str:
-    """One model through the worker that `transfer --all` and recipes use."""
+def arithmetic(model: str, method: str, loras: int, seconds: dict[str, float], sizes: tuple[int, ...]) -> str:
+    """So many LoRAs for BASES targets: what was measured once, multiplied."""
+    once = (BASES + 1) * seconds["measure"] / 2 if method == "lora-x" else 0.0
+    each = 2 * seconds["read"] + seconds["plan"] + seconds[method] + seconds["write"]  # read to plan, and to transfer
+    cached = loras * BASES * sizes[3] if method == "lora-x" else 0
+    hours = [once / 3600, loras * BASES * each / 3600, (once + loras * BASES * each) / 3600]
+    cells = [f"{value:,.2g}" if value < 100 else f"{value:,.0f}" for value in hours]
+    cells += [
+        f"{value / 1e9:,.2g}" if value < 1e11 else f"{value / 1e9:,.0f}" for value in (cached, loras * BASES * sizes[1])
+    ]
+    return f"| {model} | {method} | {loras:,} | {' | '.join(cells)} |"
+
+
+def stages_of(model: str, k: int, folder: Path) -> tuple[int, dict[str, float], tuple[int, ...]]:
+    """(modules, seconds by stage, bytes) of one model, by the worker that `transfer --all` and recipes use."""
     from lora_graft import adapters
     from lora_graft.jobs.transfer.many import Job, Worker
     from lora_graft.jobs.transfer.transfer import TransferSettings, transfer
@@ -91,6 +112,7 @@ def stage_row(model: str, k: int, folder: Path) -> str:
     adapters.read(lora)  # what is loaded once is loaded
     adapter = timed("read", lambda: adapters.read(lora))
     weights = timed("plan", lambda: worker.weights_of(lora))
+    seconds["plan"] -= seconds["read"]  # which comes with it
     timed("measure", lambda: [worker.measure(each) for each in weights])
     moved = timed("lora-x", lambda: transfer(adapter, worker.source, worker.target, job.settings, cache=worker.cache))
     plain = TransferSettings("copy")
@@ -99,9 +121,7 @@ def stage_row(model: str, k: int, folder: Path) -> str:
     timed("write", lambda: adapters.write(moved.adapter, out, provenance=moved.provenance))
     sizes = (lora.stat().st_size, out.stat().st_size, source.stat().st_size + target.stat().st_size)
     sizes += (sum(file.stat().st_size for file in (folder / "cache").iterdir()),)
-    figures = [f"{seconds[name]:.3g}" for name in ("read", "plan", "measure", "lora-x", "copy", "write")]
-    figures += [f"{size / 1e6:.3g}" for size in sizes]
-    return f"| {model} | {len(adapter.modules)} | " + " | ".join(figures) + " |"
+    return len(adapter.modules), seconds, sizes
 
 
 def files_of(model: str, folder: Path) -> tuple[Path, Path, Path]:
