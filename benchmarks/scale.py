@@ -60,7 +60,7 @@ def stages(chosen: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)
     print(f"k = {chosen.k}, one thread, torch {torch.__version__}; processor seconds.\n")
-    heads = ("model", "modules", "read", "plan", "measure both bases, once", "lora-x", "copy", "write")
+    heads = ("model", "modules", "read", "plan", "measure both bases, once", "lora-x", "first copy", "copy", "write")
     heads += ("LoRA in, MB", "LoRA out, MB", "two bases, MB", "subspaces of both, MB")
     print(f"| {' | '.join(heads)} |\n|---|{'--:|' * (len(heads) - 1)}")
     measured = {}
@@ -80,7 +80,7 @@ def stages(chosen: argparse.Namespace) -> None:
 
 def arithmetic(model: str, method: str, loras: int, seconds: dict[str, float], sizes: tuple[int, ...]) -> str:
     """So many LoRAs for BASES targets: what was measured once, multiplied."""
-    once = (BASES + 1) * seconds["measure"] / 2 if method == "lora-x" else 0.0
+    once = (BASES + 1) * seconds["measure"] / 2 if method == "lora-x" else BASES * seconds["first copy"]
     each = 2 * seconds["read"] + seconds["plan"] + seconds[method] + seconds["write"]  # read to plan, and to transfer
     cached = loras * BASES * sizes[3] if method == "lora-x" else 0
     hours = [once / 3600, loras * BASES * each / 3600, (once + loras * BASES * each) / 3600]
@@ -116,7 +116,8 @@ def stages_of(model: str, k: int, folder: Path) -> tuple[int, dict[str, float], 
     timed("measure", lambda: [worker.measure(each) for each in weights])
     moved = timed("lora-x", lambda: transfer(adapter, worker.source, worker.target, job.settings, cache=worker.cache))
     plain = TransferSettings("copy")
-    timed("copy", lambda: transfer(adapter, worker.source, worker.target, plain, cache=worker.cache))
+    for name in ("first copy", "copy"):  # the first one of a process reads both bases, to say how far they lie apart
+        timed(name, lambda: transfer(adapter, worker.source, worker.target, plain, cache=worker.cache))
     out = folder / "out.safetensors"
     timed("write", lambda: adapters.write(moved.adapter, out, provenance=moved.provenance))
     sizes = (lora.stat().st_size, out.stat().st_size, source.stat().st_size + target.stat().st_size)
