@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from lora_graft.cli.menus import Device, EngineName
 from lora_graft.errors import GraftError, SettingsError
 from lora_graft.jobs import ray_tasks
 from lora_graft.jobs.merge.many import Order, merge_many
@@ -94,6 +96,33 @@ def test_merges_are_the_same(engine, family, tmp_path):
     assert [o.status for o in merge_many(orders("ray")[:1], engine=engine)] == ["present"]
     merge_many(orders("here"), engine=LocalEngine(1))
     assert files_in(tmp_path / "ray") == files_in(tmp_path / "here") != {}
+
+
+def test_the_commands_give_a_cluster_absolute_names(engine, family, tmp_path, monkeypatch):
+    """Workers stand in another folder: `transfer --all` and a recipe with relative names, each by the engine."""
+    from lora_graft.cli import engines, recipe, transfer
+    from lora_graft.cli.app import app
+    from typer.testing import CliRunner
+
+    for command in (transfer, recipe):
+        monkeypatch.setattr(command, "engine_of", lambda *given: nullcontext(engine))
+    assert engines.device_for(EngineName["ray"], 0.5, Device["auto"]) == "cuda"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LORA_GRAFT_CACHE", "cache")
+    for name in ("a", "b", "frame_a"):
+        Path(f"{name}.safetensors").symlink_to(family.path(name))
+    bases = ["--source", "a.safetensors", "--target", "b.safetensors", "-o", "out", "--method", "copy"]
+    done = CliRunner().invoke(app, ["transfer", "--all", "frame*.safetensors", "--engine", "ray", *bases])
+    assert done.exit_code == 0 and "1 transferred, 0 failed." in done.output, done.output
+    Path("recipe.yaml").write_text(
+        "output: made\nbases: {a: a.safetensors, b: b.safetensors}\n"
+        "transfers: [{loras: frame*.safetensors, source: a, targets: b, methods: copy}]\n"
+        "merges: [{name: two, loras: [made/b/copy/frame_a.safetensors, frame_a.safetensors], method: concat}]\n"
+    )
+    done = CliRunner().invoke(app, ["recipe", "recipe.yaml", "--engine", "ray"])
+    assert done.exit_code == 0 and "2 made, 0 failed." in done.output, done.output
+    assert Path("made/b/copy/frame_a.safetensors").read_bytes() == Path("out/frame_a.safetensors").read_bytes()
+    assert Path("made/merged/two.safetensors").is_file()
 
 
 def test_an_item_that_always_kills_its_worker_fails_alone(engine, monkeypatch):
