@@ -96,7 +96,7 @@ def _show_estimates(estimates: list[Estimate], folder: Path) -> None:
     """A line for each stage, and their sum."""
     out = console()
     for one in estimates:
-        line = f"{one.title}: {one.outputs} outputs, {one.to_do} to do"
+        line = f"{one.title}: {one.outputs} in all, {one.to_do} to do"
         if one.measured:
             others = f", each other {_seconds(one.other)}" if one.measured > 1 else ""
             line += f"; first {_seconds(one.first)}{others}, all {_seconds(one.seconds)}"

@@ -50,15 +50,16 @@ def transfer_shelf(
 
 @contextmanager
 def bars() -> Iterator[PhaseProgress]:
-    """A bar for each phase, one after the other."""
+    """A bar for each phase, one after the other; a phase that comes again, in a later stage, has a new one."""
     with ExitStack() as stack:
-        shown: dict[str, Any] = {}
+        shown: tuple[str, Any] = ("", None)
 
         def tell(phase: str, done: int, total: int, label: str, /) -> None:
-            if phase not in shown:
+            nonlocal shown
+            if phase != shown[0]:
                 stack.close()
-                shown[phase] = stack.enter_context(progress(phase))
-            shown[phase](done, total, label)
+                shown = phase, stack.enter_context(progress(phase))
+            shown[1](done, total, label)
 
         yield tell
 

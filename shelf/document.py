@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import GraftError, SettingsError
-from ..untrusted import one_line
+from ..untrusted import one_line, real_text
 
 LONGEST = 4 << 20  # bytes
 DEEPEST = 12
@@ -34,7 +34,9 @@ class Mistakes:
 
     def add(self, entry: Entry, what: str, hint: str | None = None) -> None:
         where = f"line {entry.line}, {entry.field}" if entry.field else f"line {entry.line}"
-        self.found.append((entry.line, f"{where}: {what}" + (f" {hint}" if hint else "")))
+        mistake = entry.line, f"{where}: {what}" + (f" {hint}" if hint else "")
+        if mistake not in self.found:  # of several stages of one entry
+            self.found.append(mistake)
 
     def of(self, entry: Entry, error: GraftError) -> None:
         """An error that some check of a value raised."""
@@ -175,7 +177,10 @@ def _entry(node: Any, loader: Any, name: str, file: Path) -> Entry:
     if isinstance(node, yaml.SequenceNode):
         return Entry([_entry(one, loader, f"{name}[{i}]", file) for i, one in enumerate(node.value)], line, name)
     if not isinstance(node, yaml.MappingNode):
-        return Entry(loader.construct_object(node), line, name)
+        value = loader.construct_object(node)
+        if isinstance(value, str) and ("\0" in value or real_text(value) != value):
+            raise GraftError(f"line {line}, {name}: a character that no file name and no setting has", file=file)
+        return Entry(value, line, name)
     fields: dict[str, Entry] = {}
     for key, value in _pairs(node):
         if key in fields:

@@ -132,45 +132,47 @@ class _Reader:
             return
         loras = table.each("loras", str, need=True)
         source, targets = self._base(table.get("source", str, need=True)), table.each("targets", str, need=True)
-        methods = [e for e in table.each("methods", str) if one_of(e, METHODS, self.mistakes)]
-        layouts = [e for e in table.each("layouts", str) if one_of(e, LAYOUTS, self.mistakes)]
+        methods = self._words(table, "methods", METHODS) or [choices.Transfer.method]
+        layouts = self._words(table, "layouts", LAYOUTS) or [choices.File.layout]
         given = self._settings(table, _TRANSFER, TransferSettings)
         sizes = {name: table.value(name, kind) for name, kind in (("k_share", float), ("k", int), ("energy", float))}
         how: dict[str, Any] = {"dtype": self._menu(table, "dtype", choices.File.dtypes), "report": self._report(table)}
         table.end()
-        before = len(self.mistakes.found)
+        ways = [(self._base(target), method, layout) for target in targets for method in methods for layout in layouts]
         try:
             size = SubspaceSize(k=sizes["k"], share=sizes["k_share"], energy=sizes["energy"])
         except GraftError as error:
             return self.mistakes.of(table.entry, error)
-        for target in targets:
-            there = self._base(target)
-            for method in [e.value for e in methods] or [choices.Transfer.method]:
-                for layout in [e.value for e in layouts] or [choices.File.layout]:
-                    if source is None or there is None or given is None or len(self.mistakes.found) > before:
-                        continue
-                    settings = TransferSettings(method=method, size=size, **given)
-                    job = Job(source[1], there[1], settings, layout=layout, cache=self.cache, device=self.device, **how)
-                    way = method if layout == choices.File.layout else f"{method}-{layout}"
-                    folder = self.output / (name.value if name else "") / there[0] / way
-                    title = f"{source[0]} → {there[0]}, {way}"
-                    self._stage(table.entry, loras, title, job, folder)
+        for there, method, layout in ways:
+            if source is None or there is None or given is None:
+                self._find(loras, self.output)  # what is wrong there is told all the same
+                continue
+            settings = TransferSettings(method=method, size=size, **given)
+            job = Job(source[1], there[1], settings, layout=layout, cache=self.cache, device=self.device, **how)
+            way = method if layout == choices.File.layout else f"{method}-{layout}"
+            folder = self.output / (name.value if name else "") / there[0] / way
+            self._stage(table.entry, loras, f"{source[0]} → {there[0]}, {way}", job, folder)
 
     def _stage(self, entry: Entry, loras: Sequence[Entry], title: str, job: Job, folder: Path) -> None:
+        files = self._find(loras, folder)
+        for file, output in files.items():
+            self._claim(entry, output, "transfer", self._relative(file), job)
+        self.stages.append(Stage(title, job, files))
+
+    def _find(self, loras: Sequence[Entry], folder: Path) -> dict[Path, Path]:
+        """Input → output in a folder; what matches nothing is noted."""
         files: dict[Path, Path] = {}
         for lora in loras:
             try:
                 found = find_files([lora.value], folder, below=self.folder)
-            except GraftError as error:
-                self.mistakes.of(lora, error)
+            except (GraftError, RuntimeError) as error:  # the latter: no such user
+                self._at(lora, error)
                 continue
             found = {file: output for file, output in found.items() if not file.is_relative_to(self.output)}
             if not found:
                 self.mistakes.add(lora, "all that this matches is in the output folder")
             files |= found
-        for file, output in files.items():
-            self._claim(entry, output, "transfer", self._relative(file), job)
-        self.stages.append(Stage(title, job, files))
+        return files
 
     def _merge(self, table: Table) -> None:
         name = table.get("name", str, need=True)
@@ -231,6 +233,9 @@ class _Reader:
                 good = False
         return found if good else None
 
+    def _words(self, table: Table, name: str, known: Sequence[str]) -> list[str]:
+        return [entry.value for entry in table.each(name, str) if one_of(entry, known, self.mistakes)]
+
     def _menu(self, table: Table, name: str, words: Sequence[str]) -> str | None:
         entry = table.get(name, str)
         return entry.value if entry and one_of(entry, words, self.mistakes) else None
@@ -258,7 +263,7 @@ class _Reader:
         self.ids[output] = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:20]
 
     def _path(self, text: str) -> Path:
-        return Path(os.path.normpath(self.folder / Path(text).expanduser()))
+        return Path(os.path.normpath(self.folder / os.path.expanduser(text)))
 
     def _relative(self, path: Path) -> str:
         """The path as seen from the recipe: the same where the folder has another place."""
@@ -267,7 +272,7 @@ class _Reader:
         except ValueError:  # another drive
             return path.as_posix()
 
-    def _at(self, entry: Entry, error: GraftError | OSError) -> None:
+    def _at(self, entry: Entry, error: GraftError | OSError | RuntimeError) -> None:
         if isinstance(error, GraftError):
             return self.mistakes.of(entry, error)
         return self.mistakes.add(entry, str(error))

@@ -132,11 +132,11 @@ def test_a_dry_run_measures_the_first_items_and_writes_nothing(cli, folder):
     assert {p for p in folder.rglob("*") if "cache" not in p.parts} == before
     shown = result.output.splitlines()
     for way in ("copy", "lora-x"):
-        (line,) = [line for line in shown if line.startswith(f"old → new, {way}: 3 outputs, 3 to do; first ")]
+        (line,) = [line for line in shown if line.startswith(f"old → new, {way}: 3 in all, 3 to do; first ")]
         assert re.search(
             r"; first [\d.]+ s, each other [\d.]+ s, all [\d.]+ s; read 2.\d* MB, written \d+ kB$", line
         ), line
-    assert "merges: 1 outputs, 1 to do; not measured" in shown
+    assert "merges: 1 in all, 1 to do; not measured" in shown
     assert "one that was tried failed" in result.output and "broken.safetensors" in result.output
     assert "An estimate from 4 items that were done on this machine just now" in result.output
     assert "Stages without a measured item are not in it." in result.output, "the merge waits for a transfer"
@@ -153,7 +153,7 @@ bases:
   gone: nowhere.safetensors
   "../up": b.safetensors
 transfers:
-  - loras: nothing*.safetensors
+  - loras: [nothing*.safetensors, ~nobody-of-that-name/x.safetensors]
     source: old
     targets: old
     rank: 0
@@ -184,6 +184,8 @@ def test_every_mistake_is_told_with_its_line_before_anything_is_done(cli, folder
     for told in (
         "line 4, bases.gone: The base model does not exist",
         "line 5, bases.../up: '../up' cannot be a file's name",
+        "line 7, transfers[0].loras[0]: 'nothing*.safetensors' matches no .safetensors file",
+        "line 7, transfers[0].loras[1]: ",
         "line 10, transfers[0].rank: the rank must be at least 1, got 0",
         "line 12, transfers[1].source: unknown source 'older'. Did you mean old?",
         "line 14, transfers[1].methods[0]: unknown method 'copi'. Did you mean copy?",
@@ -199,7 +201,7 @@ def test_every_mistake_is_told_with_its_line_before_anything_is_done(cli, folder
         "line 27, merges[1].loras: the list is empty",
     ):
         assert told in result.output, (told, result.output)
-    assert "has 15 mistakes; nothing was begun" in result.output
+    assert "has 17 mistakes; nothing was begun" in result.output
 
 
 @pytest.mark.parametrize(
@@ -214,6 +216,9 @@ def test_every_mistake_is_told_with_its_line_before_anything_is_done(cli, folder
         ("a: " + "[" * 2000, "line 1: nested deeper than 12 levels"),
         ("output: !!python/name:os.system x", "line 1: this is no YAML: could not determine a constructor"),
         ("output: !!python/object/apply:os.system [ls]", "line 1, output: this must be a text, not a list"),
+        ('output: "a\\0b"', "line 1, output: a character that no file name"),
+        ('a:\n- "\\uD800"', "line 2, a[0]: a character that no file name"),
+        ("k: " + "1" * 9000, "the recipe is no YAML: Exceeds the limit"),
         ("output: 2001-13-45", "the recipe is no YAML: month must be in 1..12"),
         ("\xff\x00", "this is no YAML|the recipe is no"),
     ],
