@@ -176,3 +176,11 @@ class Batch:
 
     ahead = 2
     patience = 60.0
+
+
+class Engines:
+    """Where a shelf is worked on."""
+
+    engines = ("local", "ray")
+    engine = "local"
+    gpus_per_task = 0.0

@@ -1,7 +1,11 @@
-"""What happened so far, as JSON lines: one event each, on disk before the next step. A second call reads it."""
+"""What happened so far, as JSON lines: one event each, on disk before the next step. A second call reads it.
+
+Batches on servers and recipes write the same events.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -18,10 +22,31 @@ EVENTS = ("batch", "queued", "returned", "done", "failed")
 @dataclass
 class Past:
     """What earlier calls left. done: ids of jobs that have their result; queued: prompt id → (server, job) without an
-    end that is known."""
+    end that is known; made: file → the job that it is the result of."""
 
     done: set[str] = field(default_factory=set)
     queued: dict[str, tuple[str, str]] = field(default_factory=dict)
+    made: dict[str, str] = field(default_factory=dict)
+
+    def take(self, entry: dict) -> None:
+        """One event, as the manifest has it.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: it is none.
+        """
+        event = entry["event"]
+        if event not in EVENTS:
+            raise ValueError(event)
+        if not all(isinstance(entry.get(name, ""), str) for name in ("job", "prompt_id", "server")):
+            raise ValueError("a name that is no text")
+        if event == "done":
+            self.done.add(entry["job"])
+            files = entry.get("files")
+            self.made |= {f: entry["job"] for f in (files if isinstance(files, list) else ()) if isinstance(f, str)}
+        if event == "queued":
+            self.queued[entry["prompt_id"]] = (entry["server"], entry["job"])
+        if event in ("returned", "done", "failed"):
+            self.queued.pop(entry.get("prompt_id"), None)
 
 
 class Manifest:
@@ -60,8 +85,7 @@ class Manifest:
         data = self._file.read()
         for number, line in enumerate(data.splitlines(keepends=True)):
             try:
-                entry = parse_json(line)
-                self._take(entry["event"], entry)
+                self.past.take(parse_json(line))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 if number == 0:
                     raise GraftError(
@@ -73,17 +97,15 @@ class Manifest:
         if data and not data.endswith(b"\n"):
             self._file.write(b"\n")
 
-    def _take(self, event: str, entry: dict) -> None:
-        if event not in EVENTS:
-            raise ValueError(event)
-        if not all(isinstance(entry.get(name, ""), str) for name in ("job", "prompt_id", "server")):
-            raise ValueError("a name that is no text")
-        if event == "done":
-            self.past.done.add(entry["job"])
-        if event == "queued":
-            self.past.queued[entry["prompt_id"]] = (entry["server"], entry["job"])
-        if event in ("returned", "done", "failed"):
-            self.past.queued.pop(entry.get("prompt_id"), None)
+
+def past(path: Path) -> Past:
+    """What a manifest tells, without holding it; nothing where there is none. Lines that are no events are left out."""
+    found = Past()
+    with contextlib.suppress(FileNotFoundError):
+        for line in path.read_bytes().splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+                found.take(parse_json(line))
+    return found
 
 
 def _lock(file, path: Path) -> None:

@@ -15,6 +15,7 @@ from .distill import dataset, distill
 from .examples import examples
 from .inspect import inspect
 from .merge import merge
+from .recipe import recipe
 from .resize import resize
 from .similarity import similarity
 from .transfer import transfer
@@ -38,6 +39,7 @@ COMMANDS = (
     dataset,
     discriminator,
     batch,
+    recipe,
     demo,
     examples,
 )

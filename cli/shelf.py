@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,21 +18,28 @@ from .progress import progress
 from .screen import console, figure
 
 if TYPE_CHECKING:
+    from ..jobs.processes import Engine
     from ..jobs.transfer.many import Outcome, PhaseProgress
 
 
-def transfer_shelf(patterns: list[str], folder: Path, *, processes: int | None, keep_cache: bool, **job: Any) -> None:
+def transfer_shelf(
+    patterns: list[str], folder: Path, *, engine: AbstractContextManager[Engine], keep_cache: bool, **job: Any
+) -> None:
     """Transfer every file that matches into a folder; the exit status tells whether all of them are there.
 
     Args:
+        engine: opened for the work; one of several machines is given absolute names.
         job: fields of :class:`..jobs.transfer.many.Job`.
     """
     from ..jobs.transfer.many import Job, find_files, transfer_many
 
     files = find_files(patterns, folder)
     try:
-        with bars() as phase:
-            outcomes = transfer_many(files, Job(**job), processes=processes, keep_cache=keep_cache, progress=phase)
+        with engine as opened, bars() as phase:
+            if opened.shared:
+                files = {file.absolute(): output.absolute() for file, output in files.items()}
+                job |= {name: job[name].absolute() for name in ("source", "target")}
+            outcomes = transfer_many(files, Job(**job), keep_cache=keep_cache, progress=phase, engine=opened)
     except KeyboardInterrupt:
         print(f"Interrupted. What is in {folder} is whole; the same call goes on from here.", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
@@ -43,15 +50,16 @@ def transfer_shelf(patterns: list[str], folder: Path, *, processes: int | None, 
 
 @contextmanager
 def bars() -> Iterator[PhaseProgress]:
-    """A bar for each phase, one after the other."""
+    """A bar for each phase, one after the other; a phase that comes again, in a later stage, has a new one."""
     with ExitStack() as stack:
-        shown: dict[str, Any] = {}
+        shown: tuple[str, Any] = ("", None)
 
         def tell(phase: str, done: int, total: int, label: str, /) -> None:
-            if phase not in shown:
+            nonlocal shown
+            if phase != shown[0]:
                 stack.close()
-                shown[phase] = stack.enter_context(progress(phase))
-            shown[phase](done, total, label)
+                shown = phase, stack.enter_context(progress(phase))
+            shown[1](done, total, label)
 
         yield tell
 

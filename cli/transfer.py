@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from ..choices import File, Transfer, Work
+from ..choices import Engines, File, Transfer, Work
+from .engines import Address, EngineOption, Gpus, Jobs, device_for, engine_of
 from .guard import cleanly
-from .menus import BelowThreshold, Device, Fill, Layout, MatchBlocks, Reports, TransferMethod
+from .menus import BelowThreshold, Device, EngineName, Fill, Layout, MatchBlocks, Reports, TransferMethod
 from .options import (
     BASE_HELP,
     AsJson,
@@ -95,14 +96,10 @@ def transfer(
     plot: Plot = None,
     as_json: AsJson = False,
     reports: Annotated[Reports | None, typer.Option("--reports", help="With --all: a report beside each file.")] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            "--jobs",
-            min=1,
-            help=f"With --all: processes at a time. Default: one per core up to {Transfer.processes}; GPU: 1.",
-        ),
-    ] = None,
+    engine: EngineOption = EngineName[Engines.engine],
+    address: Address = None,
+    gpus_per_task: Gpus = Engines.gpus_per_task,
+    jobs: Jobs = None,
     device: DeviceOption = Device[Work.device],
     no_cache: NoCache = False,
     force: Force = False,
@@ -125,13 +122,14 @@ def transfer(
         single = [name for name, given in (("--report", report), ("--plot", plot), ("--json", as_json)) if given]
         if single:
             raise typer.BadParameter(f"{single[0]} is for a single LORA; see --reports", param_hint="--all")
+        where = engine_of(engine, address, gpus_per_task, jobs)
         from ..jobs.transfer.transfer import TransferSettings
         from .shelf import transfer_shelf
 
         return transfer_shelf(
             every,
             output,
-            processes=jobs,
+            engine=where,
             keep_cache=not no_cache,
             source=source,
             target=target,
@@ -140,10 +138,12 @@ def transfer(
             layout=layout.value,
             report=f".{reports.value}" if reports else None,
             overwrite=force,
-            device=device_of(device),
+            device=device_for(engine, gpus_per_task, device),
         )
-    if reports or jobs:
-        raise typer.BadParameter("is for --all", param_hint="--reports" if reports else "--jobs")
+    for_many = {"--reports": reports, "--jobs": jobs, "--engine": engine.value != Engines.engine, "--address": address}
+    for name, given in for_many.items():
+        if given:
+            raise typer.BadParameter("is for --all", param_hint=name)
     assert lora is not None
     peft = from_peft(lora, layout=layout.value)
     asked = outputs(output, report=report, plot=plot, force=force, inputs=(lora, source, target), folder=peft)

@@ -17,6 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
@@ -24,6 +25,8 @@ from ..bases.model import Base
 from ..io.atomic import whole
 from ..io.safetensors import TensorFile, chunks
 from ..kernels.spectral import VERSION, Subspace
+
+Figure = TypeVar("Figure")
 
 # Both subspaces of a pair of SDXL-sized bases take 2.7 GB at k = 128 and 6.6 GB at a quarter of the width.
 LIMIT = 8 << 30
@@ -82,6 +85,7 @@ class SubspaceCache:
         self._used: int | None = None  # Bytes on disk as far as known; None: not looked yet.
         self._writes = 0
         self._books: dict[str, dict[str, str]] = {}
+        self._figures: dict[tuple[object, ...], Any] = {}
         self._front: OrderedDict[str, Subspace] = OrderedDict()
         self._front_size = 0
 
@@ -124,6 +128,16 @@ class SubspaceCache:
                 file.writelines(blocks)
             self._used, self._writes = (self._used or 0) + size, self._writes + 1
 
+    def figure(self, key: tuple[object, ...], compute: Callable[[], Figure]) -> Figure:
+        """A number that follows from weights, remembered as long as this object lives.
+
+        Args:
+            key: all that it depends on; of a weight its :meth:`digest`.
+        """
+        if key not in self._figures:
+            self._figures[key] = compute()
+        return self._figures[key]
+
     def digest(self, base: Base, name: str) -> str:
         """`base.digest(name)`, remembered from one process to the next for bases in files.
 
@@ -150,6 +164,7 @@ class SubspaceCache:
         """Remove every entry."""
         self._front.clear()
         self._books.clear()
+        self._figures.clear()
         self._front_size, self._used = 0, None
         for path in [entry[0] for entry in self._entries()] + list(self.folder.glob(f"*{_BOOK}")):
             with contextlib.suppress(OSError):

@@ -1,15 +1,22 @@
-"""Work on many items in a few processes that are set up once; when one of them dies, only its item fails."""
+"""Work on many items, in a few processes of this machine that are set up once; when one dies, only its item fails.
+
+What carries out work on many items is an :class:`Engine`: :class:`LocalEngine` here, a cluster in :mod:`.ray_tasks`.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
+from .. import choices
 from ..errors import GraftError, in_words
 from .progress import Progress
 
@@ -17,6 +24,53 @@ Given = TypeVar("Given")
 Item = TypeVar("Item", bound=Hashable)
 Result = TypeVar("Result")
 Answer = tuple["Result | None", str]  # the result, or None and why there is none
+
+
+class Crew(Protocol):
+    """Processes somewhere, set up and waiting for work."""
+
+    def each(
+        self,
+        task: Callable[[Item], Result],
+        items: Iterable[Item],
+        progress: Progress,
+        label: Callable[[Item], str] = str,
+    ) -> Iterator[tuple[Item, Result | None, str]]:
+        """(item, result, "") or (item, None, why there is none) of a task, as they come."""
+        ...
+
+
+class Engine(Protocol):
+    """Where work on many items is done."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether other machines take part, which know files by their absolute names in common folders only."""
+        ...
+
+    def crew(
+        self, items: int, set_up: Callable[[Given], None], given: Given, *, device: str
+    ) -> AbstractContextManager[Crew]:
+        """Processes for so many items, each of which has called `set_up` with `given` before its first."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalEngine:
+    """Processes of this machine, spawned: a script that uses them does so under ``if __name__ == "__main__"``.
+
+    processes: at a time; None for one per core, at most ``choices.Transfer.processes``, and one on a GPU.
+    """
+
+    processes: int | None = None
+    shared: bool = False
+
+    def crew(
+        self, items: int, set_up: Callable[[Given], None], given: Given, *, device: str
+    ) -> AbstractContextManager[Crew]:
+        cores = os.cpu_count() or 1
+        count = self.processes or (1 if device.startswith("cuda") else min(choices.Transfer.processes, cores))
+        return Processes(min(count, items), set_up, given, threads=max(1, cores // count))
 
 
 class Processes(Generic[Given]):
@@ -67,14 +121,14 @@ class Processes(Generic[Given]):
         self, task: Callable[[Item], Result], items: list[Item], unfinished: dict[Item, None]
     ) -> Iterator[tuple[Item, Answer[Result]]]:
         try:
-            waiting = {self._started(self.count).submit(_guarded, task, item): item for item in items}
+            waiting = {self._started(self.count).submit(guarded, task, item): item for item in items}
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
         except BrokenProcessPool:
             self._end(at_once=True)
             for item in list(unfinished):
                 try:
-                    answer = self._started(1).submit(_guarded, task, item).result()
+                    answer = self._started(1).submit(guarded, task, item).result()
                 except BrokenProcessPool:
                     self._end(at_once=True)
                     answer = None, "its process was ended from outside, perhaps for want of memory"
@@ -104,7 +158,8 @@ def _begin(threads: int, set_up: Callable[[Given], None], given: Given) -> None:
     set_up(given)
 
 
-def _guarded(task: Callable[[Item], Result], item: Item) -> Answer[Result]:
+def guarded(task: Callable[[Item], Result], item: Item) -> Answer[Result]:
+    """What became of one item; only what ends the process itself gets past this."""
     from ..kernels.threads import one_thread
 
     try:

@@ -19,6 +19,7 @@ from lora_graft.choices import (
     Dataset,
     Distill,
     Drawing,
+    Engines,
     File,
     Inspect,
     Merge,
@@ -110,6 +111,7 @@ LISTS = {
     "dtype": "dtypes",
     "layout": "layouts",
     "device": "devices",
+    "engine": "engines",
     "objective": "objectives",
     "kind": "kinds",
     "modules": "module_sets",
@@ -163,7 +165,7 @@ def test_settings_have_the_defaults_of_choices(settings, pages, own):
 COMMANDS = {
     "inspect": [Inspect],
     "similarity": [Work],
-    "transfer": [Transfer, File, Work],
+    "transfer": [Transfer, File, Work, Engines],
     "merge": [Merge, File, Work],
     "resize": [Resize, File, Work],
     "convert": [File],
@@ -171,6 +173,7 @@ COMMANDS = {
     "dataset": [Dataset, Pipelines, Work],
     "discriminator": [],
     "batch": [Batch],
+    "recipe": [Engines, Work],
     "demo": [],
     "examples": [],
 }

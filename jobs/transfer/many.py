@@ -1,4 +1,4 @@
-"""Many LoRAs of one base for another, in parallel processes.
+"""Many LoRAs of one base for another, in parallel processes of this machine or of a cluster.
 
 First the LoRAs are read for the weights they change, then each of these weights is measured once in both bases into
 the cache on disk, then the LoRAs are transferred from what was measured. What a transfer computes beyond that is the
@@ -7,9 +7,8 @@ subspace of a whole fused weight for a LoRA that was trained inside it.
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,11 +18,11 @@ from typing import ClassVar, Literal, Protocol, cast
 
 from ... import adapters, choices
 from ...bases import Base, open_base
-from ...errors import GraftError
+from ...errors import GraftError, SettingsError
 from ...io.outputs import claim, staged
 from ...names import WeightSlice
-from ..cache import SubspaceCache
-from ..processes import Processes
+from ..cache import SubspaceCache, default_folder
+from ..processes import Engine, LocalEngine
 from .move import has_subspaces
 from .pairs import Pairs
 from .transfer import TransferSettings, planned, transfer
@@ -82,10 +81,13 @@ class Job:
     cache: Path | None = None
 
 
-def find_files(patterns: Iterable[str], folder: Path) -> dict[Path, Path]:
+def find_files(patterns: Iterable[str], folder: Path, *, below: Path | None = None) -> dict[Path, Path]:
     """Input → output of all files that match; each keeps its place below the part of the pattern without wildcards.
 
     Files in the output folder are what an earlier call made, and no inputs.
+
+    Args:
+        below: the folder that relative patterns start from; the current one by default.
 
     Raises:
         GraftError: nothing matches, an output would be an input or come from two, or the folder is a file.
@@ -95,8 +97,10 @@ def find_files(patterns: Iterable[str], folder: Path) -> dict[Path, Path]:
     inputs: dict[Path, Path] = {}
     for pattern in patterns:
         parts = Path(pattern).expanduser().parts
-        root = Path(*parts[: next((i for i, part in enumerate(parts) if has_magic(part)), len(parts) - 1)])
-        files = [Path(f) for f in sorted(glob(str(Path(*parts)), recursive=True))]
+        fixed = next((i for i, part in enumerate(parts) if has_magic(part)), len(parts) - 1)
+        root = Path(below or "", *parts[:fixed])
+        found = sorted(glob(str(Path(*parts)), root_dir=below, recursive=True))
+        files = [Path(below or "", f) for f in found]
         files = [f for f in files if f.is_file() and f.suffix.lower() == ".safetensors"]
         if not files:
             raise GraftError(f"{pattern!r} matches no .safetensors file")
@@ -124,41 +128,59 @@ def transfer_many(
     processes: int | None = None,
     keep_cache: bool = True,
     progress: PhaseProgress | None = None,
+    engine: Engine | None = None,
+    each: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Transfer every input to its output; what fails is noted and the rest goes on. In the order of the files.
 
     Args:
         files: input → output, as :func:`find_files` gives them. Outputs that exist are left alone unless overwritten.
-        processes: at a time; None for one per core, at most 4, and one on a GPU. They are spawned: a script that calls
-            this does so under ``if __name__ == "__main__"``.
+        processes: of :class:`..processes.LocalEngine`, the engine unless another one is given.
         keep_cache: use and fill the job's cache of subspaces, not one that lasts as long as this call.
         progress: called in this process.
+        engine: where the work is done. With a shared one, files and bases have absolute names that mean the same on
+            every machine, and so has the cache, by which the machines share what is measured.
+        each: called in this process with every outcome as it comes.
 
     Raises:
         GraftError: a base cannot be opened.
+        SettingsError: a shared engine without a cache that is kept.
     """
+    engine = engine or LocalEngine(processes)
+    if engine.shared and not keep_cache:
+        raise SettingsError("machines of a cluster share the bases' subspaces through the cache, which must be kept")
     for base in (job.source, job.target):
         open_base(base)  # what is wrong with it is known before any process starts
-    outcomes = {f: Outcome(f, o, "present") for f, o in files.items() if o.exists() and not job.overwrite}
+    outcomes: dict[Path, Outcome] = {}
+    phase, tell = progress or (lambda name, done, total, label: None), each or (lambda outcome: None)
+
+    def ended(outcome: Outcome) -> None:
+        outcomes[outcome.file] = outcome
+        tell(outcome)
+
+    for file, output in files.items():
+        if output.exists() and not job.overwrite:
+            ended(Outcome(file, output, "present"))
     work = {file: output for file, output in files.items() if file not in outcomes}
-    cores = os.cpu_count() or 1
-    count = processes or (1 if job.device.startswith("cuda") else min(choices.Transfer.processes, cores))
-    phase = progress or (lambda name, done, total, label: None)
+    if not work:
+        return [outcomes[file] for file in files]
     with ExitStack() as stack:
+        if engine.shared:
+            job = replace(job, cache=(job.cache or default_folder()).absolute())
         if not keep_cache:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="lora-graft-"))
             job = replace(job, cache=Path(scratch))
-        crew = stack.enter_context(Processes(min(count, len(work)), Worker.begin, job, threads=max(1, cores // count)))
+        crew = stack.enter_context(engine.crew(len(work), Worker.begin, job, device=job.device))
         needed: dict[Weights, None] = {}
         for file, weights, why in crew.each(_weights_of, work, partial(phase, "Reading"), _file_name):
             needed |= dict.fromkeys(weights or ())
             if why:
-                outcomes[file] = Outcome(file, work[file], "failed", why)
+                ended(Outcome(file, work[file], "failed", why))
         for _ in crew.each(_measure, needed, partial(phase, "Measuring the bases"), _weight_name):
             pass  # what cannot be measured fails again below, under its file's name
         readable = [item for item in work.items() if item[0] not in outcomes]
         for item, outcome, why in crew.each(_transfer, readable, partial(phase, "Transferring"), _output_name):
-            outcomes[item[0]] = outcome or Outcome(*item, "failed", why)
+            ended(outcome or Outcome(*item, "failed", why))
     return [outcomes[file] for file in files]
 
 
@@ -169,6 +191,7 @@ class Worker:
 
     def __init__(self, job: Job):
         self.job, self.cache = job, SubspaceCache(job.cache)
+        self.told: set[Weights] = set()
         # A type checker does not take FileBase's cached properties for the protocol's properties.
         self.source, self.target = cast(Base, open_base(job.source)), cast(Base, open_base(job.target))
 
@@ -197,8 +220,13 @@ class Worker:
             pairs.by_slice(*weights)
 
     def transfer(self, file: Path, output: Path) -> Outcome:
-        """Transfer one file and write it, with its report."""
+        """Transfer one file and write it, with its report; an output that is there meanwhile is left alone.
+
+        A process that dies just after it wrote the file has its work given to another, which then finds it done.
+        """
         job = self.job
+        if output.exists() and not job.overwrite:
+            return Outcome(file, output, "present")
         beside = output.with_suffix(job.report) if job.report else None
         output.parent.mkdir(parents=True, exist_ok=True)
         claim(output, beside, force=job.overwrite)
@@ -225,7 +253,11 @@ class Worker:
 
 
 def _weights_of(file: Path) -> set[Weights]:
-    return Worker.current.weights_of(file)
+    """Those that this process has not told of before: most LoRAs of a shelf change the same weights."""
+    worker = Worker.current
+    news = worker.weights_of(file) - worker.told
+    worker.told |= news
+    return news
 
 
 def _measure(weights: Weights) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +17,8 @@ from ...kernels.spectral import Subspace, SubspaceSize, flatten, spectrum, subsp
 from ...names import WeightSlice
 from ..cache import SubspaceCache, subspace_key
 from .slices import shape_of, slice_pairs
+
+Figure = TypeVar("Figure")
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,9 @@ class Pairs:
 
     def drift(self, ours: WeightSlice, theirs: WeightSlice) -> float | None:
         """‖W_t − W_s‖ / ‖W_s‖ of the whole weights, about 1.4 between strangers; None when the shapes differ."""
+        return self._figure(lambda: self._drift(ours, theirs), "drift", (self.source, ours), (self.target, theirs))
+
+    def _drift(self, ours: WeightSlice, theirs: WeightSlice) -> float | None:
         before, after = self.weight(self.source, ours), self.weight(self.target, theirs)
         if before.shape != after.shape:
             return None
@@ -90,7 +97,14 @@ class Pairs:
 
     def empty(self, theirs: WeightSlice) -> bool:
         """Whether the target's weight is all zero: a block that was pruned but stays in the file."""
-        return not bool(self.weight(self.target, theirs).any())
+        return self._figure(lambda: not bool(self.weight(self.target, theirs).any()), "empty", (self.target, theirs))
+
+    def _figure(self, compute: Callable[[], Figure], name: str, *weights: tuple[Base, WeightSlice]) -> Figure:
+        """What was computed of the same weights before, without reading them again."""
+        if self.cache is None:
+            return compute()
+        contents = [(self._digest(base, each), shape_of(base, each), each[1:]) for base, each in weights]
+        return self.cache.figure((name, str(self.device), *contents), compute)
 
     def weight(self, base: Base, weight_slice: WeightSlice) -> Tensor:
         """The weight, or its slice, float32 on the device. The last one of either base is kept."""

@@ -9,7 +9,7 @@ from lora_graft.errors import BaseModelError, GraftError
 from lora_graft.jobs.transfer import pairs as pairs_module
 from lora_graft.jobs.transfer.many import Job, Outcome, Worker, find_files, transfer_many
 from lora_graft.jobs.transfer.pairs import Pairs
-from lora_graft.jobs.transfer.transfer import TransferSettings
+from lora_graft.jobs.transfer.transfer import TransferSettings, transfer
 from lora_graft.kernels.spectral import SubspaceSize
 from safetensors.torch import load_file, save_file
 
@@ -94,6 +94,23 @@ def test_each_weight_is_measured_once(work, monkeypatch):
     for file, output in files.items():
         worker.transfer(file, output)
     assert len(counted) == measured
+
+
+def test_copies_read_the_bases_for_the_first_lora_only(work, family, monkeypatch):
+    """How far two weights lie apart, and whether one is empty, is remembered; the report says the same."""
+    worker, files = work[0]("c", "copy"), list(work[1].items())
+    read = []
+    load = pairs_module.load_weight_slice
+    monkeypatch.setattr(pairs_module, "load_weight_slice", lambda *given: read.append(given) or load(*given))
+    worker.transfer(*files[0])
+    assert read
+    read.clear()
+    worker.transfer(*files[1])
+    assert read == []
+    alone = transfer(family.adapter("slant_a"), family.base("a"), family.base("c"), worker.job.settings)
+    again = transfer(family.adapter("slant_a"), worker.source, worker.target, worker.job.settings, cache=worker.cache)
+    assert [line.drift for line in again.report.modules] == [line.drift for line in alone.report.modules]
+    assert len({line.drift for line in alone.report.modules}) > 3
 
 
 def test_vectors_and_values_that_are_set_are_not_measured(family, work, tmp_path):
