@@ -8,7 +8,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import faults
-from fault_jobs import JOBS
+from every_job import JOBS
 from lora_graft.errors import AdapterError
 from lora_graft.io import atomic, safetensors
 from lora_graft.io.outputs import staged
