@@ -114,19 +114,12 @@ class Worker:
                 await self._fill()
                 self.batch.show(self)
                 soon = any(f.ended and not f.fetching for f in self.flights.values())
-                await self._woken(HURRY if soon else POLL)
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self.wake.wait(), HURRY if soon else POLL)
                 self.wake.clear()
                 await self._look()
         finally:
             listening.cancel()
-
-    async def _woken(self, seconds: float) -> None:
-        """Until something has happened or the time is over. Before Python 3.12 ``wait_for`` can swallow a cancel."""
-        waiting = asyncio.ensure_future(self.wake.wait())
-        try:
-            await asyncio.wait({waiting}, timeout=seconds)
-        finally:
-            waiting.cancel()
 
     async def _fill(self) -> None:
         """Send prompts until a few are ahead; with nothing left to send, relieve the busiest other server."""
