@@ -220,18 +220,18 @@ class Box:
     def broken(self, kind: str, at: int, tried: Tried) -> list[str]:
         layer = Layer(self.root, at, kind)
         if kind.startswith("kill"):
-            return self.after(lambda: _in_a_child(self.work.run, layer, self.old), lambda: layer.hit, tried, kill=True)
+            return self.after(lambda: _in_a_child(self.work.run, layer, self.old), lambda: layer.hit, tried, ended=True)
         return self.after(lambda: self._try(layer), lambda: layer.hit, tried)
 
     def after(
-        self, attempt: Callable[[], bool | None], hit: Callable[[], str], tried: Tried, *, kill: bool = False
+        self, attempt: Callable[[], bool | None], hit: Callable[[], str], tried: Tried, *, ended: bool | None = False
     ) -> list[str]:
         """What does not hold after an attempt in fresh folders.
 
         Args:
             attempt: True where the job succeeded, False where it said clearly that it did not, None where it was ended.
             hit: what was broken, for people.
-            kill: whether it must be ended.
+            ended: whether it must be; None where it may.
         """
         self.fresh()
         inputs = _contents(self.root / "in")
@@ -239,7 +239,7 @@ class Box:
             good = attempt()
         except Exception as error:
             return [f"{type(error).__name__}: {error} ({hit()})"]
-        if kill is not (good is None):
+        if ended is not None and ended is not (good is None):
             return [f"the fault did not come about ({hit()})"]
         tried.faults += 1
         tried.worked, tried.failed = tried.worked + (good is True), tried.failed + (good is False)
