@@ -224,7 +224,7 @@ class Box:
         return self.after(lambda: self._try(layer), lambda: layer.hit, tried)
 
     def after(
-        self, attempt: Callable[[], bool | None], hit: Callable[[], str], tried: Tried, *, ended: bool | None = False
+        self, attempt: Callable[[], bool | None], hit: Callable[[], str], tried: Tried, *, ended: bool | None = False, late: bool = False
     ) -> list[str]:
         """What does not hold after an attempt in fresh folders.
 
@@ -232,6 +232,7 @@ class Box:
             attempt: True where the job succeeded, False where it said clearly that it did not, None where it was ended.
             hit: what was broken, for people.
             ended: whether it must be; None where it may.
+            late: whether it may say that it failed when all is written: what it was to show then is lost.
         """
         self.fresh()
         inputs = _contents(self.root / "in")
@@ -244,6 +245,8 @@ class Box:
         tried.faults += 1
         tried.worked, tried.failed = tried.worked + (good is True), tried.failed + (good is False)
         tried.killed += good is None
+        if late and good is False and self._lasting(_contents(self.root / "out")) == self.wanted:
+            good = None
         findings = self._whole(good)
         if _contents(self.root / "in") != inputs:
             findings.append("an input changed")
