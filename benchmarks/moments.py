@@ -37,7 +37,9 @@ def main() -> None:
     names = [chosen.job] if chosen.job else list(jobs)
     strikes = {"Ctrl-C": (moments.interrupt, chosen.count)}
     strikes |= {f"memory: {name}": (strike, chosen.memory // 3) for name, strike in moments.MEMORY.items()}
-    print("| job | what | lines to choose from | moments tried | succeeded all the same | clear error | ended | broken |")
+    print(
+        "| job | what | lines to choose from | moments tried | succeeded all the same | clear error | ended | broken |"
+    )
     print("|---|---|--:|--:|--:|--:|--:|--:|")
     findings = []
     for what, (strike, count) in strikes.items():

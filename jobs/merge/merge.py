@@ -46,7 +46,9 @@ class MergeResult:
 
 @full_precision()
 @one_thread()
-@memory_told("Merge fewer LoRAs at a time, with a method that needs no whole weight (lego, svd, concat), or work on the CPU.")
+@memory_told(
+    "Merge fewer LoRAs at a time, with a method that needs no whole weight (lego, svd, concat), or work on the CPU."
+)
 def merge(
     adapters: Sequence[tuple[Adapter, float, float]],
     settings: MergeSettings | None = None,

@@ -312,7 +312,9 @@ def a_clock_that_jumps(root: Path, count: int) -> list[str]:
         cache.put(f"{number:064x}", subspace(corpus.draw(8, 6, seed=number), 2))
         for path in (root / "cache").iterdir():
             os.utime(path, (real() + 10 * 365 * 86400.0,) * 2)
-    return found + _unless((root / "cache" / f"{11:064x}.safetensors").exists(), "entries from the future stay for ever")
+    return found + _unless(
+        (root / "cache" / f"{11:064x}.safetensors").exists(), "entries from the future stay for ever"
+    )
 
 
 CASES = {

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "cli")]
-import corpus
+sys.path.insert(0, str(Path(__file__).parent.parent / "cli"))
+sys.path.insert(0, str(Path(__file__).parent))
 import fault_jobs
 from fault_jobs import command
 from faults import Work
@@ -153,8 +152,8 @@ JOBS: dict[str, Work] = {
     **fault_jobs.JOBS,
     "transfer --all": _without_processes(command(
         "transfer", "--all", "in/loras/*", "--source", "in/a.safetensors", "--target", "in/b.safetensors", "--method",
-        "lora-x", "--k", "2", "--reports", "md", "-o", "out/", prepare=_shelf, says=("Failed: ", "Error: "), outputs=REPORTS,
-        apart=True,
+        "lora-x", "--k", "2", "--reports", "md", "-o", "out/", prepare=_shelf, says=("Failed: ", "Error: "),
+        outputs=REPORTS, apart=True,
     )),
     "discriminator": command(
         "discriminator", "--real", "in/real", "--generated", "in/generated", "-o", "out/d.safetensors",

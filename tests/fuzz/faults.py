@@ -224,7 +224,13 @@ class Box:
         return self.after(lambda: self._try(layer), lambda: layer.hit, tried)
 
     def after(
-        self, attempt: Callable[[], bool | None], hit: Callable[[], str], tried: Tried, *, ended: bool | None = False, late: bool = False
+        self,
+        attempt: Callable[[], bool | None],
+        hit: Callable[[], str],
+        tried: Tried,
+        *,
+        ended: bool | None = False,
+        late: bool = False,
     ) -> list[str]:
         """What does not hold after an attempt in fresh folders.
 

@@ -99,7 +99,9 @@ def strike_often(
     around = _around()
     for at in sorted(Random(seed).sample(range(1, moments.seen + 1), min(count, moments.seen))):
         struck = Moments(at, strike, within)
-        found = box.after(partial(_try, work, root, struck), lambda here=struck: here.where, tried, ended=None, late=True)
+        found = box.after(
+            partial(_try, work, root, struck), lambda here=struck: here.where, tried, ended=None, late=True
+        )
         left = _around() - around
         findings += [f"at {at}: {what}" for what in [*found, *(f"left {one} ({struck.where})" for one in left)]]
     return tried, findings

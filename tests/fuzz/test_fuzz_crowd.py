@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
-pytest.importorskip("httpx")
-pytest.importorskip("websockets")
 sys.path.insert(0, str(Path(__file__).parent))
 from crowd import CASES
 from lora_graft.batch.manifest import NAME, Manifest
 from lora_graft.errors import GraftError
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
+pytest.importorskip("httpx")
+pytest.importorskip("websockets")
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -8,15 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are a POSIX thing")
-pytest.importorskip("httpx")
-pytest.importorskip("websockets")
 sys.path.insert(0, str(Path(__file__).parent))
+import fault_jobs
+import lora_graft
 import moments
 from every_job import JOBS
 from lora_graft.errors import in_words
 from lora_graft.jobs import workers
 from lora_graft.jobs.memory import memory_told
+from lora_graft.jobs.merge.merge import MergeSettings, merge
+from lora_graft.jobs.merge.resize import ResizeSettings, resize
+from lora_graft.jobs.transfer.transfer import TransferSettings, transfer
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are a POSIX thing")
+pytest.importorskip("httpx")
+pytest.importorskip("websockets")
 
 
 @pytest.mark.parametrize(("name", "count"), [("transfer", 4), ("merge", 3), ("batch", 4), ("distill", 2)])
@@ -24,6 +30,50 @@ def test_ctrl_c_loses_nothing_and_leaves_nothing(name, count, tmp_path, one_thre
     tried, findings = moments.strike_often(JOBS[name], tmp_path.resolve(), count, seed=3)
     assert not findings
     assert tried.killed + tried.worked == count and tried.killed
+
+
+@pytest.mark.parametrize("job", ["transfer", "merge", "resize"])
+def test_a_cancel_at_every_call_of_the_progress(job, tmp_path):
+    """As a host cancels: what came in is as it was, no thread is left, the next run is right."""
+    (tmp_path / "in").mkdir()
+    fault_jobs._files(tmp_path)
+    one, two = (lora_graft.read(tmp_path / "in" / f"{name}.safetensors") for name in ("one", "two"))
+    a, b = (lora_graft.open_base(tmp_path / "in" / f"{name}.safetensors") for name in "ab")
+    calls = {
+        "transfer": lambda tell: transfer(one, a, b, TransferSettings(method="lora-x"), progress=tell).adapter,
+        "merge": lambda tell: merge([(one, 1, 1), (two, 1, 1)], MergeSettings(rank=2), progress=tell).adapter,
+        "resize": lambda tell: resize(one, ResizeSettings(amount=2), progress=tell).adapter,
+    }
+    torch.set_num_threads(2)
+    try:
+        before, seen = contents(one), []
+        right = contents(calls[job](lambda *step: seen.append(step)))
+        around = set(threading.enumerate())
+        assert len(seen) > len(one.modules)  # before every module, and at the end
+        for at in range(len(seen)):
+            left = iter(range(at))
+
+            def stop(*step, left=left):
+                if next(left, None) is None:
+                    raise Cancelled
+
+            with pytest.raises(Cancelled):
+                calls[job](stop)
+            assert set(threading.enumerate()) <= around and torch.get_num_threads() == 2
+        assert contents(one) == before and contents(calls[job](lambda *step: None)) == right
+    finally:
+        torch.set_num_threads(1)
+
+
+class Cancelled(Exception):
+    """What a host raises when its user cancels."""
+
+
+def contents(adapter):
+    return {
+        key: {suffix: tensor.tolist() for suffix, tensor in module.tensors.items()}
+        for key, module in adapter.modules.items()
+    }
 
 
 @pytest.mark.parametrize("kind", moments.MEMORY)
