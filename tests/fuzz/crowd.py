@@ -317,6 +317,41 @@ def a_clock_that_jumps(root: Path, count: int) -> list[str]:
     )
 
 
+def too_little_memory(root: Path, count: int) -> list[str]:
+    """Under limits of the process, transfer is done or says that memory lacks and what to lower; nothing is left."""
+    import resource
+
+    import torch
+
+    size, block = 1200, "input_blocks.1.1.transformer_blocks.0.attn1.to_q"
+    key = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    halves = {".lora_up.weight": (size, 4), ".lora_down.weight": (4, size)}
+    _fresh(root)
+    assert _transfer(root, root / "out" / "x.safetensors") == "done"  # all is imported
+    _fresh(root, lambda root: None)
+    adapter = fault_jobs._small()
+    adapter.tensors.update({key + name: corpus.draw(*shape) for name, shape in halves.items()})
+    fault_jobs._put(root, "one.safetensors", adapter)
+    for name, seed in (("a", 0), ("b", 1)):
+        base = fault_jobs._base(seed)
+        base.tensors[f"model.diffusion_model.{block}.weight"] = corpus.draw(size, size, seed=seed)
+        fault_jobs._put(root, f"{name}.safetensors", base)
+
+    def limited(megabytes: int) -> str:
+        with open("/proc/self/statm") as status:
+            now = int(status.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + (megabytes << 20),) * 2)
+        torch.set_num_threads(1)
+        outcome = _transfer(root, root / "out" / f"{megabytes}.safetensors", "--no-cache")
+        return "told" if "not enough memory" in outcome else outcome
+
+    outcomes: Counter[str] = Counter()
+    for megabytes in [*range(0, 4 * count, 4), 1000]:
+        outcomes += together(1, lambda _, limit=megabytes: limited(limit))
+    found = _unless(outcomes.keys() == {"done", "told"}, str(outcomes))
+    return found + _unless(len(list((root / "out").iterdir())) == outcomes["done"], "partial outputs") + _leftovers(root)
+
+
 CASES = {
     "one cache": one_cache,
     "one cache, too small": one_small_cache,
@@ -329,4 +364,5 @@ CASES = {
     "a cache on a full or read-only disk": a_cache_that_takes_nothing,
     "a file system that does not tell A from a": names_that_differ_in_case,
     "a clock that jumps": a_clock_that_jumps,
+    "too little memory": too_little_memory,
 }

@@ -75,13 +75,17 @@ def family() -> dict[str, Path]:
 
 
 def _clearly(work: Callable[[Path], object]) -> Callable[[Path, bool], bool]:
-    """A function's run, where only the errors for users count as clear ones."""
-    from lora_graft.errors import GraftError
+    """A function's run, where only the errors for users, and memory that gives out, count as clear ones."""
+    from lora_graft.errors import GraftError, lacks_memory
 
     def run(root: Path, force: bool) -> bool:
         try:
             work(root)
         except (GraftError, OSError):
+            return False
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
             return False
         return True
 
