@@ -349,7 +349,8 @@ def too_little_memory(root: Path, count: int) -> list[str]:
     for megabytes in [*range(0, 4 * count, 4), 1000]:
         outcomes += together(1, lambda _, limit=megabytes: limited(limit))
     found = _unless(outcomes.keys() == {"done", "told"}, str(outcomes))
-    return found + _unless(len(list((root / "out").iterdir())) == outcomes["done"], "partial outputs") + _leftovers(root)
+    made = len(list((root / "out").iterdir()))
+    return found + _unless(made == outcomes["done"], "partial outputs") + _leftovers(root)
 
 
 CASES = {
