@@ -221,7 +221,8 @@ class Box:
         layer = Layer(self.root, at, kind)
         if kind.startswith("kill"):
             return self.after(lambda: _in_a_child(self.work.run, layer, self.old), lambda: layer.hit, tried, ended=True)
-        return self.after(lambda: self._try(layer), lambda: layer.hit, tried)
+        stuck = kind == "read-only"
+        return self.after(lambda: self._try(layer), lambda: layer.hit, tried, stuck=stuck)
 
     def after(
         self,
@@ -231,6 +232,7 @@ class Box:
         *,
         ended: bool | None = False,
         late: bool = False,
+        stuck: bool = False,
     ) -> list[str]:
         """What does not hold after an attempt in fresh folders.
 
@@ -238,6 +240,7 @@ class Box:
             attempt: True where the job succeeded, False where it said clearly that it did not, None where it was ended.
             hit: what was broken, for people.
             ended: whether it must be; None where it may.
+            stuck: whether what is there already cannot be taken away again after a failure.
             late: whether it may say that it failed when all is written: what it was to show then is lost.
         """
         self.fresh()
@@ -252,6 +255,8 @@ class Box:
         tried.worked, tried.failed = tried.worked + (good is True), tried.failed + (good is False)
         tried.killed += good is None
         if late and good is False and self._lasting(_contents(self.root / "out")) == self.wanted:
+            good = None
+        if stuck and good is False:
             good = None
         findings = self._whole(good)
         if _contents(self.root / "in") != inputs:
