@@ -318,35 +318,34 @@ def a_clock_that_jumps(root: Path, count: int) -> list[str]:
 
 
 def too_little_memory(root: Path, count: int) -> list[str]:
-    """Under limits of the process, transfer is done or says that memory lacks and what to lower; nothing is left."""
+    """Under limits of the process, a merge of whole weights is done or says what lacks and what to lower."""
     import resource
 
     import torch
 
-    size, block = 1200, "input_blocks.1.1.transformer_blocks.0.attn1.to_q"
-    key = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    size, key = 3000, "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
     halves = {".lora_up.weight": (size, 4), ".lora_down.weight": (4, size)}
-    _fresh(root)
-    assert _transfer(root, root / "out" / "x.safetensors") == "done"  # all is imported
-    _fresh(root, lambda root: None)
-    adapter = fault_jobs._small()
-    adapter.tensors.update({key + name: corpus.draw(*shape) for name, shape in halves.items()})
-    fault_jobs._put(root, "one.safetensors", adapter)
-    for name, seed in (("a", 0), ("b", 1)):
-        base = fault_jobs._base(seed)
-        base.tensors[f"model.diffusion_model.{block}.weight"] = corpus.draw(size, size, seed=seed)
-        fault_jobs._put(root, f"{name}.safetensors", base)
+    given = [root / "in" / f"{name}.safetensors" for name in ("one", "two")]
+
+    def merged(output: Path) -> str:
+        outcome = _cli("merge", *given, "--method", "ties", "--rank", "2", "-o", output)
+        return "told" if "not enough memory" in outcome and "Merge fewer LoRAs" in outcome else outcome
 
     def limited(megabytes: int) -> str:
         with open("/proc/self/statm") as status:
             now = int(status.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (now + (megabytes << 20),) * 2)
-        torch.set_num_threads(1)
-        outcome = _transfer(root, root / "out" / f"{megabytes}.safetensors", "--no-cache")
-        return "told" if "not enough memory" in outcome else outcome
+        return merged(root / "out" / f"{megabytes}.safetensors")
 
+    _fresh(root)
+    torch.set_num_threads(1)
+    assert merged(root / "out" / "x.safetensors") == "done"  # all is imported
+    _fresh(root, lambda root: None)
+    for seed, file in enumerate(given):
+        tensors = {key + name: corpus.draw(*shape, seed=seed) for name, shape in halves.items()}
+        file.write_bytes(corpus.File(tensors, {}).to_bytes())
     outcomes: Counter[str] = Counter()
-    for megabytes in [*range(0, 4 * count, 4), 1000]:
+    for megabytes in [*range(16, 16 + 4 * count, 4), 4000]:
         outcomes += together(1, lambda _, limit=megabytes: limited(limit))
     found = _unless(outcomes.keys() == {"done", "told"}, str(outcomes))
     made = len(list((root / "out").iterdir()))
