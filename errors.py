@@ -60,4 +60,16 @@ def in_words(error: BaseException) -> str:
     """An error as a user reads it: what was wrong, of the system's errors the file too."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f" (file {error.filename})" if error.filename else "")
-    return "out of memory" if isinstance(error, MemoryError) else str(error)
+    if lacks_memory(error):
+        return str(error) if str(error).startswith(NO_MEMORY) else NO_MEMORY
+    return str(error)
+
+
+NO_MEMORY = "There is not enough memory"
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether memory gave out: Python's, a device's, or PyTorch's on the CPU, which tells it in words alone."""
+    if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return True
+    return isinstance(error, RuntimeError) and any(w in str(error) for w in ("allocate memory", "out of memory"))

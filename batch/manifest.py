@@ -16,6 +16,7 @@ from ..errors import GraftError
 from ..untrusted import parse_json
 
 NAME = "manifest.jsonl"
+_BEGINS = b'{"event": "'
 EVENTS = ("batch", "queued", "returned", "done", "failed")
 
 
@@ -87,11 +88,12 @@ class Manifest:
             try:
                 self.past.take(parse_json(line))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                if number == 0:
+                cut = not line.endswith(b"\n")  # half an event: the machine went down while it was written
+                if number == 0 and not (cut and (line.startswith(_BEGINS) or _BEGINS.startswith(line))):
                     raise GraftError(
                         "this is not the manifest of a batch", file=self.path, hint="Choose another folder."
                     ) from error
-                if not line.endswith(b"\n"):  # half an event: the machine went down while it was written
+                if cut:
                     self._file.truncate(len(data) - len(line))
                     return
         if data and not data.endswith(b"\n"):

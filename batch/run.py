@@ -130,9 +130,10 @@ class Batch:
                 self.over.set()
             await self.over.wait()
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            while self._tasks:  # again: before Python 3.12 asyncio's wait_for may swallow a cancel
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.wait(list(self._tasks), timeout=0.1)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(asyncio.gather(*map(self._withdraw, self.workers)), 10)
         if self._error:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "fuzz"
 
 def main() -> None:
     import torch
-    from fault_jobs import JOBS
+    from every_job import JOBS
     from faults import KINDS, Tried, break_everywhere
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

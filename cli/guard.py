@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import typer
 
-from ..errors import GraftError, in_words
+from ..errors import GraftError, in_words, lacks_memory
 from ..untrusted import visible
 
 FAILED, INTERRUPTED = 1, 130
@@ -25,13 +25,13 @@ def cleanly(command: Callable) -> Callable:
         except KeyboardInterrupt:
             if kwargs.get("debug"):
                 raise
-            print("Interrupted; nothing was written.", file=sys.stderr)
+            print("Interrupted. Each output is there whole, or as it was before.", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:  # the reader of our output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(FAILED) from None
-        except (GraftError, OSError, MemoryError) as error:
-            if kwargs.get("debug"):
+        except (GraftError, OSError, MemoryError, RuntimeError) as error:
+            if kwargs.get("debug") or (isinstance(error, RuntimeError) and not lacks_memory(error)):
                 raise
             print(f"Error: {visible(in_words(error))}", file=sys.stderr)
             raise typer.Exit(FAILED) from None

@@ -76,7 +76,7 @@ def unfinished(path: str | os.PathLike) -> Iterator[tuple[BinaryIO, Path]]:
         except OSError:
             _swept.discard(scratch.parent)  # then the next one tries
         if lock is not None:
-            os.close(lock)
+            lock.close()
 
 
 def move(scratch: Path, final: Path, overwrite: bool) -> None:
@@ -105,8 +105,8 @@ def _claim(scratch: Path, final: Path) -> None:
         raise
 
 
-def _open(path: str | os.PathLike) -> tuple[BinaryIO, Path, int | None]:
-    """A new hidden file, its name, and a descriptor that holds its lock when the file itself is closed."""
+def _open(path: str | os.PathLike) -> tuple[BinaryIO, Path, BinaryIO | None]:
+    """A new hidden file, its name, and it once more, to hold its lock when the file itself is closed."""
     while True:
         scratch = beside(path)
         file = scratch.open("xb")
@@ -114,7 +114,7 @@ def _open(path: str | os.PathLike) -> tuple[BinaryIO, Path, int | None]:
         if locked is None:
             return file, scratch, None
         if locked and os.fstat(file.fileno()).st_nlink:
-            return file, scratch, os.dup(file.fileno())
+            return file, scratch, os.fdopen(os.dup(file.fileno()), "wb")
         file.close()  # somebody who sweeps was quicker than the lock
 
 

@@ -40,6 +40,14 @@ def claim(
             raise GraftError("the folder for the output does not exist", file=path, hint="Create it first.")
 
 
+def ignores_case(folder: Path) -> bool:
+    """Whether the file system of a folder, or of what is there of its path, takes A and a for one name."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    other = folder.with_name(folder.name.swapcase()) if folder.name else folder
+    return other.name != folder.name and other.exists() and other.samefile(folder)
+
+
 @contextmanager
 def staged(files: dict[Path, bytes], *, main: Path | None = None, overwrite: bool = True) -> Iterator[None]:
     """Write files under hidden names beside their own, run the body (which writes the main file), then move them in.

@@ -202,7 +202,9 @@ class SubspaceCache:
         limit = min(self.limit, (self._used or 0) + shutil.disk_usage(self.folder).free // 2)
         if self._used is not None and self._used + size <= limit and self._writes % LOOK_EVERY:
             return True
-        entries = sorted(self._entries(), key=lambda entry: entry[1])
+        ahead = time.time() + FRESH  # written by a clock that was wrong: as good as never used
+        entries = [(path, used_at if used_at < ahead else 0.0, length) for path, used_at, length in self._entries()]
+        entries.sort(key=lambda entry: entry[1])
         self._used = sum(entry[2] for entry in entries)
         limit = min(self.limit, self._used + shutil.disk_usage(self.folder).free // 2)
         stale = time.time() - FRESH

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
 from .. import choices
-from ..errors import GraftError, in_words
+from ..errors import GraftError, in_words, lacks_memory
 from .progress import Progress
 
 Given = TypeVar("Given")
@@ -168,4 +168,4 @@ def guarded(task: Callable[[Item], Result], item: Item) -> Answer[Result]:
     except (GraftError, OSError, MemoryError) as error:
         return None, in_words(error)
     except Exception as error:  # one odd item must not stop the others
-        return None, f"{type(error).__name__}: {error}"
+        return None, in_words(error) if lacks_memory(error) else f"{type(error).__name__}: {error}"

@@ -59,9 +59,14 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     """Running workers of one thread each; the setting of all other threads is as it was."""
     pool = ThreadPoolExecutor(workers, "lora_graft", _alone, (most(),))
     started = Barrier(workers + 1)
-    for _ in range(workers):
-        pool.submit(started.wait)
-    started.wait()
+    try:
+        for _ in range(workers):
+            pool.submit(started.wait)
+        started.wait()
+    except BaseException:  # a Ctrl-C: those that wait must not wait for ever
+        started.abort()
+        pool.shutdown(cancel_futures=True)
+        raise
     return pool
 
 

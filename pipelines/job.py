@@ -13,7 +13,7 @@ import torch
 from .. import adapters as files
 from .. import choices
 from ..adapters import Adapter
-from ..errors import AdapterError, SettingsError
+from ..errors import NO_MEMORY, AdapterError, SettingsError, lacks_memory
 from ..jobs.distill import dataset as datasets
 from ..jobs.distill.checkpoint import FileKeeper, identity
 from ..jobs.distill.dataset import Dataset
@@ -226,12 +226,11 @@ def memory_told() -> Iterator[None]:
     """Too little memory is told as an error that names the ways out."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as problem:
-        known = isinstance(problem, (MemoryError, torch.OutOfMemoryError))
-        if not known and "allocate memory" not in str(problem) and "out of memory" not in str(problem):
+    except (MemoryError, RuntimeError) as problem:
+        if not lacks_memory(problem):
             raise
         raise SettingsError(
-            "There is not enough memory",
+            NO_MEMORY,
             hint="Take smaller batches (--batch, and --accumulation as many times larger), --checkpointing on, "
             "--precision bf16, --offload on, or smaller pictures (--width, --height).",
         ) from problem

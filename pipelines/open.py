@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..bases import Base, open_base
-from ..errors import BaseModelError, GraftError, SettingsError
+from ..errors import BaseModelError, GraftError, SettingsError, lacks_memory
 from ..untrusted import parse_json
 from .family import FAMILIES, Family
 from .noise import Discrete, Flow, noise_of
@@ -158,9 +158,9 @@ def _told(folder: Path):
     """Whatever the two libraries say of files that they cannot take is told as an error of the model."""
     try:
         yield
-    except (GraftError, MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as problem:
+        if isinstance(problem, GraftError) or lacks_memory(problem):
+            raise
         lines = str(problem).strip().splitlines() or [type(problem).__name__]
         raise BaseModelError(
             f"diffusers cannot open this model: {lines[0][:300]}",

@@ -19,6 +19,7 @@ from ...kernels.lowrank import LowRank
 from ...names import WeightSlice
 from ...names.keys import is_text_encoder
 from ...version import __version__
+from ..memory import memory_told
 from ..progress import Progress, silent
 from .dataset import Dataset
 from .denoiser import Denoiser, Teacher, Trainee
@@ -104,6 +105,9 @@ class Distilled:
     side_effects: SideEffects | None = None
 
 
+@memory_told(
+    "Take a smaller batch (and accumulation as many times larger), switch checkpointing on, or compute in bf16."
+)
 def distill(
     dataset: Dataset,
     teacher: Teacher | None,

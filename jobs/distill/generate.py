@@ -13,6 +13,7 @@ from ...errors import SettingsError
 from ...kernels.distill.discriminator import likeness
 from ...kernels.distill.filter import action
 from ...kernels.finite import all_finite
+from ..memory import memory_told
 from ..progress import Progress, silent
 from .dataset import Dataset
 from .denoiser import Denoiser, Drawing, Teacher
@@ -53,6 +54,7 @@ class Generation:
 Embed = Callable[[Tensor], Tensor]
 
 
+@memory_told("Draw fewer pictures at a time (batch), or smaller ones.")
 def generate(
     teacher: Teacher,
     target: Denoiser | None,

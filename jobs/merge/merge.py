@@ -21,6 +21,7 @@ from ...kernels.precision import full_precision
 from ...kernels.threads import one_thread
 from ...version import __version__
 from ..check import check_fits
+from ..memory import memory_told
 from ..progress import Progress, silent
 from ..whole_weights import joined
 from ..workers import in_order
@@ -47,6 +48,9 @@ class MergeResult:
 
 @full_precision()
 @one_thread()
+@memory_told(
+    "Merge fewer LoRAs at a time, with a method that needs no whole weight (lego, svd, concat), or work on the CPU."
+)
 def merge(
     adapters: Sequence[tuple[Adapter, float, float]],
     settings: MergeSettings | None = None,

@@ -18,6 +18,7 @@ from ...kernels.precision import full_precision
 from ...kernels.threads import one_thread
 from ...version import __version__
 from ..check import check_fits
+from ..memory import memory_told
 from ..progress import Progress, silent
 from ..whole_weights import joined
 from .architecture import names_for
@@ -61,6 +62,7 @@ class ResizeSettings:
 
 @full_precision()
 @one_thread()
+@memory_told("Work on the CPU, or where there is more memory.")
 def resize(
     adapter: Adapter,
     settings: ResizeSettings | None = None,

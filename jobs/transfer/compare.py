@@ -15,6 +15,7 @@ from ...kernels.spectral import SubspaceSize
 from ...kernels.threads import one_thread
 from ...names import WeightSlice, describe
 from ..cache import SubspaceCache
+from ..memory import memory_told
 from ..progress import Progress, silent
 from .advice import relation, strangers
 from .move import likeness
@@ -26,6 +27,7 @@ from .slices import shape_of
 
 @full_precision()
 @one_thread()
+@memory_told("Take a smaller subspace (k, or k as a share), or work on the CPU.")
 def compare(
     source: Base,
     target: Base,

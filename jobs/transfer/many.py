@@ -19,7 +19,7 @@ from typing import ClassVar, Literal, Protocol, cast
 from ... import adapters, choices
 from ...bases import Base, open_base
 from ...errors import GraftError, SettingsError
-from ...io.outputs import claim, staged
+from ...io.outputs import claim, ignores_case, staged
 from ...names import WeightSlice
 from ..cache import SubspaceCache, default_folder
 from ..processes import Engine, LocalEngine
@@ -109,6 +109,15 @@ def find_files(patterns: Iterable[str], folder: Path, *, below: Path | None = No
         if folder.resolve().is_relative_to(root.resolve()):
             files = [f for f in files if not f.resolve().is_relative_to(folder.resolve())]
         inputs |= {f: folder / f.relative_to(root) for f in files}
+    spelled: dict[str, Path] = {}
+    for file, output in inputs.items() if ignores_case(folder.resolve()) else ():
+        other = spelled.setdefault(str(output).casefold(), file)
+        if other is not file:
+            raise GraftError(
+                f"the outputs of {file} and {other} would be one file: the file system there does not tell A from a",
+                file=output,
+                hint="Rename one of them, or call once for each.",
+            )
     taken: dict[Path, Path] = {f.resolve(): f for f in inputs}
     for file, output in inputs.items():
         other = taken.setdefault(output.resolve(), file)

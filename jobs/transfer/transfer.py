@@ -23,6 +23,7 @@ from ...names import WeightSlice
 from ...version import __version__
 from ..cache import SubspaceCache
 from ..check import check_fits
+from ..memory import memory_told
 from ..progress import Progress, silent
 from ..text import percent
 from ..whole_weights import carried
@@ -49,6 +50,7 @@ class TransferResult:
 
 @full_precision()
 @one_thread()
+@memory_told("Take a smaller subspace (k, or k as a share), or work on the CPU.")
 def transfer(
     adapter: Adapter,
     source: Base,

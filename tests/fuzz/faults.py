@@ -22,10 +22,13 @@ from pathlib import Path
 _CALLS = ("open", "fsync", "link", "replace", "rename", "unlink", "mkdir", "utime", "truncate")
 _BY_NUMBER = ("fsync",)
 ERRORS = {"EIO": errno.EIO, "EACCES": errno.EACCES}
-# "full": from this point on the disk takes nothing more. "short": a write that takes half of what it is given.
-KINDS = ("EIO", "EACCES", "full", "short", "kill", "kill half way")
+# "full": from this point on the disk takes nothing more; "read-only": it was mounted anew, as a system does that has
+# found it damaged. "short": a write that takes half of what it is given.
+KINDS = ("EIO", "EACCES", "full", "read-only", "short", "kill", "kill half way")
 _GROWS = ("open to write", "write", "fsync", "link", "mkdir")
-_ONLY = {"full": _GROWS, "short": ("write",), "kill half way": ("write",)}
+_CHANGES = (*_GROWS, "replace", "rename", "unlink", "utime", "truncate")
+_FROM_THEN_ON = {"full": (errno.ENOSPC, _GROWS), "read-only": (errno.EROFS, _CHANGES)}
+_ONLY = {"full": _GROWS, "read-only": _CHANGES, "short": ("write",), "kill half way": ("write",)}
 
 
 @dataclass
@@ -45,9 +48,10 @@ class Layer:
         number = len(self.seen)
         self.seen.append(what)
         name = f"{what} {Path(os.fsdecode(path)).suffix or Path(os.fsdecode(path)).name}"
-        if self.kind == "full" and self.at >= 0 and number >= self.at and what in _GROWS:
+        code, kinds = _FROM_THEN_ON.get(self.kind, (0, ()))
+        if 0 <= self.at <= number and what in kinds:
             self.hit = self.hit or name
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            raise OSError(code, os.strerror(code), str(path))
         if number != self.at:
             return False
         self.hit = self.hit or name
@@ -137,16 +141,21 @@ class Work:
 
     run: called with (folder, force): reads below folder/"in", writes below folder/"out" and folder/"cache"; True where
         it succeeded, False where it said clearly that it did not; anything else it raises is a finding.
-    outputs: the files that it leaves in folder/"out". kept: whether it may write over old ones, when it is told to;
-        else they are taken away before it runs again.
+    outputs: the files that it leaves in folder/"out". over: whether it may write over old ones, when it is told to.
+    goes_on: whether it goes on from what an earlier run left; else that is taken away where it may not be written over.
     readable: of a file that is written again and again: whether it is whole.
+    varying: outputs whose bytes are others each time (times, random numbers).
+    apart: the outputs come one by one, so that some may be there when others failed.
     """
 
     run: Callable[[Path, bool], bool]
     prepare: Callable[[Path], None]
     outputs: tuple[str, ...]
-    kept: bool = True
-    readable: Callable[[Path], bool] | None = None
+    over: bool = True
+    goes_on: bool = False
+    readable: dict[str, Callable[[Path], bool]] = field(default_factory=dict)
+    varying: tuple[str, ...] = ()
+    apart: bool = False
 
 
 @dataclass
@@ -166,8 +175,8 @@ def break_everywhere(
     every: only each so-many-th point. over: without and with old files under the outputs' names.
     """
     tried, findings = Tried(), []
-    for old in over if work.kept else (False,):
-        box = _Box(work, root, old)
+    for old in over if work.over else (False,):
+        box = Box(work, root, old)
         seen = box.measure()
         tried.points += len(seen)
         for kind in kinds:
@@ -178,7 +187,9 @@ def break_everywhere(
     return tried, findings
 
 
-class _Box:
+class Box:
+    """A job in its folder, what it leaves when nothing is broken, and what must hold after something was."""
+
     def __init__(self, work: Work, root: Path, old: bool):
         self.work, self.root, self.old = work, root, old
         self.wanted: dict[str, bytes] = {}
@@ -199,66 +210,98 @@ class _Box:
             self.fresh()
             with under(layer := Layer(self.root)):
                 good = self.work.run(self.root, self.old)
-            found = {name: (self.root / "out" / name).read_bytes() for name in self.work.outputs}
-            assert good and found == (self.wanted or found), "the unbroken run is not the same each time"
+            found = self._lasting(_contents(self.root / "out"))
+            missing = set(self.work.outputs) - set(_contents(self.root / "out"))
+            assert good and not missing, f"the unbroken run left no {missing}"
+            assert found == (self.wanted or found), "the unbroken run is not the same each time"
             self.wanted = found
         return layer.seen
 
     def broken(self, kind: str, at: int, tried: Tried) -> list[str]:
+        layer = Layer(self.root, at, kind)
+        if kind.startswith("kill"):
+            return self.after(lambda: _in_a_child(self.work.run, layer, self.old), lambda: layer.hit, tried, ended=True)
+        stuck = kind == "read-only"
+        return self.after(lambda: self._try(layer), lambda: layer.hit, tried, stuck=stuck)
+
+    def after(
+        self,
+        attempt: Callable[[], bool | None],
+        hit: Callable[[], str],
+        tried: Tried,
+        *,
+        ended: bool | None = False,
+        late: bool = False,
+        stuck: bool = False,
+    ) -> list[str]:
+        """What does not hold after an attempt in fresh folders.
+
+        Args:
+            attempt: True where the job succeeded, False where it said clearly that it did not, None where it was ended.
+            hit: what was broken, for people.
+            ended: whether it must be; None where it may.
+            stuck: whether what is there already cannot be taken away again after a failure.
+            late: whether it may say that it failed when all is written: what it was to show then is lost.
+        """
         self.fresh()
         inputs = _contents(self.root / "in")
-        layer = Layer(self.root, at, kind)
-        killed = kind.startswith("kill")
         try:
-            good = _in_a_child(self.work.run, layer, self.old) if killed else self._try(layer)
+            good = attempt()
         except Exception as error:
-            return [f"{type(error).__name__}: {error} ({layer.hit})"]
-        if killed is not (good is None):
-            return [f"the fault did not come about ({layer.hit})"]
+            return [f"{type(error).__name__}: {error} ({hit()})"]
+        if ended is not None and ended is not (good is None):
+            return [f"the fault did not come about ({hit()})"]
         tried.faults += 1
         tried.worked, tried.failed = tried.worked + (good is True), tried.failed + (good is False)
         tried.killed += good is None
-        findings = self._whole(good, layer)
+        if late and good is False and self._lasting(_contents(self.root / "out")) == self.wanted:
+            good = None
+        if stuck and good is False:
+            good = None
+        findings = self._whole(good)
         if _contents(self.root / "in") != inputs:
-            findings.append(f"an input changed ({layer.hit})")
+            findings.append("an input changed")
         _forget_swept()
-        if not self.work.kept and self.work.readable is None:
+        if not self.work.over and not self.work.goes_on:
             for name in self.work.outputs:
                 (self.root / "out" / name).unlink(missing_ok=True)
-        if not self.work.run(self.root, self.old or good is not False):
-            findings.append(f"the next run fails ({layer.hit})")
-        after = _contents(self.root / "out")
+        if not self.work.run(self.root, self.old or good is not False or self.work.apart):
+            findings.append("the next run fails")
+        after = self._lasting(_contents(self.root / "out"))
         if after != self.wanted:
             odd = sorted(n for n in after.keys() | self.wanted.keys() if after.get(n) != self.wanted.get(n))
-            findings.append(f"after the next run {odd} ({layer.hit})")
+            findings.append(f"after the next run {odd}")
         left = [name for name in _contents(self.root / "cache") if name.endswith(".part")]
         if left:
-            findings.append(f"left in the cache: {left} ({layer.hit})")
-        return findings
+            findings.append(f"left in the cache: {left}")
+        return [f"{finding} ({hit()})" for finding in findings]
 
     def _try(self, layer: Layer) -> bool | None:
         with under(layer):
             good = self.work.run(self.root, self.old)
         return good if layer.hit else None
 
-    def _whole(self, good: bool | None, layer: Layer) -> list[str]:
+    def _whole(self, good: bool | None) -> list[str]:
         """Each output is the old one or the new one; all new after success, all old after a failure that was told."""
         findings = []
         for name in self.work.outputs:
             path = self.root / "out" / name
             found = path.read_bytes() if path.exists() else None
-            if self.work.readable is not None:
-                if found is not None and not self.work.readable(path):
-                    findings.append(f"{name} cannot be read ({layer.hit})")
+            if name in self.work.readable:
+                if found is not None and not self.work.readable[name](path):
+                    findings.append(f"{name} cannot be read")
                 continue
             old = b"old " + name.encode() if self.old else None
             if found not in (old, self.wanted[name]):
-                findings.append(f"{name} is neither old nor new: {len(found or b'')} bytes ({layer.hit})")
+                findings.append(f"{name} is neither old nor new: {len(found or b'')} bytes")
             elif good and found != self.wanted[name]:
-                findings.append(f"success, but {name} is not there ({layer.hit})")
-            elif good is False and not self.old and found is not None:
-                findings.append(f"failure, but {name} is there ({layer.hit})")
+                findings.append(f"success, but {name} is not there")
+            elif good is False and not self.old and found is not None and not self.work.apart:
+                findings.append(f"failure, but {name} is there")
         return findings
+
+    def _lasting(self, files: dict[str, bytes]) -> dict[str, bytes]:
+        return {name: data for name, data in files.items() if name not in self.work.varying}
 
 
 def _in_a_child(run: Callable[[Path, bool], bool], layer: Layer, force: bool) -> bool | None:

@@ -8,13 +8,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import faults
-from fault_jobs import JOBS
+from every_job import JOBS
 from lora_graft.errors import AdapterError
 from lora_graft.io import atomic, safetensors
 from lora_graft.io.outputs import staged
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads /proc")
-EVERY = {"transfer": 9, "merge": 5, "resize": 4, "convert": 3}  # of the others every point
+EVERY = {"transfer": 9, "merge": 5, "resize": 4, "convert": 3, "discriminator": 6, "batch": 4}
+EVERY |= {"transfer --all": 40, "distill": 70}  # of the others every point
 
 
 @pytest.mark.parametrize("name", JOBS)
