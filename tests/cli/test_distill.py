@@ -95,7 +95,7 @@ def test_ctrl_c_keeps_the_best_and_the_same_call_goes_on(cli, zoo, tmp_path, mon
     from lora_graft.pipelines.denoiser import DiffusersDenoiser
 
     monkeypatch.setattr(DiffusersDenoiser, "draw", lambda *_: drawn.append(1))
-    went_on = cli(*call(zoo, broken, *how, "--report", tmp_path / "broken.md"))
+    went_on = cli(*call(zoo, broken, *how, "--guards", 0, "--report", tmp_path / "broken.md"))
     assert went_on.exit_code == 0, went_on.output
     assert not drawn and "went on from its step 7" in (tmp_path / "broken.md").read_text()
     assert broken.read_bytes() == whole.read_bytes()

@@ -38,11 +38,11 @@ class _Here:
         pass
 
     def each(self, task, items, progress, label=str) -> Iterator:
-        from lora_graft.jobs.processes import _guarded
+        from lora_graft.jobs.processes import guarded
 
         items = list(items)
         for number, item in enumerate(items, 1):
-            result, reason = _guarded(task, item)
+            result, reason = guarded(task, item)
             progress(number, len(items), label(item))
             yield item, result, reason
 
@@ -61,7 +61,7 @@ def _few_held_out(work: Work) -> Work:
 
 def _without_processes(work: Work) -> Work:
     def run(root: Path, force: bool) -> bool | None:
-        with patch("lora_graft.jobs.transfer.many.Processes", _Here):
+        with patch("lora_graft.jobs.processes.Processes", _Here):
             return work.run(root, force)
 
     return Work(**{**vars(work), "run": run})

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+PATIENCE = 300  # seconds before a process counts as hanging
 _CALLS = ("open", "fsync", "link", "replace", "rename", "unlink", "mkdir", "utime", "truncate")
 _BY_NUMBER = ("fsync",)
 ERRORS = {"EIO": errno.EIO, "EACCES": errno.EACCES}
@@ -305,11 +306,15 @@ class Box:
 
 
 def _in_a_child(run: Callable[[Path, bool], bool], layer: Layer, force: bool) -> bool | None:
-    """The run in a forked process; None where that was killed, as it should."""
+    """The run in a forked process; None where that was killed, as it should.
+
+    A forked process has none of the threads that torch began before, and would wait for them: let it have one.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
+        signal.alarm(PATIENCE)
         try:
             with under(layer):
                 good = run(layer.root, force)
@@ -318,7 +323,9 @@ def _in_a_child(run: Callable[[Path, bool], bool], layer: Layer, force: bool) ->
             os._exit(3)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
-        return None
+        if os.WTERMSIG(status) == signal.SIGKILL:
+            return None
+        raise RuntimeError(f"ended by signal {os.WTERMSIG(status)}")
     if os.WEXITSTATUS(status) == 3:
         raise RuntimeError("a traceback on the way to the kill")
     return os.WEXITSTATUS(status) == 0

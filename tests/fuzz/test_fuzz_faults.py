@@ -19,7 +19,7 @@ EVERY |= {"transfer --all": 40, "distill": 70}  # of the others every point
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_old_or_whole_new_and_the_next_run_as_if_nothing_had_been(name, tmp_path):
+def test_old_or_whole_new_and_the_next_run_as_if_nothing_had_been(name, tmp_path, one_thread):
     tried, findings = faults.break_everywhere(JOBS[name], tmp_path, every=EVERY.get(name, 1))
     print(f"{name}: {tried.points} points, {tried.faults} faults, {tried.killed} of them kills")
     assert not findings

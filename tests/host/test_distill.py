@@ -25,6 +25,7 @@ def test_from_prompts_to_a_picture_on_an_unrelated_base(family):  # noqa: F811
         seed=1,
         template="{seed}\n{tags}",
         lora=lora,
+        guard_share=0.0,
     )
     data = graph.dataset(models, lora, prompts=prompts, source_vae=vae, count=32, least_action=0.05)
     node = graph.distill(

@@ -36,7 +36,7 @@ def made(host, graph: Graph, **inputs):
 
 def test_prompts_come_from_the_tags_of_the_loras_file(family):
     graph = Graph()
-    prompts, report = made(family, graph, lora=graph.lora("family_frame_a"))
+    prompts, report = made(family, graph, lora=graph.lora("family_frame_a"), guard_share=0.0)
     assert {*prompts.splitlines()} == {f"digit, {colour}" for colour in ("red", "green", "blue", "white")}
     assert len(prompts.splitlines()) == 12
     assert "12 with training tags" in report and "only 4 different" in report
@@ -46,13 +46,24 @@ def test_tags_seeds_and_trigger_words_meet(family):
     graph = Graph()
     seeds = graph.out("PrimitiveStringMultiline", value="1. a bold seven\n2. a small three in ink")
     lora = graph.lora("family_frame_a")
-    prompts, report = made(family, graph, lora=lora, seed_prompts=seeds, template="{trigger}: {seed}, {tag}", count=8)
+    given = {"lora": lora, "seed_prompts": seeds, "template": "{trigger}: {seed}, {tag}"}
+    prompts, report = made(family, graph, **given, count=8, guard_share=0.0)
     lines = prompts.splitlines()
     assert len(set(lines)) == 8
     assert all(
         line.startswith("digit: a ") and line.split(", ")[1] in ("red", "green", "blue", "white") for line in lines
     )
     assert "8 from 2 seed prompts" in report
+
+
+def test_a_quarter_are_guard_prompts_where_trigger_words_are_known(family):
+    graph = Graph()
+    prompts, report = made(family, graph, lora=graph.lora("family_frame_a"))
+    lines = prompts.splitlines()
+    assert len(lines) == 12 and sum("digit" not in line for line in lines) == 3
+    assert "9 with training tags" in report and "3 guard prompts without trigger words" in report
+    seeds_only, told = made(family, Graph(), seed_prompts="a red seven\na green one", count=8)
+    assert {*seeds_only.splitlines()} == {"a red seven", "a green one"} and "guard" not in told
 
 
 def test_nothing_to_draw_from_stops_with_what_to_do(host):

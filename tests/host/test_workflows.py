@@ -148,8 +148,11 @@ def striped(images: np.ndarray) -> float:
 
 
 def lora_to_lorax(host, result):
-    """On the target the ordinary LoRA loses to projection what the LoRA-X adapter keeps."""
-    assert learnt(host, result) > 0.8
+    """On the target the ordinary LoRA loses to projection what the LoRA-X adapter keeps.
+
+    A quarter of the samples are guard prompts, on which the LoRA does little: the share of the effect counts them too.
+    """
+    assert learnt(host, result) > 0.7
     nodes = ("save_target", "save_ordinary", "save_lorax")
     alone, ordinary, lorax = (striped(pictures(host, result, node)) for node in nodes)
     assert lorax - alone > 2 * (ordinary - alone) + 0.3
