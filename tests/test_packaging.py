@@ -121,7 +121,7 @@ def test_the_archive_has_what_runs_and_nothing_else(archive):
         "workflows",
         "nodes",
     }
-    for pattern in ("web/docs/*.md", "workflows/*.json", "family/*.safetensors", "locales/*/*.json"):
+    for pattern in ("web/*.js", "web/docs/*.md", "workflows/*.json", "family/*.safetensors", "locales/*/*.json"):
         tracked = {name for name in git("ls-files") if Path(name).match(pattern) and (PACK / name).is_file()}
         assert tracked and tracked <= inside, pattern
 
