@@ -149,7 +149,8 @@ class Editor:
         return end
 
     def fit(self) -> None:
-        """Bring the whole graph into view."""
+        """Bring the whole graph into view; a selection would be all that is shown."""
+        self.page.evaluate("() => app.canvas.deselectAll()")
         self.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
         time.sleep(0.7)  # the view glides there
 
