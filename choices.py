@@ -171,6 +171,23 @@ class Pipelines:
     negative = Drawing.negative
 
 
+class Text:
+    """Distilling language models; ranks, steps and rates are those of Distill."""
+
+    objectives = ("auto", "answers", "difference")
+    objective = "auto"
+    kinds = ("lora", "dora", "loha")
+    kind = "lora"
+    module_sets = ("auto", "linear")
+    modules = "auto"
+    samples = 500
+    temperature = 1.0
+    attempts = 20  # prompts generated at most, for each that is wanted
+    max_new_tokens = 64
+    stop = ""
+    chat = False
+
+
 class Batch:
     """Many prompts on several servers."""
 
