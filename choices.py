@@ -160,6 +160,7 @@ class Distill:
 class Pipelines:
     """Distilling outside ComfyUI."""
 
+    objectives = (*Distill.objectives, "answers")
     precisions = Distill.dtypes
     precision = Distill.dtype
     switches = ("auto", "on", "off")
@@ -183,6 +184,8 @@ class Text:
     samples = 500
     temperature = 1.0
     attempts = 20  # prompts generated at most, for each that is wanted
+    least_likeness = Dataset.least_likeness
+    shipped = "discriminator"  # the folder in an adapter's own that is taken for one
     max_new_tokens = 64
     stop = ""
     chat = False

@@ -32,6 +32,11 @@ class TextRun:
     step: int = 0
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def kept(self) -> bool:
+        """Whether the folder holds something to go on from."""
+        return self.folder is not None and self.folder.is_dir() and any(self.folder.iterdir())
+
     def journal(self, name: str, identity: str) -> Journal:
         """The prompts or the answers of this run, as far as they are there."""
         return Journal(self.folder, name, identity)

@@ -32,6 +32,7 @@ class TextData:
     seed: of everything random in the generator.
     temperature: of its sampling.
     attempts: prompts generated at most, for each one that is wanted.
+    least_likeness: what the discriminator must give a prompt; 0.5 in the paper.
 
     Raises:
         SettingsError: a value out of range, or nothing to take prompts from.
@@ -46,6 +47,7 @@ class TextData:
     seed: int = choices.Distill.seed
     temperature: float = choices.Text.temperature
     attempts: int = choices.Text.attempts
+    least_likeness: float = choices.Text.least_likeness
 
     def __post_init__(self) -> None:
         for name in ("samples", "attempts"):
