@@ -22,8 +22,11 @@ from ..jobs.progress import Progress, silent
 from ..version import __version__
 from . import goals
 from .answers import agreement, ask, lessons
-from .collect import Collected, collected
+from .collect import Collected, collect
 from .decode import Written
+from .discriminator import Judge
+from .discriminator import load as load_discriminator
+from .generator import SHOTS, Generator
 from .learn import chosen_rate, learn
 from .models import LanguageModel, check_belongs, open_model, require_libraries, same_tokenizer, with_adapter
 from .report import TextReport
@@ -183,7 +186,22 @@ class _Work:
             words = f"The prompts are {len(kept)} given ones" + (", with their answers." if data.pairs else ".")
             return Collected(kept, words, wanted=len(kept)), identity("given", kept)
         assert teacher is not None
-        return collected(data, self.settings.chat, target, teacher, self.run, self.tell, self.device, self.precision)
+        writer = target if data.generator is None else self._open(Path(data.generator))
+        generator = Generator(writer, data.seeds, temperature=data.temperature, seed=data.seed, chat=self.settings.chat)
+        words = f"The prompts were written by {writer.label}, shown {min(SHOTS, len(data.seeds))} examples at a time, "
+        judge, marks = None, []
+        if data.discriminator is None:
+            words += "and not filtered."
+        else:
+            found = load_discriminator(data.discriminator)
+            judge = Judge(teacher, found, self.settings.chat)
+            marks = [found.adapter.digest, found.weight.tolist(), found.bias, teacher.base.fingerprint]
+            words += f"and filtered by a discriminator from {found.real} real examples."
+        seeds = [[example.prompt, example.answer] for example in data.seeds]
+        how = [data.samples, data.seed, data.temperature, data.attempts, data.least_likeness, self.settings.chat]
+        key = identity("prompts", seeds, how, writer.base.fingerprint, str(writer.model.dtype), marks)
+        journal = self.run.journal("prompts", key)
+        return collect(generator.batch, judge, data, words=words, journal=journal, tell=self.tell), key
 
     def _answers(self, asked: Collected, prompts: str, teacher: LanguageModel | None):
         data, settings = self.data, self.settings
