@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from ..choices import Dataset, Distill, Drawing, File, Pipelines, Prompts, Text, Work
-from ..untrusted import visible
 from .drawing import (
     MODEL_HELP,
     Cfg,
@@ -27,7 +26,7 @@ from .drawing import (
 )
 from .guard import cleanly
 from .menus import Checkpointing, Device, Dtype, Kind, Layout, Modules, Objective, Offload, Precision, Schedule
-from .options import AsJson, Debug, DeviceOption, Force, Output, Report
+from .options import AsJson, Debug, DeviceOption, Force, Output, Report, only_for
 
 TeachersBase = Annotated[
     Path,
@@ -227,22 +226,9 @@ def distill(
     from ..language.models import is_language_model
 
     if is_language_model(source):
-        refuse(ctx, OF_PICTURES, "diffusion models", source)
+        only_for(ctx, OF_PICTURES, "diffusion models", f"{source.name} is a language model")
         from .distill_text import distill as work
     else:
-        refuse(ctx, OF_TEXT, "language models", source)
+        only_for(ctx, OF_TEXT, "language models", f"{source.name} is none")
         from .distill_pictures import distill as work
     work(asked)
-
-
-def refuse(ctx: typer.Context, names: tuple[str, ...], whose: str, source: Path) -> None:
-    """A usage error for options that mean nothing here."""
-    given = [
-        option.opts[0]
-        for option in ctx.command.params
-        if option.name in names and str(getattr(ctx.get_parameter_source(option.name), "name", "")) == "COMMANDLINE"
-    ]
-    if given:
-        raise typer.BadParameter(
-            f"only for {whose}, which {visible(source.name)} is none of", param_hint=", ".join(given)
-        )

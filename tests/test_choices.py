@@ -178,7 +178,7 @@ COMMANDS = {
     "convert": [File],
     "distill": [File, Pipelines, Distill, Dataset, Text, Work],
     "dataset": [Dataset, Pipelines, Work],
-    "discriminator": [],
+    "discriminator": [Text, Distill, Work],
     "batch": [Batch],
     "recipe": [Engines, Work],
     "demo": [],
