@@ -185,7 +185,7 @@ class Text:
     temperature = 1.0
     attempts = 20  # prompts generated at most, for each that is wanted
     least_likeness = Dataset.least_likeness
-    generated = 200  # prompts that a discriminator learns to tell from real ones
+    count = 200  # prompts that a discriminator learns to tell from real ones
     shipped = "discriminator"  # the folder in an adapter's own that is taken for one
     max_new_tokens = 64
     stop = ""

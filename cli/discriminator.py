@@ -47,7 +47,7 @@ def discriminator(
     lora: Annotated[
         Path | None, typer.Option("--lora", metavar="LORA", help="The LoRA it belongs to; its hash goes into the file.")
     ] = None,
-    count: Annotated[int, typer.Option("--count", min=2, help="Text: prompts that the model writes.")] = Text.generated,
+    count: Annotated[int, typer.Option("--count", min=2, help="Text: prompts that the model writes.")] = Text.count,
     temperature: Annotated[
         float, typer.Option("--temperature", min=0, help="Text: of its writing; higher is more varied.")
     ] = Text.temperature,
@@ -69,10 +69,8 @@ def discriminator(
     if model is not None:
         if output.suffix.lower() == ".safetensors":
             raise typer.BadParameter("a discriminator of text is a folder", param_hint="--output")
-        with progress("Learning") as tell:
-            _of_text(
-                model, real, generated, lora, count, temperature, seed, chat, device_of(device), output, force, tell
-            )
+        how = dict(count=count, temperature=temperature, seed=seed, chat=chat, device=device_of(device))
+        _of_text(model, real, generated, output, force, lora=lora, **how)
         return
     only_for(ctx, _OF_TEXT, "language models", "no --model is given")
     if generated is None:

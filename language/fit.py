@@ -23,7 +23,7 @@ def fit_discriminator(
     generated: Sequence[str] = (),
     *,
     lora: Path | Adapter | None = None,
-    count: int = choices.Text.generated,
+    count: int = choices.Text.count,
     temperature: float = choices.Text.temperature,
     steps: int = STEPS,
     seed: int = choices.Distill.seed,

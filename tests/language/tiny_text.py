@@ -41,7 +41,7 @@ def tokenizer(order: str = "abcdefghns =\n"):
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
     )
-    return fast, len(names)
+    return fast
 
 
 def document(tasks, dice: random.Random, lines: int) -> str:
@@ -78,9 +78,9 @@ def fit(model, tok, tasks, steps: int, rate: float, seed: int = 0, parameters=No
 
 def make(folder: Path, kind: str = "Llama", order: str | None = None, seed: int = 0, width: int = 32, steps=200):
     """A base that knows "same", in a folder with its tokenizer; the model and the tokenizer."""
-    tok, size = tokenizer(order) if order else tokenizer()
+    tok = tokenizer(order) if order else tokenizer()
     torch.manual_seed(seed)
-    sizes = SIZES | dict(hidden_size=width, head_dim=width // 4, vocab_size=size)
+    sizes = SIZES | dict(hidden_size=width, head_dim=width // 4, vocab_size=64)
     sizes |= dict(pad_token_id=0, bos_token_id=1, eos_token_id=2)
     config = getattr(transformers, f"{kind}Config")(**sizes)
     model = getattr(transformers, f"{kind}ForCausalLM")(config)
