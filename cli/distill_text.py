@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from math import prod
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,8 @@ from .guard import INTERRUPTED
 from .options import device_of
 from .output import outputs, publish
 from .progress import progress
+
+LARGE = 1_000_000_000  # numbers in a language model from which its blocks are computed twice to save memory
 
 
 def distill(asked: SimpleNamespace) -> None:
@@ -33,7 +36,7 @@ def distill(asked: SimpleNamespace) -> None:
         asked.schedule.value,
         asked.batch,
         asked.accumulation,
-        asked.checkpointing.value == "on",
+        asked.checkpointing.value == "on" or asked.checkpointing.value == "auto" and _large(asked.target),
         asked.seed,
     )
     settings = TextDistillation(
@@ -91,6 +94,13 @@ def distill(asked: SimpleNamespace) -> None:
     from .screen import show
 
     show(result.report, written, as_json=asked.as_json)
+
+
+def _large(target: Path) -> bool:
+    """Whether blocks are computed twice to save memory."""
+    from ..bases import open_base
+
+    return sum(prod(shape) for shape in open_base(target).weights().values()) > LARGE
 
 
 def _adapter(loras: list[str]) -> Path:

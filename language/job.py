@@ -32,7 +32,7 @@ from .models import LanguageModel, check_belongs, open_model, require_libraries,
 from .report import TextReport
 from .run import TextRun
 from .settings import Example, TextData, TextDistillation
-from .student import Student, begin, display, exported
+from .student import Student, begin, checkpointed, display, exported
 from .texts import Format
 
 HELD_OUT, MOST_HELD = 10, 100  # one answer in ten is only measured with, at most a hundred
@@ -259,21 +259,19 @@ class _Work:
         start = [] if settings.start_from == "none" or self.adapter is None else [self.adapter.digest]
         key = identity("learn", settings.stored(), answered, lm.base.fingerprint, str(lm.model.dtype), marks, start)
         keeper = self.run.keeper(key)
-        if settings.training.checkpointing:
-            lm.model.gradient_checkpointing_enable()
-            lm.model.enable_input_require_grads()
         try:
-            return learn(
-                student.parameters,
-                loss,
-                pairs,
-                apart,
-                settings.training,
-                chosen_rate(lm.config.hidden_size, settings.training),
-                keeper=keeper,
-                tell=self.tell,
-                salvage=lambda step: self.run.salvage(exported(student), step),
-            )
+            with checkpointed(lm.model, settings.training.checkpointing):
+                return learn(
+                    student.parameters,
+                    loss,
+                    pairs,
+                    apart,
+                    settings.training,
+                    chosen_rate(lm.config.hidden_size, settings.training),
+                    keeper=keeper,
+                    tell=self.tell,
+                    salvage=lambda step: self.run.salvage(exported(student), step),
+                )
         finally:
             if keeper is not None and keeper.trouble:
                 self.run.notes.append(keeper.trouble)
@@ -313,8 +311,9 @@ def answer(
     if adapter is not None:
         with_adapter(lm, files.read(adapter) if isinstance(adapter, (str, Path)) else adapter)
     form = Format(lm, settings.chat)
-    how = dict(longest=settings.max_new_tokens, stop=settings.stop, batch=batch)
-    written = ask(form, prompts, tell=progress or silent, **how)
+    written = ask(
+        form, prompts, longest=settings.max_new_tokens, stop=settings.stop, batch=batch, tell=progress or silent
+    )
     return [one.text if one.ended else None for one in written]
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,7 +69,8 @@ def begin(
         config = LoHaConfig(alpha=alpha, **how)
     else:
         config = LoraConfig(lora_alpha=alpha, lora_dropout=0.0, use_dora=settings.kind == "dora", **how)
-    with seeded(settings.training.seed, target.device):
+    with seeded(settings.training.seed, target.device), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between versions of the two libraries
         target.model = get_peft_model(target.model, config)
     target.model.eval()
     return Student(target, _learnt(target.model), settings.rank, where, notes)
@@ -128,6 +132,27 @@ def _learnt(model: nn.Module) -> dict[str, nn.Parameter]:
         if parameter.requires_grad:
             found[name] = parameter
     return found
+
+
+@contextmanager
+def checkpointed(model: Any, wanted: bool) -> Iterator[None]:
+    """Learning that keeps only the inputs of blocks and computes the rest again; without dropout, as otherwise."""
+    if not wanted:
+        yield
+        return
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+    model.enable_input_require_grads()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()  # transformers checkpoints only then
+    try:
+        yield
+    finally:
+        model.gradient_checkpointing_disable()
+        model.eval()
 
 
 def exported(student: Student) -> Adapter:

@@ -241,6 +241,20 @@ def test_without_the_libraries(zoo, tmp_path, monkeypatch):
     assert done == 1 and "needs peft" in found and "lora-graft[llm]" in found
 
 
+def test_computing_blocks_twice_changes_nothing(zoo):
+    made = [
+        teach(
+            zoo / "lora",
+            zoo / "old",
+            zoo / "new",
+            TextData(prompts=PROMPTS[:10]),
+            settings(training=Training(steps=3, batch=4, accumulation=1, checkpointing=twice)),
+        )
+        for twice in (False, True)
+    ]
+    assert made[0].report.losses == pytest.approx(made[1].report.losses, rel=1e-5)
+
+
 def test_a_folder_without_a_run_keeps_nothing(zoo, tmp_path):
     short = settings(training=Training(steps=2))
     made = teach(zoo / "lora", zoo / "old", zoo / "new", TextData(prompts=PROMPTS[:10]), short)
