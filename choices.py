@@ -160,6 +160,7 @@ class Distill:
 class Pipelines:
     """Distilling outside ComfyUI."""
 
+    objectives = (*Distill.objectives, "answers")
     precisions = Distill.dtypes
     precision = Distill.dtype
     switches = ("auto", "on", "off")
@@ -169,6 +170,26 @@ class Pipelines:
     starts = ("none", "copy")  # or a file
     start_from = "none"
     negative = Drawing.negative
+
+
+class Text:
+    """Distilling language models; ranks, steps and rates are those of Distill."""
+
+    objectives = ("auto", "answers", "difference")
+    objective = "auto"
+    kinds = ("lora", "dora", "loha")
+    kind = "lora"
+    module_sets = ("auto", "linear")
+    modules = "auto"
+    samples = 500
+    temperature = 1.0
+    attempts = 20  # prompts generated at most, for each that is wanted
+    least_likeness = Dataset.least_likeness
+    count = 200  # prompts that a discriminator learns to tell from real ones
+    shipped = "discriminator"  # the folder in an adapter's own that is taken for one
+    max_new_tokens = 64
+    stop = ""
+    chat = False
 
 
 class Batch:

@@ -9,9 +9,10 @@ import typer
 from ..version import __version__
 from .batch import batch
 from .convert import convert
+from .dataset import dataset
 from .demo import demo
 from .discriminator import discriminator
-from .distill import dataset, distill
+from .distill import distill
 from .examples import examples
 from .inspect import inspect
 from .merge import merge

@@ -89,3 +89,19 @@ def suffixed(path: Path | None, option: str, suffixes: tuple[str, ...]) -> Path 
     if path is not None and path.suffix.lower() not in suffixes:
         raise typer.BadParameter(visible(f"{path} must end in {' or '.join(suffixes)}"), param_hint=option)
     return path
+
+
+def only_for(ctx: typer.Context, names: tuple[str, ...], whose: str, here: str) -> None:
+    """A usage error where options are given that mean nothing here.
+
+    Args:
+        names: the parameters that do not.
+        whose: what they are for. here: what is the case.
+    """
+    given = [
+        option.opts[0]
+        for option in ctx.command.params
+        if option.name in names and getattr(ctx.get_parameter_source(option.name), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        raise typer.BadParameter(visible(f"only for {whose}, and {here}"), param_hint=", ".join(given))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..jobs.inspect import Inspection
     from ..jobs.merge.report import MergeReport
     from ..jobs.transfer.report import Report
+    from ..language.report import TextReport
 
 
 class Visible(Console):
@@ -30,12 +31,16 @@ def console() -> Console:
     return Visible(markup=False, highlight=False, soft_wrap=True)
 
 
-def show(report: Report | MergeReport | DistillReport, written: list[Path], *, as_json: bool = False) -> None:
+def show(
+    report: Report | MergeReport | DistillReport | TextReport, written: list[Path], *, as_json: bool = False
+) -> None:
     """A job's report, and the files written; as JSON the report alone."""
     if as_json:
         print(visible(report.to_json()))
     elif report.job == "distill":
         show_distill(report, written)
+    elif report.job == "distill text":
+        show_text(report, written)
     elif report.job in ("merge", "resize"):
         show_merge(report, written)
     else:
@@ -101,6 +106,23 @@ def show_distill(report: DistillReport, written: list[Path]) -> None:
     table.add_column("share of the effect" if report.measured else "share of the error removed", justify="right")
     for step, share in report.checks:
         table.add_row(str(step), figure(share))
+    out.print(table)
+    out.print(Text(visible(f"Advice: {report.advice()}"), style="bold"))
+    for path in written:
+        out.print(f"Wrote {path}")
+
+
+def show_text(report: TextReport, written: list[Path]) -> None:
+    """Sentences, the loss on held-out answers, the files written."""
+    out = console()
+    out.print(report.summary())
+    out.print(report.prompts)
+    for note in report.notes:
+        out.print(f"- {note}")
+    table = Table("step", box=None, pad_edge=False, header_style="bold")
+    table.add_column("loss on held-out answers", justify="right")
+    for step, share in report.checks:
+        table.add_row(str(step), figure((1 - share) * report.reference))
     out.print(table)
     out.print(Text(visible(f"Advice: {report.advice()}"), style="bold"))
     for path in written:

@@ -27,6 +27,7 @@ from lora_graft.choices import (
     Prompts,
     Resize,
     Subspace,
+    Text,
     Transfer,
     Work,
 )
@@ -41,6 +42,7 @@ from lora_graft.kernels.merge.resize import RULES
 from lora_graft.kernels.spectral import SubspaceSize
 from lora_graft.kernels.transfer import METHODS as TRANSFERRING
 from lora_graft.kernels.units import auto_rank
+from lora_graft.language.settings import TextData, TextDistillation
 from lora_graft.names import Names, WeightSlice
 
 
@@ -92,6 +94,9 @@ def test_a_default_is_on_its_list():
         (Distill, "module_sets", "modules"),
         (Distill, "schedules", "schedule"),
         (Distill, "dtypes", "dtype"),
+        (Text, "objectives", "objective"),
+        (Text, "kinds", "kind"),
+        (Text, "module_sets", "modules"),
     ):
         assert getattr(page, default) in getattr(page, listed)
     assert Transfer.method in ("auto", *Transfer.methods) and File.layout in ("same", *File.layouts)
@@ -149,6 +154,8 @@ SETTINGS = [
     (distill.Distillation, [Distill], set()),
     (schedule.Training, [Distill], {"checkpointing"}),
     (denoiser.Drawing, [Drawing], set()),
+    (TextData, [Text, Distill], {"seeds", "prompts", "pairs", "generator", "discriminator"}),
+    (TextDistillation, [Text, Distill, Pipelines], set()),
     (generate.Generation, [Dataset], set()),
     (prompts.PromptSettings, [Prompts], {"seeds", "adapter"}),
     (Order, [Batch], {"leave", "grace"}),
@@ -169,9 +176,9 @@ COMMANDS = {
     "merge": [Merge, File, Work],
     "resize": [Resize, File, Work],
     "convert": [File],
-    "distill": [File, Distill, Dataset, Pipelines, Work],
+    "distill": [File, Pipelines, Distill, Dataset, Text, Work],
     "dataset": [Dataset, Pipelines, Work],
-    "discriminator": [],
+    "discriminator": [Text, Distill, Work],
     "batch": [Batch],
     "recipe": [Engines, Work],
     "demo": [],

@@ -1,0 +1,127 @@
+"""``lora-graft distill`` for language models: from answers to prompts."""
+
+from __future__ import annotations
+
+import sys
+from math import prod
+from pathlib import Path
+from types import SimpleNamespace
+
+import typer
+
+from ..choices import Text
+from .guard import INTERRUPTED
+from .options import device_of
+from .output import outputs, publish
+from .progress import progress
+
+LARGE = 1_000_000_000  # numbers in a language model from which its blocks are computed twice to save memory
+
+
+def distill(asked: SimpleNamespace) -> None:
+    """The command with its options, by their names."""
+    lora, discriminator = _adapter(asked.loras), _discriminator(asked)
+    inputs = (lora, asked.source, asked.target, asked.prompts, asked.seeds, asked.generator, discriminator)
+    files = outputs(asked.output, report=asked.report, plot=asked.plot, force=asked.force, inputs=inputs, folder=True)
+
+    from ..jobs.distill.schedule import Training
+    from ..language.examples import read_examples, read_prompts
+    from ..language.job import teach
+    from ..language.run import TextRun
+    from ..language.settings import TextData, TextDistillation
+
+    training = Training(
+        asked.steps,
+        asked.learning_rate,
+        asked.schedule.value,
+        asked.batch,
+        asked.accumulation,
+        asked.checkpointing.value == "on" or asked.checkpointing.value == "auto" and _large(asked.target),
+        asked.seed,
+    )
+    settings = TextDistillation(
+        asked.objective.value,
+        asked.kind.value,
+        asked.rank,
+        asked.alpha,
+        asked.modules.value,
+        asked.start_from,
+        asked.effect,
+        asked.max_new_tokens,
+        asked.stop.replace("\\n", "\n"),
+        asked.chat,
+        training,
+    )
+    data = TextData(
+        seeds=read_examples(asked.seeds) if asked.seeds else (),
+        prompts=read_prompts(asked.prompts) if asked.prompts else (),
+        generator=asked.generator,
+        discriminator=discriminator,
+        samples=asked.samples,
+        seed=asked.seed,
+        temperature=asked.temperature,
+        least_likeness=asked.least_likeness,
+    )
+    output = asked.output
+    name = output.stem if output.suffix.lower() == ".safetensors" else output.name
+    run = TextRun(output.with_name(name + ".unfinished"), asked.checkpoint_every)
+    try:
+        with progress("Distilling") as tell:
+            result = teach(
+                lora,
+                asked.source,
+                asked.target,
+                data,
+                settings,
+                run=run,
+                progress=tell,
+                device=device_of(asked.device),
+                precision=asked.precision.value,
+            )
+    except KeyboardInterrupt:
+        if asked.debug or not run.kept:
+            raise
+        best = f"The best so far is in {run.best}. " if run.best else ""
+        print(
+            f"Interrupted. {best}What was written and learnt is in {run.folder}; the same call goes on from here.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    dtype = asked.dtype.value if asked.dtype else None
+    how = dict(dtype=dtype, provenance=result.provenance)
+    written = publish(files, result.report, result.adapter, drawing="loss_curve", **how)
+    run.finished()
+    from .screen import show
+
+    show(result.report, written, as_json=asked.as_json)
+
+
+def _large(target: Path) -> bool:
+    """Whether blocks are computed twice to save memory."""
+    from ..bases import open_base
+
+    return sum(prod(shape) for shape in open_base(target).weights().values()) > LARGE
+
+
+def _adapter(loras: list[str]) -> Path:
+    from .merge import weighted
+
+    given = [weighted(text) for text in loras]
+    if len(given) > 1:
+        raise typer.BadParameter("of a language model one adapter at a time; merge several first", param_hint="LORA")
+    if given[0][1:] != (1.0, 1.0):
+        raise typer.BadParameter(
+            "an adapter of a language model has no strength here; --effect is that of --objective difference",
+            param_hint="LORA",
+        )
+    return given[0][0]
+
+
+def _discriminator(asked: SimpleNamespace) -> Path | None:
+    """The one asked for, or the one that came with the adapter."""
+    if asked.unfiltered:
+        if asked.discriminator is not None:
+            raise typer.BadParameter("asks for no discriminator, and one is given", param_hint="--unfiltered")
+        return None
+    shipped = _adapter(asked.loras) / Text.shipped
+    return asked.discriminator or (shipped if shipped.is_dir() else None)
