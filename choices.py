@@ -177,8 +177,8 @@ class Text:
 
     objectives = ("auto", "answers", "difference")
     objective = "auto"
-    kinds = ("lora", "dora", "loha")
-    kind = "lora"
+    kinds = (Distill.kind, "dora", "loha")
+    kind = Distill.kind
     module_sets = ("auto", "linear")
     modules = "auto"
     samples = 500

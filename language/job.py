@@ -7,6 +7,7 @@ learns these answers. What travels is text, so tokenizers and widths may differ.
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,7 @@ class _Work:
             accepted=len(asked.prompts),
             truncated=found.truncated,
             empty=found.empty,
+            learnt=len(learnt),
             held_out=len(held),
             agreement_before=agreement(before, held),
             agreement_after=agreement(after, held),
@@ -205,31 +207,45 @@ class _Work:
 
     def _answers(self, asked: Collected, prompts: str, teacher: LanguageModel | None):
         data, settings = self.data, self.settings
+        if teacher is not None and self.adapter is not None:
+            with_adapter(teacher, self.adapter)
         if data.pairs:
             written = [Written(pair.answer, 0, True) for pair in data.pairs]
             return lessons([pair.prompt for pair in data.pairs], written, longest=settings.max_new_tokens), []
-        assert teacher is not None and self.adapter is not None
-        with_adapter(teacher, self.adapter)
+        assert teacher is not None
+        form = Format(teacher, settings.chat)
+        fitting = [prompt for prompt in asked.prompts if self._fits(form, prompt)]
+        if not fitting:
+            raise SettingsError(
+                f"Every prompt is too long: with {settings.max_new_tokens} tokens for the answer none fits into the "
+                f"{_context(teacher)} that {teacher.label} reads",
+                hint="Give shorter prompts, or lower --max-new-tokens.",
+            )
         how = [settings.max_new_tokens, settings.stop, settings.chat, settings.training.batch, str(teacher.model.dtype)]
-        key = identity("answers", prompts, asked.prompts, *self._marks(teacher), *how)
+        key = identity("answers", prompts, fitting, *self._marks(teacher), *how)
         journal = self.run.journal("answers", key)
         written = ask(
-            Format(teacher, settings.chat),
-            asked.prompts,
+            form,
+            fitting,
             longest=settings.max_new_tokens,
             stop=settings.stop,
             batch=settings.training.batch,
             journal=journal,
             tell=self.tell,
         )
-        found = lessons(asked.prompts, written, longest=settings.max_new_tokens)
+        found = lessons(fitting, written, longest=settings.max_new_tokens)
         notes = [journal.trouble] if journal.trouble else []
+        if len(fitting) < len(asked.prompts):
+            notes.append(f"{len(asked.prompts) - len(fitting)} prompts were too long for the source and left out.")
         if found.truncated:
             notes.append(
                 f"{found.truncated} answers were longer than {settings.max_new_tokens} tokens and were left out "
                 "(--max-new-tokens)."
             )
         return found, notes
+
+    def _fits(self, form: Format, prompt: str) -> bool:
+        return len(form.prompt(prompt)) + self.settings.max_new_tokens <= _context(form.lm)
 
     def _marks(self, teacher: LanguageModel) -> list[object]:
         peft = None if self.adapter is None or self.adapter.peft is None else self.adapter.peft.config
@@ -322,6 +338,11 @@ def _split(examples: list[Example], seed: int) -> tuple[list[Example], list[Exam
     mixed = Random(f"held out {seed}").sample(examples, len(examples))
     held = min(MOST_HELD, max(2, len(examples) // HELD_OUT))
     return mixed[:-held], mixed[-held:]
+
+
+def _context(lm: LanguageModel) -> int:
+    """Tokens that a model reads at once."""
+    return getattr(lm.config, "max_position_embeddings", None) or sys.maxsize
 
 
 def _require_shared(teacher: LanguageModel | None, target: LanguageModel) -> None:

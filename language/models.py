@@ -107,7 +107,9 @@ def open_model(path: Path, *, device: str = "cpu", precision: str = "auto") -> L
     model.generation_config = transformers.GenerationConfig(
         eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id
     )
-    return LanguageModel(model.eval().to(device), tokenizer, tuple(sorted(ends)), base)
+    if not getattr(model, "is_quantized", False):  # those lie where their library puts them
+        model = model.to(device)
+    return LanguageModel(model.eval(), tokenizer, tuple(sorted(ends)), base)
 
 
 def chosen_precision(asked: str, device: str) -> str:

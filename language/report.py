@@ -15,10 +15,10 @@ class TextReport(ReportText):
     """source: empty where answers of the user's own were learnt. prompts: where they came from, in words.
 
     samples: asked for. generated, duplicates, unusable, rejected, accepted: of the generator's prompts. truncated,
-    empty: answers left out. held_out: prompts with answers that were not learnt from. agreement_before, _after: share
-    of them that the target alone, and with the new adapter, answers as the teacher does, to the letter. tokens: read
-    and written by generator and teacher, read by the student. losses, checks, best: see learn.py. measured, explained:
-    what a plot of the curve asks for.
+    empty: answers left out. learnt: answers learnt from. held_out: prompts with answers that were not.
+    agreement_before, _after: share of them that the target alone, and with the new adapter, answers as the teacher
+    does, to the letter. tokens: read and written by generator and teacher, read by the student. losses, checks, best:
+    see learn.py. measured, explained: what a plot of the curve asks for.
     """
 
     source: str
@@ -40,6 +40,7 @@ class TextReport(ReportText):
     accepted: int
     truncated: int
     empty: int
+    learnt: int
     held_out: int
     agreement_before: float
     agreement_after: float
@@ -78,7 +79,7 @@ class TextReport(ReportText):
         """The numbers alone."""
         names = (
             *("samples", "generated", "accepted", "duplicates", "unusable", "rejected", "truncated", "empty"),
-            *("held_out", "agreement_before", "agreement_after", "steps"),
+            *("learnt", "held_out", "agreement_before", "agreement_after", "steps"),
         )
         found: dict[str, float] = {name: getattr(self, name) for name in names}
         found |= {f"{name}_tokens": count for name, count in self.tokens.items()}
@@ -87,11 +88,10 @@ class TextReport(ReportText):
 
     def summary(self) -> str:
         """One sentence."""
-        learnt = self.accepted - self.truncated - self.empty - self.held_out
         what = f"{self.adapter} of {self.source} was taught to" if self.source else "Examples were taught to"
         whose = "the teacher's answers" if self.source else "the given answers"
         return (
-            f"{what} {self.target} from {learnt} answers in {self.steps} steps; the new {self.kind} gives "
+            f"{what} {self.target} from {self.learnt} answers in {self.steps} steps; the new {self.kind} gives "
             f"{percent(self.agreement_after)} of {whose} to {self.held_out} held-out prompts word for word, the target "
             f"alone {percent(self.agreement_before)}."
         )

@@ -104,6 +104,11 @@ def test_real_data_need_no_teacher(zoo):
     made = teach(None, None, zoo / "new", TextData(pairs=pairs), settings())
     assert made.figures["teacher_tokens"] == 0 and made.figures["loss_last"] < 0.5
     assert made.report.summary().startswith("Examples were taught to new")
+    both = TextData(pairs=pairs[:20])
+    made = teach(
+        zoo / "lora", zoo / "old", zoo / "new", both, settings(objective="difference", training=Training(steps=2))
+    )
+    assert made.report.objective == "difference" and made.figures["learnt"] == 18
 
 
 def run(*arguments):
@@ -180,6 +185,7 @@ def test_the_report_has_a_picture_and_the_folder_is_not_written_over(zoo, tmp_pa
         (("--objective", "samples"), "unknown objective 'samples' for a language model"),
         (("--objective", "difference"), "have different tokenizers"),
         (("--chat",), "has no chat template"),
+        (("--max-new-tokens", 250), "Every prompt is too long: with 250 tokens"),
         (("--max-new-tokens", 1), "64 of 64 answers of the source are longer than 1 tokens"),
         (("--start-from", "copy", "--kind", "loha"), "begins as lora, and the student is to be loha"),
         (("--discriminator", "nowhere"), "no discriminator in this folder"),
@@ -239,6 +245,15 @@ def test_without_the_libraries(zoo, tmp_path, monkeypatch):
     monkeypatch.setattr("lora_graft.language.models.find_spec", lambda name: None if name == "peft" else object())
     done, found = run(*call(zoo, tmp_path / "out"))
     assert done == 1 and "needs peft" in found and "lora-graft[llm]" in found
+
+
+def test_one_file_is_read_as_the_folder_is(zoo, tmp_path):
+    asked = ("--alpha", 8, "--steps", 3)
+    for out in ("folder", "file.safetensors"):
+        assert run(*call(zoo, tmp_path / out, *asked))[0] == 0
+    one, other = adapters.read(tmp_path / "folder"), adapters.read(tmp_path / "file.safetensors")
+    assert all(torch.equal(one.modules[key].delta(), other.modules[key].delta()) for key in one.modules)
+    assert next(iter(one.modules.values())).scale() == 2
 
 
 def test_computing_blocks_twice_changes_nothing(zoo):
