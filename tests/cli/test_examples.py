@@ -15,10 +15,11 @@ def clone(tmp_path):
     """The pack in a custom_nodes folder; where it lies it is not importable by its name."""
     place = tmp_path / "custom_nodes" / "Some-Name"
     place.mkdir(parents=True)
-    for name in ("adapters", "bases", "cli", "family", "jobs", "kernels", "plots"):
-        (place / name).symlink_to(PACK / name, target_is_directory=True)
-    for name in ("__init__.py", "__main__.py", "version.py", "errors.py"):
-        shutil.copy(PACK / name, place)
+    for item in PACK.iterdir():
+        if item.is_dir() and (item / "__init__.py").is_file():
+            (place / item.name).symlink_to(item, target_is_directory=True)
+        elif item.suffix == ".py":
+            shutil.copy(item, place)
     (tmp_path / "models").mkdir()
     return place
 
