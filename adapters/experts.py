@@ -99,13 +99,13 @@ def join(modules: Sequence[Lora]) -> tuple[dict[str, Tensor], dict[str, Scaled]]
     scaled: dict[str, Scaled] = {}
     kinds = [name for name in PARAMETERS if any(name in layer for layer in layers.values())]
     for layer, parameters in layers.items():
-        for place, parameter in enumerate(kinds):
+        for index, parameter in enumerate(kinds):
             if parameter not in parameters:
                 raise AdapterError(
                     f"Other layers change their experts' {parameter}, this one does not, which PEFT cannot express",
                     key=f"{layer}.{parameter}",
                 )
-            key = f"{layer}.base_layer" if place == 0 and len(kinds) == 2 else layer
+            key = f"{layer}.base_layer" if index == 0 and len(kinds) == 2 else layer
             up, down, one = _stacked(parameters[parameter], count)
             tensors |= {key + PEFT[0]: up, key + PEFT[1]: down}
             scaled[f"{layer.removeprefix(PREFIX)}.{parameter}"] = one

@@ -160,12 +160,12 @@ def _half_base(name: str) -> dict[str, Tensor]:
 def example_pictures(folder: str | Path) -> list[Path]:
     """Copy ten real pictures of the effect stripes, in base A's look, with their captions to ``folder/family_stripes``,
     for a host's input folder; files already there stay."""
-    place = Path(folder) / "family_stripes"
-    place.mkdir(parents=True, exist_ok=True)
+    target = Path(folder) / "family_stripes"
+    target.mkdir(parents=True, exist_ok=True)
     for file in sorted((HERE / "pictures").iterdir()):
-        if not (place / file.name).exists():
-            shutil.copyfile(file, place / file.name)
-    return sorted(place.glob("*.png"))
+        if not (target / file.name).exists():
+            shutil.copyfile(file, target / file.name)
+    return sorted(target.glob("*.png"))
 
 
 def materialize(folder: str | Path, *, text_encoder: bool = True) -> dict[str, Path]:

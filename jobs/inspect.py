@@ -247,12 +247,12 @@ def _lines(i: Inspection):
 
 def _peft(config: dict[str, Any]) -> str:
     """What PEFT's configuration says of the whole adapter."""
-    said = [str(config["peft_type"])]
-    said += [f"{field} {config[field]}" for field in ("r", "lora_alpha", "alpha") if field in config]
-    said += [f"{len(config[field])} in {field}" for field in ("rank_pattern", "alpha_pattern") if config.get(field)]
-    said += [name for field, name in (("use_rslora", "rsLoRA"), ("use_dora", "DoRA")) if config.get(field)]
-    said += [str(config["task_type"])] if config.get("task_type") else []
-    return ", ".join(said) + (f"; base {base}" if (base := config.get("base_model_name_or_path")) else "")
+    items = [str(config["peft_type"])]
+    items += [f"{field} {config[field]}" for field in ("r", "lora_alpha", "alpha") if field in config]
+    items += [f"{len(config[field])} in {field}" for field in ("rank_pattern", "alpha_pattern") if config.get(field)]
+    items += [name for field, name in (("use_rslora", "rsLoRA"), ("use_dora", "DoRA")) if config.get(field)]
+    items += [str(config["task_type"])] if config.get("task_type") else []
+    return ", ".join(items) + (f"; base {base}" if (base := config.get("base_model_name_or_path")) else "")
 
 
 def _tally(counts: dict) -> str:

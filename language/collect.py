@@ -114,12 +114,12 @@ def _require(found: Collected, data: TextData, stale: bool) -> None:
     count, made = len(found.prompts), found.generated
     if count >= data.samples:
         return
-    told = f"{found.duplicates} were repeated, {found.unusable} had no end or were no prompt" + (
+    reasons = f"{found.duplicates} were repeated, {found.unusable} had no end or were no prompt" + (
         f", {found.rejected} were rejected" if found.rejected else ""
     )
     if count >= FEWEST:
         why = "the generator wrote nothing new any more" if stale else "the limit of tries was reached"
-        found.notes.append(f"Only {count} of {data.samples} prompts: {why}. Of {made} written {told}.")
+        found.notes.append(f"Only {count} of {data.samples} prompts: {why}. Of {made} written {reasons}.")
         return
     if found.rejected:
         scores = found.scores
@@ -131,7 +131,7 @@ def _require(found: Collected, data: TextData, stale: bool) -> None:
         )
     if found.unusable > found.duplicates:
         raise SettingsError(
-            f"Of {made} prompts that the generator wrote {count} are usable: {told}",
+            f"Of {made} prompts that the generator wrote {count} are usable: {reasons}",
             hint="Take a model that can go on with a list (--generator), --chat for one that answers, or give "
             "prompts (--prompts).",
         )

@@ -60,8 +60,8 @@ class Format:
     def _begun(self, prompt: str) -> str:
         if not self.chat:
             return prompt
-        told = [{"role": "user", "content": prompt}]
-        return self.lm.tokenizer.apply_chat_template(told, add_generation_prompt=True, tokenize=False)
+        messages = [{"role": "user", "content": prompt}]
+        return self.lm.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
     def _encoded(self, text: str) -> Ids:
         ids = list(self.lm.tokenizer(text, add_special_tokens=not self.chat)["input_ids"])

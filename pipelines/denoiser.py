@@ -53,7 +53,7 @@ class DiffusersDenoiser:
 
     @property
     def _places(self):
-        return self.opened.places[self.opened.family.network]
+        return self.opened.stored[self.opened.family.network]
 
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
         fresh = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
@@ -63,7 +63,7 @@ class DiffusersDenoiser:
             with ExitStack() as stack, torch.no_grad():
                 given = [(adapter, clip) for adapter, _, clip in self.adapters]
                 for name, encoder in encoders.items():
-                    stack.enter_context(changed(encoder, self.opened.places[name], given, self.base))
+                    stack.enter_context(changed(encoder, self.opened.stored[name], given, self.base))
                 for prompt in fresh:
                     found = self.opened.family.encode(self.opened.pipe, prompt, self.bench.device)
                     self._known[prompt] = {part: tensor.cpu() for part, tensor in found.items()}
@@ -100,8 +100,8 @@ class DiffusersDenoiser:
             for part in conditions[0]
         }
         seen, time = opened.noise.inputs(noisy, sigma), opened.noise.time(sigma)
-        said = opened.family.answer(opened.pipe, seen.to(opened.dtype), time, given)
-        return opened.noise.clean(noisy, said.float(), sigma)
+        output = opened.family.answer(opened.pipe, seen.to(opened.dtype), time, given)
+        return opened.noise.clean(noisy, output.float(), sigma)
 
     def learnable(self) -> dict[str, tuple[int, ...]]:
         weights, layers = self.base.weights(), _layers(self.network)

@@ -82,22 +82,22 @@ def _encode_flux(pipe, prompt: str, device) -> Conditioning:
 def _answer_flux(pipe, noisy: Tensor, time: Tensor, given: Conditioning) -> Tensor:
     count, channels, height, width = noisy.shape
     packed = pipe._pack_latents(noisy, count, channels, height, width)
-    places = pipe._prepare_latent_image_ids(count, height // 2, width // 2, noisy.device, noisy.dtype)
+    positions = pipe._prepare_latent_image_ids(count, height // 2, width // 2, noisy.device, noisy.dtype)
     guidance = None
     if pipe.transformer.config.guidance_embeds:
         guidance = torch.full((count,), GUIDANCE, device=noisy.device, dtype=torch.float32)
-    said = pipe.transformer(
+    output = pipe.transformer(
         hidden_states=packed,
         timestep=time / 1000,
         guidance=guidance,
         pooled_projections=given["pooled"],
         encoder_hidden_states=given["text"],
         txt_ids=torch.zeros(given["text"].shape[1], 3, device=noisy.device, dtype=noisy.dtype),
-        img_ids=places,
+        img_ids=positions,
         return_dict=False,
     )[0]
-    said = said.view(count, height // 2, width // 2, channels, 2, 2)
-    return said.permute(0, 3, 1, 4, 2, 5).reshape(count, channels, height, width)
+    output = output.view(count, height // 2, width // 2, channels, 2, 2)
+    return output.permute(0, 3, 1, 4, 2, 5).reshape(count, channels, height, width)
 
 
 FAMILIES = {

@@ -31,11 +31,11 @@ class Discrete:
 
     def sigmas(self, shares: Tensor) -> Tensor:
         """Sigmas at shares of the schedule, between two steps by their logarithms."""
-        place = shares.double().clamp(0, 1) * (len(self.table) - 1)
-        low = place.floor().long()
-        high, part = place.ceil().long(), place - low
+        step = shares.double().clamp(0, 1) * (len(self.table) - 1)
+        low = step.floor().long()
+        high, fraction = step.ceil().long(), step - low
         logs = self.table.log()
-        return ((1 - part) * logs[low] + part * logs[high]).exp().float()
+        return ((1 - fraction) * logs[low] + fraction * logs[high]).exp().float()
 
     def drawn(self, steps: int, size: int) -> Tensor:
         """Sigmas (steps + 1,) of a drawing, from pure noise to 0."""
@@ -59,12 +59,12 @@ class Discrete:
         """What the network sees of x."""
         return noisy / levels.along((1 + sigma**2).sqrt(), noisy)
 
-    def clean(self, noisy: Tensor, said: Tensor, sigma: Tensor) -> Tensor:
+    def clean(self, noisy: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
         """x̂₀."""
         sigma = levels.along(sigma, noisy)
         if self.prediction == "v_prediction":
-            return noisy / (1 + sigma**2) - said * sigma / (1 + sigma**2).sqrt()
-        return said if self.prediction == "sample" else noisy - sigma * said
+            return noisy / (1 + sigma**2) - output * sigma / (1 + sigma**2).sqrt()
+        return output if self.prediction == "sample" else noisy - sigma * output
 
     def step(self, noisy: Tensor, clean: Tensor, now: Tensor, following: Tensor) -> Tensor:
         """Euler's step from one sigma to the next."""
@@ -118,8 +118,8 @@ class Flow:
     def inputs(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         return noisy
 
-    def clean(self, noisy: Tensor, said: Tensor, sigma: Tensor) -> Tensor:
-        return noisy - levels.along(_flow(sigma), noisy) * said
+    def clean(self, noisy: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
+        return noisy - levels.along(_flow(sigma), noisy) * output
 
     def step(self, noisy: Tensor, clean: Tensor, now: Tensor, following: Tensor) -> Tensor:
         time = _flow(now)

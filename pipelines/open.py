@@ -17,7 +17,7 @@ from ..errors import BaseModelError, GraftError, SettingsError, lacks_memory
 from ..untrusted import parse_json
 from .family import FAMILIES, Family
 from .noise import Discrete, Flow, noise_of
-from .weights import Places, fill, places_of
+from .weights import StoredParts, fill, stored_parts_of
 
 PARTS = (
     "Give a diffusers folder of the same kind of model beside it (--source-parts or --target-parts; from Python "
@@ -31,7 +31,7 @@ MISSING = 'pip install "lora-graft[distill]"'
 class Opened:
     """A model, ready to compute.
 
-    base: its weights by canonical names. pipe: diffusers' pipeline, for its prompts. places: of each part, where
+    base: its weights by canonical names. pipe: diffusers' pipeline, for its prompts. stored: of each part, where
     canonical weights lie in it. vae: None where there are no weights for it.
     """
 
@@ -40,7 +40,7 @@ class Opened:
     family: Family
     pipe: Any
     noise: Discrete | Flow
-    places: dict[str, Places]
+    stored: dict[str, StoredParts]
     vae: Any
     scale: float
     shift: float
@@ -173,15 +173,15 @@ def _assemble(libraries: tuple, path: Path, folder: Path, family: Family, base: 
     diffusers, transformers = libraries
     file = None if path == folder else base
     found: dict[str, Any] = dict(family.more)
-    places: dict[str, Places] = {}
-    found[family.network], places[family.network] = _part(
+    stored: dict[str, StoredParts] = {}
+    found[family.network], stored[family.network] = _part(
         getattr(diffusers, family.network_class), folder, family.network, file, dtype, path
     )
     for name, kind in family.encoders.items():
         found[name] = None
         if name in family.optional and not (folder / name).is_dir():
             continue
-        found[name], places[name] = _part(getattr(transformers, kind), folder, name, file, dtype, path)
+        found[name], stored[name] = _part(getattr(transformers, kind), folder, name, file, dtype, path)
     for name, kind in family.tokenizers.items():
         found[name] = None
         if name not in family.optional or (folder / name).is_dir():
@@ -199,7 +199,7 @@ def _assemble(libraries: tuple, path: Path, folder: Path, family: Family, base: 
         family=family,
         pipe=pipe,
         noise=noise_of(scheduler),
-        places=places,
+        stored=stored,
         vae=vae,
         scale=float(config.get("scaling_factor") or 1.0),
         shift=float(config.get("shift_factor") or 0.0),
@@ -215,14 +215,14 @@ def _need(folder: Path, name: str) -> None:
 
 def _part(
     kind: Any, folder: Path, name: str, file: Base | None, dtype: torch.dtype, path: Path
-) -> tuple[nn.Module, Places]:
+) -> tuple[nn.Module, StoredParts]:
     """A network or text encoder, from the single file where that has it, else from the folder."""
     _need(folder, name)
     if file is not None:
         model = _blank(kind, folder / name, dtype)
-        places = places_of(model, name)
-        if fill(model, places, file):
-            return model.eval().requires_grad_(False), places
+        stored = stored_parts_of(model, name)
+        if fill(model, stored, file):
+            return model.eval().requires_grad_(False), stored
         if not _weights(folder / name):
             raise BaseModelError(
                 f"Neither the file nor the folder beside it has the weights of {name}",
@@ -238,7 +238,7 @@ def _part(
         )
     more = {} if _weights(folder / name, plain=True) else {"variant": _weights(folder / name)[0].split(".")[1]}
     model = kind.from_pretrained(folder / name, use_safetensors=True, local_files_only=True, **more)
-    return model.to(dtype).eval().requires_grad_(False), places_of(model, name)
+    return model.to(dtype).eval().requires_grad_(False), stored_parts_of(model, name)
 
 
 def _blank(kind: Any, folder: Path, dtype: torch.dtype) -> nn.Module:

@@ -17,10 +17,10 @@ from ..kernels import lowrank
 from ..names import DENOISER, StoredPart, WeightSlice
 
 SAME_KIND = "Give the folder of the same kind of model as the file."
-Places = Mapping[str, list[StoredPart]]
+StoredParts = Mapping[str, list[StoredPart]]
 
 
-def places_of(model: nn.Module, part: str) -> Places:
+def stored_parts_of(model: nn.Module, part: str) -> StoredParts:
     """Canonical name → where the weight lies in the model's own tensors; part: the model's folder name."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if tensor.ndim}
     found = canonical_parts(shapes)
@@ -29,20 +29,20 @@ def places_of(model: nn.Module, part: str) -> Places:
     return {re.sub(rf"^{re.escape(DENOISER)}", f"{part}.transformer.", name): p for name, p in found.items()}
 
 
-def fill(model: nn.Module, places: Places, base: Base) -> int:
+def fill(model: nn.Module, stored: StoredParts, base: Base) -> int:
     """Copy a base's weights into a model of the same form; the number of weights.
 
     Raises:
         BaseModelError: the base lacks some of the model's weights, or has them in another size.
     """
     tensors, shapes = model.state_dict(), base.weights()
-    known = {name: parts for name, parts in places.items() if name in shapes}
+    known = {name: parts for name, parts in stored.items() if name in shapes}
     if not known:
         return 0
     filled = {tensors[part.key].data_ptr() for parts in known.values() for part in parts}  # some have two names
     lacking = [
         name
-        for name, parts in places.items()
+        for name, parts in stored.items()
         if name not in shapes and not all(tensors[part.key].data_ptr() in filled for part in parts)
     ]
     if lacking:
@@ -103,27 +103,27 @@ def updates(adapter: Adapter, base: Base, strength: float) -> Iterator[tuple[str
     """
     shapes = base.weights()
     for key, module in adapter.modules.items():
-        place = base.names.resolve(key)
-        if place is None or place.name not in shapes:
+        target = base.names.resolve(key)
+        if target is None or target.name not in shapes:
             continue
-        weight = load_weight_slice(base, place) if module.needs_base else None
-        yield place.name, strength * _whole(module.delta(weight), place, shapes[place.name])
-        bias, name = module.bias(), place.name.removesuffix(".weight") + ".bias"
+        weight = load_weight_slice(base, target) if module.needs_base else None
+        yield target.name, strength * _whole(module.delta(weight), target, shapes[target.name])
+        bias, name = module.bias(), target.name.removesuffix(".weight") + ".bias"
         if bias is not None and name in shapes:
-            yield name, strength * _whole(bias, place._replace(name=name), shapes[name])
+            yield name, strength * _whole(bias, target._replace(name=name), shapes[name])
 
 
-def _whole(change: Tensor, place: WeightSlice, shape: tuple[int, ...]) -> Tensor:
+def _whole(change: Tensor, target: WeightSlice, shape: tuple[int, ...]) -> Tensor:
     """A module's change as one of the whole weight, in the weight's own order of rows."""
-    change = lowrank.swap_halves(change) if place.swap else change
-    start, length = place.rows or (0, shape[0])
+    change = lowrank.swap_halves(change) if target.swap else change
+    start, length = target.rows or (0, shape[0])
     whole = torch.zeros(shape)
     whole[start : start + length] = change.reshape(length, *shape[1:])
     return whole
 
 
 @contextmanager
-def changed(model: nn.Module, places: Places, adapters: list[tuple[Adapter, float]], base: Base) -> Iterator[None]:
+def changed(model: nn.Module, stored: StoredParts, adapters: list[tuple[Adapter, float]], base: Base) -> Iterator[None]:
     """Within this the model has the adapters on it; afterwards its weights are what they were, bit by bit."""
     tensors, kept = model.state_dict(), {}
     try:
@@ -132,7 +132,7 @@ def changed(model: nn.Module, places: Places, adapters: list[tuple[Adapter, floa
                 if strength == 0:
                     continue
                 for name, change in updates(adapter, base, strength):
-                    for part, rows in _split(change, places.get(name, []), tensors):
+                    for part, rows in _split(change, stored.get(name, []), tensors):
                         own = tensors[part.key]
                         if part.key not in kept:
                             kept[part.key] = own.to("cpu", copy=True)

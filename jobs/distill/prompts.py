@@ -136,12 +136,12 @@ def _of_guards(guards: dict[str, str], wanted: int, sources: Sources) -> str:
     counts = Counter(guards.values())
     spoken = {"tags": "of training tags", "seeds": "of seed prompts", "everyday": "everyday ones"}
     origins = ", ".join(f"{counts[name]} {text}" for name, text in spoken.items() if counts[name])
-    told = f" And {len(guards)} guard prompts without trigger words" + (f": {origins}." if guards else ".")
+    sentence = f" And {len(guards)} guard prompts without trigger words" + (f": {origins}." if guards else ".")
     if len(guards) < wanted:
-        told += f" There are no {wanted}."
+        sentence += f" There are no {wanted}."
     if guards and not sources.words:
-        told += " Trigger words are not known here, so that guard prompts of tags and seed prompts cannot be made."
-    return told
+        sentence += " Trigger words are not known here, so that guard prompts of tags and seed prompts cannot be made."
+    return sentence
 
 
 def _draw(template: Choice, sources: Sources, random: Random) -> str:

@@ -148,20 +148,20 @@ class Check:
     def __init__(self, domain: Domain):
         self.seeds = [_words(line) for line in domain.examples]
         self.known: list[frozenset[str]] = []
-        said = " ".join([*domain.examples, *domain.tags, *domain.words])
-        self.scripts = set(_scripts(said))
+        sample = " ".join([*domain.examples, *domain.tags, *domain.words])
+        self.scripts = set(_scripts(sample))
         self.longest = _longest(domain)
 
     def __call__(self, entry: str) -> str:
         reason = self._form(entry)
         if reason:
             return reason
-        said = _words(entry)
-        if any(_alike(said, other) for other in self.seeds):
+        words = _words(entry)
+        if any(_alike(words, other) for other in self.seeds):
             return "copies of the examples"
-        if any(_alike(said, other) for other in self.known):
+        if any(_alike(words, other) for other in self.known):
             return "repeated"
-        self.known.append(said)
+        self.known.append(words)
         return ""
 
     def _form(self, entry: str) -> str:

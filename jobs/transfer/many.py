@@ -200,7 +200,7 @@ class Worker:
 
     def __init__(self, job: Job):
         self.job, self.cache = job, SubspaceCache(job.cache)
-        self.told: set[Weights] = set()
+        self.reported: set[Weights] = set()
         # A type checker does not take FileBase's cached properties for the protocol's properties.
         self.source, self.target = cast(Base, open_base(job.source)), cast(Base, open_base(job.target))
 
@@ -262,10 +262,10 @@ class Worker:
 
 
 def _weights_of(file: Path) -> set[Weights]:
-    """Those that this process has not told of before: most LoRAs of a shelf change the same weights."""
+    """Those that this process has not reported before: most LoRAs of a shelf change the same weights."""
     worker = Worker.current
-    news = worker.weights_of(file) - worker.told
-    worker.told |= news
+    news = worker.weights_of(file) - worker.reported
+    worker.reported |= news
     return news
 
 

@@ -22,7 +22,7 @@ from lora_graft.pipelines.family import FAMILIES
 from lora_graft.pipelines.latents import decoded, encoded, spaces, translation
 from lora_graft.pipelines.noise import Flow
 from lora_graft.pipelines.open import Opened, open_model
-from lora_graft.pipelines.weights import fill, places_of
+from lora_graft.pipelines.weights import fill, stored_parts_of
 from safetensors.torch import save_file
 
 KINDS = ("sd", "sdxl", "sd3", "flux")
@@ -208,15 +208,15 @@ def test_the_example_family_by_diffusers_draws_what_it_draws_by_itself(tmp_path)
         pos_embed_max_size=16,
     ).eval()
     base = open_base(files["family_a"])
-    places = places_of(network, "transformer")
-    assert fill(network, places, base) == len(base.weights())
+    stored = stored_parts_of(network, "transformer")
+    assert fill(network, stored, base) == len(base.weights())
     opened = Opened(
         label="family_a",
         base=base,
         family=FAMILIES["sd3"],
         pipe=SimpleNamespace(transformer=network, vae_scale_factor=8),
         noise=Flow(3.0),
-        places={"transformer": places},
+        stored={"transformer": stored},
         vae=None,
         scale=1.0,
         shift=0.0,
