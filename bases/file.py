@@ -57,12 +57,20 @@ class FileBase:
             raise BaseModelError(f"The model's weights do not fit together: {error}", file=path) from error
         return cls(path, {n: stack(parts, shapes, {k: file for k in shapes}) for n, parts in layout.items()}, [file])
 
-    @cached_property
+    @property
     def names(self) -> Names:
+        return self._names
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    @cached_property
+    def _names(self) -> Names:
         return names_for(self.weights())
 
     @cached_property
-    def fingerprint(self) -> str:
+    def _fingerprint(self) -> str:
         """Hash over each file's header, size and a sample of every tensor's bytes (see TensorFile.sample)."""
         return hashlib.sha256(" ".join(file.sample() for file in self._files).encode()).hexdigest()
 

@@ -21,7 +21,9 @@ class Base(Protocol):
 
     label: str
     architecture: str
-    names: Names
+
+    @property
+    def names(self) -> Names: ...
 
     @property
     def fingerprint(self) -> str: ...

@@ -47,7 +47,7 @@ class Past:
         if event == "queued":
             self.queued[entry["prompt_id"]] = (entry["server"], entry["job"])
         if event in ("returned", "done", "failed"):
-            self.queued.pop(entry.get("prompt_id"), None)
+            self.queued.pop(entry.get("prompt_id", ""), None)
 
 
 class Manifest:

@@ -204,7 +204,7 @@ def interruptible(work) -> Summary:
 
     async def main() -> Summary:
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
-        if os.name != "nt":
+        if task is not None and os.name != "nt":
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, task.cancel)
         return await work

@@ -127,7 +127,7 @@ class Server:
         body = {"prompt": prompt, "client_id": self.client, "prompt_id": number}
         answer = await self._ask("POST", "/prompt", body)
         reply = answer.table()
-        given = reply.get("prompt_id")
+        given = reply.get("prompt_id") or ""
         if answer.status >= 500 and not reply.get("error"):
             raise Unreachable(f"{self.url} answers with status {answer.status}")
         if answer.status == 200 and not (isinstance(given, str) and given):
@@ -141,7 +141,7 @@ class Server:
     async def queue(self) -> tuple[set[str], set[str]]:
         """Ids of the prompts that run and that wait, other people's too."""
         queue = await self._json("/queue")
-        return tuple(_ids(queue.get(key)) for key in ("queue_running", "queue_pending"))
+        return _ids(queue.get("queue_running")), _ids(queue.get("queue_pending"))
 
     async def record(self, number: str) -> dict | None:
         """What the history says of a finished prompt, or None."""

@@ -110,7 +110,7 @@ def _choices(text: str, options: tuple, where: str) -> list:
     missing = [str(file) for file, name in named.items() if name is None]
     if len(missing) < len(here):
         _all_there(missing, here, where)
-        return [by_name[name] for name in dict.fromkeys(named.values())]
+        return [by_name[name] for name in dict.fromkeys(named.values()) if name is not None]
     for pattern in dict.fromkeys((_parts(text), _inside_folder(_parts(text)))):
         found = [name for name in by_name if _fits(_parts(name), pattern)]
         if found:

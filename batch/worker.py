@@ -219,7 +219,7 @@ class Worker:
         """The server's messages: they tell at once what looking at the queue would tell later."""
         while True:
             async for message in self.server.messages():
-                self._heard(message.get("type"), _table(message.get("data")))
+                self._heard(str(message.get("type")), _table(message.get("data")))
             self.wake.set()
             await asyncio.sleep(RETRY)
 

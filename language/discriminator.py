@@ -99,13 +99,23 @@ def fit(
     student = begin(lm, TextDistillation(modules="linear", rank=RANK, training=training), None, None)
     ids = [[[form.prompt(text) for text in part] for part in side] for side in sides]
     head = _learn(student, ids, training, progress)
-    right = [
+    real_right, generated_right = (
         None if not held else sum((score > 0.5) == wanted for score in _scores(lm, head, held)) / len(held)
         for (_, held), wanted in zip(ids, (True, False), strict=True)
-    ]
+    )
     weight, bias = head.weight.detach().cpu()[0].clone(), float(head.bias.detach())
-    counts = (sum(map(len, sides[0])), sum(map(len, sides[1])))
-    return Discriminator(exported(student), weight, bias, lm.label, lm.base.fingerprint, *counts, *right, **whose)
+    return Discriminator(
+        exported(student),
+        weight,
+        bias,
+        model=lm.label,
+        model_fingerprint=lm.base.fingerprint,
+        real=sum(map(len, sides[0])),
+        generated=sum(map(len, sides[1])),
+        real_right=real_right,
+        generated_right=generated_right,
+        **whose,
+    )
 
 
 def _parted(texts: list[str], dice: Random) -> tuple[list[str], list[str]]:

@@ -92,7 +92,7 @@ def open_model(path: Path, *, device: str = "cpu", precision: str = "auto") -> L
     bars = quiet.is_progress_bar_enabled()
     quiet.disable_progress_bar()
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError, ImportError) as problem:

@@ -63,7 +63,7 @@ def begin(
     from peft import LoHaConfig, LoraConfig, get_peft_model
 
     modules, where, notes = _modules(target, settings, adapter, source)
-    alpha = settings.rank if settings.alpha is None else settings.alpha
+    alpha: Any = settings.rank if settings.alpha is None else settings.alpha  # PEFT takes fractions, too
     how: dict[str, Any] = dict(r=settings.rank, target_modules=modules, task_type="CAUSAL_LM")
     if settings.kind == "loha":
         config = LoHaConfig(alpha=alpha, **how)
@@ -141,10 +141,10 @@ def checkpointed(model: Any, wanted: bool) -> Iterator[None]:
         yield
         return
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
+        elif isinstance(module, nn.Dropout):
+            module.p = 0.0
     model.enable_input_require_grads()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()  # transformers checkpoints only then

@@ -6,7 +6,7 @@ import io
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,8 +33,9 @@ def figure(width: int, height: int) -> Figure:
 
 def pixels(sheet: Figure) -> np.ndarray:
     """The drawn figure, (height, width, 3) uint8."""
-    sheet.canvas.draw()
-    return np.asarray(sheet.canvas.buffer_rgba())[..., :3].copy()
+    canvas: Any = sheet.canvas  # Agg's, as `figure` makes it
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def text_style(size: float, **more) -> dict:

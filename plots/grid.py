@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -13,11 +14,20 @@ MOST_ROWS = 64  # above this, the transformer blocks inside one UNet block share
 _SHORT = {"input_blocks": "in", "middle_block": "mid", "output_blocks": "out", "transformer_blocks": "t"}
 
 
-def rows(report: Report) -> dict[str, list[ModuleReport]]:
+M = TypeVar("M")
+
+
+class InBlocks(Protocol[M]):
+    """A report whose modules can be grouped by block."""
+
+    def blocks(self) -> dict[str, list[M]]: ...
+
+
+def rows(report: InBlocks[M]) -> dict[str, list[M]]:
     """Modules by row: one row per block, under a short name ("in.4.1.t.0"), in reading order."""
     groups = report.blocks()
     if len(groups) > MOST_ROWS:
-        merged: dict[str, list[ModuleReport]] = {}
+        merged: dict[str, list[M]] = {}
         for block, modules in groups.items():
             merged.setdefault(re.sub(r"\.transformer_blocks\.\d+$", "", block), []).extend(modules)
         groups = merged

@@ -45,5 +45,12 @@ def _fitted(image: np.ndarray, height: int, width: int) -> np.ndarray:
     if height % image.shape[0] == 0 and width % image.shape[1] == 0:
         return levels.astype(np.uint8).repeat(height // image.shape[0], 0).repeat(width // image.shape[1], 1)
     smooth = torch.from_numpy(levels.astype(np.float32)).permute(2, 0, 1)[None]
-    mode = {"mode": "area"} if height < image.shape[0] else {"mode": "bilinear", "align_corners": False}
-    return F.interpolate(smooth, (height, width), **mode)[0].permute(1, 2, 0).round().byte().numpy()
+    smaller = height < image.shape[0]
+    mode, corners = ("area", None) if smaller else ("bilinear", False)
+    return (
+        F.interpolate(smooth, (height, width), mode=mode, align_corners=corners)[0]
+        .permute(1, 2, 0)
+        .round()
+        .byte()
+        .numpy()
+    )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from ... import adapters, choices
-from ...bases import Base, open_base
+from ...bases import open_base
 from ...io.outputs import claim, staged
 from ..names import names_of
 from ..processes import Engine, LocalEngine
@@ -88,7 +88,7 @@ def carry_out(order: Order) -> Outcome:
     beside = order.output.with_suffix(order.report) if order.report else None
     order.output.parent.mkdir(parents=True, exist_ok=True)
     claim(order.output, beside)
-    base = cast(Base, open_base(order.base)) if order.base else None
+    base = open_base(order.base) if order.base else None
     given = [(adapters.read(file), model, clip) for file, model, clip in order.loras]
     result = merge(given, order.settings, base=base, device=order.device)
     names = None

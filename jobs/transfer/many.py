@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from glob import glob, has_magic
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, cast
+from typing import ClassVar, Literal, Protocol
 
 from ... import adapters, choices
-from ...bases import Base, open_base
+from ...bases import open_base
 from ...errors import GraftError, SettingsError
 from ...io.outputs import claim, ignores_case, staged
 from ...names import WeightSlice
@@ -201,8 +201,7 @@ class Worker:
     def __init__(self, job: Job):
         self.job, self.cache = job, SubspaceCache(job.cache)
         self.reported: set[Weights] = set()
-        # A type checker does not take FileBase's cached properties for the protocol's properties.
-        self.source, self.target = cast(Base, open_base(job.source)), cast(Base, open_base(job.target))
+        self.source, self.target = open_base(job.source), open_base(job.target)
 
     @classmethod
     def begin(cls, job: Job) -> None:
