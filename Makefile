@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
+# Whole files of tests side by side: each that needs a host starts its own ComfyUI (1 to 2 GB).
+WORKERS ?= 2
+PARALLEL = -n $(WORKERS) --dist loadfile
 
 .PHONY: help demo test test-fast lint docs install dev clean
 
@@ -35,10 +38,10 @@ docs: dev  ## the site, in out/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: dev lint docs  ## the checks, the site and all tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 test-fast: dev lint  ## the same without what needs a ComfyUI or a browser
-	$(BIN)/python -m pytest -q -m "not host"
+	$(BIN)/python -m pytest -q $(PARALLEL) -m "not host"
 
 clean:  ## removes .venv and out
 	rm -rf $(VENV) out

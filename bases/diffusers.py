@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 
 from ..errors import BaseModelError
+from ..io.storage import open_weights
 from ..io.weights import WeightFile
 from ..names import DENOISER
 from ..untrusted import parse_json
 from .file import FileBase, Stored, stack
-from .language import file_class, language_model, language_parts
+from .language import language_model, language_parts
 from .layout import canonical_parts
 
 _COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
@@ -31,7 +32,7 @@ def open_folder(path: str | Path) -> FileBase:
     stored: dict[str, Stored] = {}
     files: list[WeightFile] = []
     for folder in folders:
-        shards = [file_class(language)(file) for file in _weight_files(folder)]
+        shards = [open_weights(file) for file in _weight_files(folder)]
         where = {key: shard for shard in shards for key in shard.entries}
         shapes = {key: shape for shard in shards for key, shape in shard.shapes().items()}
         found = canonical_parts(shapes) if language is None else language_parts(shapes, language)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BaseModelError
-from ..io.gguf import GgufFile, is_gguf
+from ..io.storage import open_weights
 from ..io.weights import WeightFile
 from ..kernels.finite import all_finite
 from ..names import Names, StoredPart, names_for
@@ -47,7 +47,7 @@ class FileBase:
     @classmethod
     def open(cls, path: str | os.PathLike) -> FileBase:
         """One checkpoint file, safetensors or GGUF. Raises BaseModelError (see TensorFile and GgufFile)."""
-        file = GgufFile(path) if is_gguf(path) else WeightFile(path)
+        file = open_weights(path)
         shapes = file.shapes()
         if sum(".lora_" in name or "_lora." in name for name in shapes) * 2 > len(shapes):
             raise BaseModelError("This file is an adapter, not a base model", file=path)

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BaseModelError
-from ..io.quantised import QuantisedFile
-from ..io.weights import WeightFile
 from ..names import DENOISER, StoredPart
 from ..names.language import FUSED, SEPARATE
 from ..untrusted import parse_json
@@ -58,11 +56,6 @@ def _check_storage(config: Mapping[str, Any], file: Path) -> None:
         key="quantization_config",
         hint="Give the same model in fp16, bf16 or fp32: an adapter trained on the quantised one belongs to it too.",
     )
-
-
-def file_class(config: Mapping[str, Any] | None) -> type[WeightFile]:
-    """How the model's files are read: bitsandbytes' 4 and 8 bits are multiplied out."""
-    return QuantisedFile if config and config.get("quantization_config") else WeightFile
 
 
 def language_parts(raw: Mapping[str, Shape], config: Mapping[str, Any]) -> dict[str, list[StoredPart]]:

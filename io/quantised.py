@@ -20,6 +20,7 @@ from ..untrusted import parse_json
 from .weights import WeightFile
 
 _STATE = re.compile(r"(?P<key>.+)\.quant_state\.bitsandbytes__(nf4|fp4)$")
+MARKS = (".quant_state.bitsandbytes__", ".SCB")  # in the names of a file with such weights
 _BESIDE = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
 _OF_MODULE = (".SCB", ".weight_format")
 

@@ -7,6 +7,9 @@ import json
 import pytest
 import torch
 from graphs import NODE, Graph
+from lora_graft import open_base, similarity
+from lora_graft.io.comfy_quant import LAYOUTS
+from lora_graft.kernels.spectral import SubspaceSize
 from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.host
@@ -107,3 +110,39 @@ def test_scaled_fp8_weights_are_decoded(host):
     result = host.run(graph)
     assert result.status == "success", result.message
     assert float(result.text(value)) > 0.95
+
+
+@pytest.mark.parametrize("kind", ["nvfp4", "mxfp8", "int8_tensorwise", "convrot_w4a4", "asym_w4a8_int8"])
+def test_quantised_layouts_are_read_alike_from_the_graph_and_from_the_file(host, kind):
+    """The host's own loader takes the file; what it multiplies out is what the pack reads from the disk."""
+    kitchen = pytest.importorskip("comfy_kitchen.tensor", reason="comfy-kitchen is not installed")
+    folder = host.models / "diffusion_models"
+    layout = getattr(kitchen, LAYOUTS[kind].name)
+    options = {"convrot_groupsize": 16} if kind in ("convrot_w4a4", "asym_w4a8_int8") else {}
+    tensors, count = {}, 0
+    for key, weight in load_file(folder / "sd3_a.safetensors").items():
+        if weight.ndim != 2 or not key.endswith(("attn.qkv.weight", "mlp.fc1.weight")):
+            tensors[key] = weight
+            continue
+        values, params = layout.quantize(weight.float(), **options)
+        stored = layout.state_dict_tensors(values, params)
+        tensors |= {key + suffix: tensor.contiguous() for suffix, tensor in stored.items()}
+        note = json.dumps({"format": kind, **options}).encode()
+        tensors[key.replace(".weight", ".comfy_quant")] = torch.tensor(list(note), dtype=torch.uint8)
+        count += 1
+    assert count
+    file = folder / f"sd3_{kind}.safetensors"
+    save_file(tensors, file)
+
+    graph = Graph()
+    seen = look(host, graph, graph.add("Probe_Base", model=graph.unet(f"sd3_{kind}")))
+    read = open_base(file)
+    assert seen["worst"] < 1e-6 and seen["shapes"] == {name: list(shape) for name, shape in read.weights().items()}
+
+    graph = Graph()
+    node = graph.similarity(graph.unet("sd3_a"), graph.unet(f"sd3_{kind}"))
+    value = graph.value([node, 2])
+    result = host.run(graph)
+    assert result.status == "success", result.message
+    report = similarity(open_base(folder / "sd3_a.safetensors"), read, size=SubspaceSize(k=16))
+    assert float(result.text(value)) == pytest.approx(report.totals["mean_similarity"], abs=0.01)
