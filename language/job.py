@@ -7,7 +7,6 @@ learns these answers. What travels is text, so tokenizers and widths may differ.
 from __future__ import annotations
 
 import gc
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +21,12 @@ from ..jobs.memory import memory_told
 from ..jobs.progress import Progress, silent
 from ..version import __version__
 from . import goals
-from .answers import agreement, ask, lessons
-from .collect import Collected, collect
+from .answers import Answered, agreement, answered, ask, given
+from .collect import Collected
 from .decode import Written
-from .discriminator import Judge
-from .discriminator import load as load_discriminator
-from .generator import SHOTS, Generator
 from .learn import chosen_rate, learn
 from .models import LanguageModel, check_belongs, open_model, require_libraries, same_tokenizer, with_adapter
+from .prompts import gathered
 from .report import TextReport
 from .run import TextRun
 from .settings import Example, TextData, TextDistillation
@@ -112,19 +109,21 @@ class _Work:
             check_belongs(self.adapter, teacher.base)
         if goal == "difference":
             _require_shared(teacher, student_model)
-        asked, prompts = self._prompts(student_model, teacher)
+        asked, prompts = gathered(
+            self.data, student_model, teacher, self.settings.chat, self._open, self.run, self.tell
+        )
         generated = time.perf_counter()
-        found, notes = self._answers(asked, prompts, teacher)
+        found = self._answers(asked, prompts, teacher)
         taught = time.perf_counter()
         base = None if teacher is None else teacher.base
         if goal != "difference" and teacher is not None:
             teacher = None  # its memory is free for the student
             gc.collect()
         learnt, held = _split(found.examples, self.settings.training.seed)
-        before = self._ask(form, held)
+        before = self._asked(form, held)
         student = begin(student_model, self.settings, self.adapter, base)
         result = self._learn(student, form, learnt, held, teacher)
-        after = self._ask(form, held)
+        after = self._asked(form, held)
         learned = time.perf_counter()
         made = exported(student)
         report = TextReport(
@@ -166,7 +165,7 @@ class _Work:
                 (_short(example.prompt), _short(example.answer), _short(written.text))
                 for example, written in list(zip(held, after, strict=True))[:SHOWN]
             ],
-            notes=[*asked.notes, *notes, *student.notes, *self.run.notes],
+            notes=[*asked.notes, *found.notes, *student.notes, *self.run.notes],
             seconds={
                 "prompts": generated - started,
                 "answers": taught - generated,
@@ -179,88 +178,21 @@ class _Work:
         self.tell(0, 0, f"opening {path.name}")
         return open_model(path, device=self.device, precision=self.precision)
 
-    def _prompts(self, target: LanguageModel, teacher: LanguageModel | None) -> tuple[Collected, str]:
-        """The prompts, and a hash of what decides them."""
-        data = self.data
-        if data.pairs or data.prompts:
-            given = [pair.prompt for pair in data.pairs] or list(data.prompts)
-            kept = list(dict.fromkeys(given)) if not data.pairs else given
-            words = f"The prompts are {len(kept)} given ones" + (", with their answers." if data.pairs else ".")
-            return Collected(kept, words, wanted=len(kept)), identity("given", kept)
-        assert teacher is not None
-        writer = target if data.generator is None else self._open(Path(data.generator))
-        generator = Generator(writer, data.seeds, temperature=data.temperature, seed=data.seed, chat=self.settings.chat)
-        words = f"The prompts were written by {writer.label}, shown {min(SHOTS, len(data.seeds))} examples at a time, "
-        judge, marks = None, []
-        if data.discriminator is None:
-            words += "and not filtered."
-        else:
-            found = load_discriminator(data.discriminator)
-            judge = Judge(teacher, found, self.settings.chat)
-            marks = [found.adapter.digest, found.weight.tolist(), found.bias, teacher.base.fingerprint]
-            words += f"and filtered by a discriminator from {found.real} real examples."
-        seeds = [[example.prompt, example.answer] for example in data.seeds]
-        how = [data.samples, data.seed, data.temperature, data.attempts, data.least_likeness, self.settings.chat]
-        key = identity("prompts", seeds, how, writer.base.fingerprint, str(writer.model.dtype), marks)
-        journal = self.run.journal("prompts", key)
-        return collect(generator.batch, judge, data, words=words, journal=journal, tell=self.tell), key
-
-    def _answers(self, asked: Collected, prompts: str, teacher: LanguageModel | None):
-        data, settings = self.data, self.settings
+    def _answers(self, asked: Collected, prompts: str, teacher: LanguageModel | None) -> Answered:
         if teacher is not None and self.adapter is not None:
             with_adapter(teacher, self.adapter)
-        if data.pairs:
-            written = [Written(pair.answer, 0, True) for pair in data.pairs]
-            return lessons([pair.prompt for pair in data.pairs], written, longest=settings.max_new_tokens), []
+        if self.data.pairs:
+            return given(self.data.pairs, self.settings.max_new_tokens)
         assert teacher is not None
-        form = Format(teacher, settings.chat)
-        fitting = [prompt for prompt in asked.prompts if self._fits(form, prompt)]
-        if not fitting:
-            raise SettingsError(
-                f"Every prompt is too long: with {settings.max_new_tokens} tokens for the answer none fits into the "
-                f"{_context(teacher)} that {teacher.label} reads",
-                hint="Give shorter prompts, or lower --max-new-tokens.",
-            )
-        how = [settings.max_new_tokens, settings.stop, settings.chat, settings.training.batch, str(teacher.model.dtype)]
-        key = identity("answers", prompts, fitting, *self._marks(teacher), *how)
-        journal = self.run.journal("answers", key)
-        written = ask(
-            form,
-            fitting,
-            longest=settings.max_new_tokens,
-            stop=settings.stop,
-            batch=settings.training.batch,
-            journal=journal,
-            tell=self.tell,
-        )
-        found = lessons(fitting, written, longest=settings.max_new_tokens)
-        notes = [journal.trouble] if journal.trouble else []
-        if len(fitting) < len(asked.prompts):
-            notes.append(f"{len(asked.prompts) - len(fitting)} prompts were too long for the source and left out.")
-        if found.truncated:
-            notes.append(
-                f"{found.truncated} answers were longer than {settings.max_new_tokens} tokens and were left out "
-                "(--max-new-tokens)."
-            )
-        return found, notes
+        key = [prompts, *self._marks(teacher)]
+        return answered(Format(teacher, self.settings.chat), asked.prompts, self.settings, key, self.run, self.tell)
 
-    def _fits(self, form: Format, prompt: str) -> bool:
-        return len(form.prompt(prompt)) + self.settings.max_new_tokens <= _context(form.lm)
+    def _asked(self, form: Format, held: list[Example]) -> list[Written]:
+        return ask(form, [example.prompt for example in held], self.settings, tell=self.tell)
 
     def _marks(self, teacher: LanguageModel) -> list[object]:
         peft = None if self.adapter is None or self.adapter.peft is None else self.adapter.peft.config
         return [teacher.base.fingerprint, self.adapter and self.adapter.digest, peft]
-
-    def _ask(self, form: Format, held: list[Example]) -> list[Written]:
-        settings = self.settings
-        return ask(
-            form,
-            [example.prompt for example in held],
-            longest=settings.max_new_tokens,
-            stop=settings.stop,
-            batch=settings.training.batch,
-            tell=self.tell,
-        )
 
     def _learn(self, student: Student, form: Format, learnt, held, teacher: LanguageModel | None):
         settings, lm = self.settings, student.lm
@@ -311,38 +243,11 @@ class _Work:
         return found
 
 
-def answer(
-    model: Path,
-    prompts: list[str],
-    adapter: Path | Adapter | None = None,
-    *,
-    settings: TextDistillation | None = None,
-    batch: int = 16,
-    progress: Progress | None = None,
-    device: str = "cpu",
-    precision: str = "auto",
-) -> list[str | None]:
-    """What a model, with an adapter on it, most likely answers; None for an answer longer than the limit."""
-    settings, lm = settings or TextDistillation(), open_model(Path(model), device=device, precision=precision)
-    if adapter is not None:
-        with_adapter(lm, files.read(adapter) if isinstance(adapter, (str, Path)) else adapter)
-    form = Format(lm, settings.chat)
-    written = ask(
-        form, prompts, longest=settings.max_new_tokens, stop=settings.stop, batch=batch, tell=progress or silent
-    )
-    return [one.text if one.ended else None for one in written]
-
-
 def _split(examples: list[Example], seed: int) -> tuple[list[Example], list[Example]]:
     """(to learn from, held out): a tenth, drawn."""
     mixed = Random(f"held out {seed}").sample(examples, len(examples))
     held = min(MOST_HELD, max(2, len(examples) // HELD_OUT))
     return mixed[:-held], mixed[-held:]
-
-
-def _context(lm: LanguageModel) -> int:
-    """Tokens that a model reads at once."""
-    return getattr(lm.config, "max_position_embeddings", None) or sys.maxsize
 
 
 def _require_shared(teacher: LanguageModel | None, target: LanguageModel) -> None:

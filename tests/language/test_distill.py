@@ -15,9 +15,10 @@ from lora_graft.cli.app import app
 from lora_graft.errors import SettingsError
 from lora_graft.jobs.distill.schedule import Training
 from lora_graft.language import goals, learn
+from lora_graft.language.answers import answer
 from lora_graft.language.examples import read_examples
 from lora_graft.language.generator import Generator
-from lora_graft.language.job import answer, teach
+from lora_graft.language.job import teach
 from lora_graft.language.models import open_model, with_adapter
 from lora_graft.language.run import TextRun
 from lora_graft.language.settings import Example, TextData, TextDistillation
@@ -54,7 +55,7 @@ def settings(**more) -> TextDistillation:
 def right(model, adapter=None, task="next") -> float:
     """Share of all questions of a task that are answered rightly."""
     asked = [question(task, word) for word in words()]
-    found = answer(model, asked, adapter, settings=settings(), batch=64)
+    found = answer(model, asked, adapter, settings=settings())
     return sum(a == solve(task, w) for a, w in zip(found, words(), strict=True)) / len(asked)
 
 
