@@ -4,8 +4,8 @@ Parts: ``pairs`` (the paper's table: LoRAs for four tasks, taught to a newer bas
 tokenizer, and back), ``samples``, ``seeds``, ``hops`` and ``kinds``. Models and LoRAs are those of family/language.
 
 Accuracy: share of 200 new prompts of the task that get the right answer, to the letter. Others: the same for the
-twelve tasks that every base knows, 40 prompts each. Accepted: prompts learnt from. Tokens: read and written by
-generator, teacher and student. ± is half the difference between two seeds.
+twelve tasks that every base knows, 20 prompts each. Accepted: prompts learnt from. Tokens: read and written by
+generator, teacher and student. ± is half the range over seeds.
 
 Every figure is kept in ``FOLDER/llm.jsonl`` as soon as it is measured; the same call goes on there, and prints the
 tables from it.
@@ -33,9 +33,10 @@ from lora_graft.language.answers import answer
 from lora_graft.language.discriminator import Discriminator, load, save
 from lora_graft.language.fit import fit_discriminator
 from lora_graft.language.job import teach
+from lora_graft.language.run import TextRun
 from lora_graft.language.settings import Example, TextData, TextDistillation
 
-PAIRS = (("old", "new"), ("old", "other"), ("other", "old"), ("other", "new"))
+PAIRS = (("old", "new"), ("old", "other"), ("other", "old"))
 TITLES = {
     "source": "source with its LoRA",
     "alone": "target alone",
@@ -43,14 +44,18 @@ TITLES = {
     "lora-x": "projected (LoRA-X)",
     "random": "Trans-LoRA, random prompts",
     "unfiltered": "Trans-LoRA without discriminator",
-    "whole": "**Trans-LoRA**",
+    "printed": "Trans-LoRA as printed",
+    "whole": "**Trans-LoRA with guard texts**, the default",
     "difference": "the same, difference of logits",
     "real": "trained on as many real pairs",
+    "guarded": "the same with guard texts",
 }
-TAUGHT = ("random", "unfiltered", "whole", "difference", "real")
-SETTINGS = TextDistillation(rank=8, max_new_tokens=20)
+TAUGHT = ("random", "unfiltered", "printed", "whole", "difference", "real", "guarded")
+GUARDED = ("whole", "difference", "guarded")
+SAMPLES = 300
+SETTINGS = TextDistillation(rank=8, max_new_tokens=20, training=Training(steps=200, batch=32, accumulation=1))
 ASKING = replace(SETTINGS, training=Training(batch=64))
-ASKED, EACH, REAL = 200, 40, 200  # prompts of the task, of each known one, and real ones for a discriminator
+ASKED, EACH, REAL = 200, 20, 200  # prompts of the task, of each known one, and real ones for a discriminator
 PARTS = ("pairs", "samples", "seeds", "hops", "kinds")
 
 
@@ -103,28 +108,32 @@ class Bench:
             made = transfer(adapters.read(lora(task, source)), *bases, how).adapter
             return self.judged(target, task, made)
         data = self.data(name, task, source, seed)
-        if name == "real":
+        if name in ("real", "guarded"):
             return self.taught(task, None, None, target, data, SETTINGS, seed)
         goal = replace(SETTINGS, objective="difference" if name == "difference" else "answers")
         return self.taught(task, lora(task, source), source, target, data, goal, seed)
 
-    def data(self, name: str, task: str, source: str, seed: int, samples: int = Text.samples, shown: int = 5):
+    def data(self, name: str, task: str, source: str, seed: int, samples: int = SAMPLES, shown: int = 5) -> TextData:
         """What a row's student learns from."""
-        if name == "real":
-            return TextData(pairs=[Example(*pair) for pair in tasks.pairs(task, samples, 20 + seed)])
+        share = Text.guard_share if name in GUARDED else 0.0
+        if name in ("real", "guarded"):
+            pairs = [Example(*pair) for pair in tasks.pairs(task, samples, 20 + seed)]
+            return TextData(pairs=pairs, guard_share=share)
         if name == "random":
-            return TextData(prompts=random_prompts(samples, seed))
+            return TextData(prompts=random_prompts(samples, seed), guard_share=share)
         seeds = [Example(*pair) for pair in tasks.pairs(task, shown, 10 + seed)]
         judge = self.discriminator(source, task) if name != "unfiltered" else None
-        return TextData(seeds, discriminator=judge, samples=samples, seed=seed)
+        return TextData(seeds, discriminator=judge, samples=samples, seed=seed, guard_share=share)
 
     def taught(
         self, task: str, adapter: Path | Adapter | None, source: str | None, target: str, data, how, seed: int
     ) -> dict:
         how = replace(how, training=replace(how.training, seed=seed))
-        result = teach(adapter, None if source is None else FOLDER / source, FOLDER / target, data, how)
+        kept = TextRun(self.folder / f"run_{task}_{source}_{target}", 0)  # prompts and answers that rows share
+        result = teach(adapter, None if source is None else FOLDER / source, FOLDER / target, data, how, run=kept)
         self.last, report = result.adapter, result.report
         counted = {"accepted": report.accepted, "tokens": sum(report.tokens.values())}
+        counted |= {"own before": report.own_before, "own after": report.own_after}
         counted |= {"agreement": report.agreement_after, "rejected": report.rejected}
         return self.judged(target, task, result.adapter) | counted
 
@@ -250,7 +259,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--out", type=Path, default=Path("out/llm"))
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=1)
     asked = parser.parse_args()
     if unknown := set(asked.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")

@@ -53,7 +53,7 @@ Seeds = Annotated[
 ]
 OF_PICTURES = (
     *("source_parts", "target_parts", "drawn", "match_effect", "noisy_latents", "guards", "count", "width", "height"),
-    *("draw_steps", "cfg", "negative", "least_action", "guard_share", "offload", "layout"),
+    *("draw_steps", "cfg", "negative", "least_action", "offload", "layout"),
 )
 OF_TEXT = (
     *("generator", "discriminator", "unfiltered", "samples", "temperature", "least_likeness", "max_new_tokens"),

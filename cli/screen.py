@@ -116,6 +116,8 @@ def show_text(report: TextReport, written: list[Path]) -> None:
     """Sentences, the loss on held-out answers, the files written."""
     out = console()
     out.print(report.summary())
+    if aside := report.side_effects():
+        out.print(Text(visible(aside)))
     out.print(report.prompts)
     for note in report.notes:
         out.print(f"- {note}")

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import torch
+
 from .. import adapters as files
 from ..adapters import Adapter
 from ..adapters.metadata import history
@@ -26,12 +28,13 @@ from .collect import Collected
 from .decode import Written
 from .learn import chosen_rate, learn
 from .models import LanguageModel, check_belongs, open_model, require_libraries, same_tokenizer, with_adapter
+from .own_texts import own_texts
 from .prompts import gathered
 from .report import TextReport
 from .run import TextRun
 from .settings import Example, TextData, TextDistillation
 from .student import Student, begin, checkpointed, display, exported
-from .texts import Format
+from .texts import Format, Pair
 
 HELD_OUT, MOST_HELD = 10, 100  # one answer in ten is only measured with, at most a hundred
 SHOWN, LONGEST_SHOWN = 5, 120  # examples in the report, and characters of each
@@ -121,8 +124,13 @@ class _Work:
             gc.collect()
         learnt, held = _split(found.examples, self.settings.training.seed)
         before = self._asked(form, held)
+        guards, watched, own_tokens = own_texts(
+            student_model, self.data.guard_share, len(learnt), self.data.seed, self.run, self.tell
+        )
+        own_before = _mean_loss(student_model, watched)
         student = begin(student_model, self.settings, self.adapter, base)
-        result = self._learn(student, form, learnt, held, teacher)
+        result = self._learn(student, form, learnt, held, guards, teacher)
+        own_after = _mean_loss(student_model, watched)
         after = self._asked(form, held)
         learned = time.perf_counter()
         made = exported(student)
@@ -148,9 +156,18 @@ class _Work:
             empty=found.empty,
             learnt=len(learnt),
             held_out=len(held),
+            guards=len(guards),
+            watched=len(watched),
+            own_before=own_before,
+            own_after=own_after,
             agreement_before=agreement(before, held),
             agreement_after=agreement(after, held),
-            tokens={"generator": asked.tokens, "teacher": found.tokens, "student": result.tokens},
+            tokens={
+                "generator": asked.tokens,
+                "teacher": found.tokens,
+                "own texts": own_tokens,
+                "student": result.tokens,
+            },
             steps=len(result.losses),
             asked=self.settings.training.steps,
             best=result.best,
@@ -194,9 +211,9 @@ class _Work:
         peft = None if self.adapter is None or self.adapter.peft is None else self.adapter.peft.config
         return [teacher.base.fingerprint, self.adapter and self.adapter.digest, peft]
 
-    def _learn(self, student: Student, form: Format, learnt, held, teacher: LanguageModel | None):
+    def _learn(self, student: Student, form: Format, learnt, held, guards: list[Pair], teacher: LanguageModel | None):
         settings, lm = self.settings, student.lm
-        pairs = [form.pair(example.prompt, example.answer) for example in learnt]
+        pairs = [*(form.pair(example.prompt, example.answer) for example in learnt), *guards]
         apart = [form.pair(example.prompt, example.answer) for example in held]
         if teacher is not None and settings.words == "difference":
             loss = goals.difference(lm, teacher, settings.effect)
@@ -205,7 +222,9 @@ class _Work:
         answered = [[e.prompt, e.answer] for e in [*learnt, *held]]
         marks = [] if teacher is None else self._marks(teacher)
         start = [] if settings.start_from == "none" or self.adapter is None else [self.adapter.digest]
-        key = identity("learn", settings.stored(), answered, lm.base.fingerprint, str(lm.model.dtype), marks, start)
+        key = identity(
+            "learn", settings.stored(), answered, guards, lm.base.fingerprint, str(lm.model.dtype), marks, start
+        )
         keeper = self.run.keeper(key)
         try:
             with checkpointed(lm.model, settings.training.checkpointing):
@@ -241,6 +260,16 @@ class _Work:
             if earlier := history(self.adapter.metadata):
                 found["adapters_history"] = [earlier]
         return found
+
+
+@torch.no_grad()
+def _mean_loss(lm: LanguageModel, pairs: list[Pair]) -> float:
+    """Cross-entropy per token, in nats."""
+    found, tokens = 0.0, 0
+    for start in range(0, len(pairs), 8):
+        loss, count = goals.answers(lm)(pairs[start : start + 8])
+        found, tokens = found + float(loss), tokens + count
+    return found / max(1, tokens)
 
 
 def _split(examples: list[Example], seed: int) -> tuple[list[Example], list[Example]]:

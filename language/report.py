@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ..jobs.text import ReportText, cell, joined, percent, table
 
 GOOD, FAIR = 0.9, 0.5  # shares of the held-out answers that are the teacher's
+FORGETS = 0.1  # nats per token more on the target's own texts; see benchmarks/llm.py
 STILL_FALLING = 0.05  # of the held-out loss, over the last third of the steps
 
 
@@ -17,7 +18,8 @@ class TextReport(ReportText):
     samples: asked for. generated, duplicates, unusable, rejected, accepted: of the generator's prompts. truncated,
     empty: answers left out. learnt: answers learnt from. held_out: prompts with answers that were not.
     agreement_before, _after: share of them that the target alone, and with the new adapter, answers as the teacher
-    does, to the letter. tokens: read and written by generator and teacher, read by the student. losses, checks, best:
+    does, to the letter. guards: texts of the target's own that were learnt; watched: others, which the target alone, and
+    with the new adapter, foretells with so many nats per token (own_before, _after). tokens: read and written by generator and teacher, read by the student. losses, checks, best:
     see learn.py. measured, explained: what a plot of the curve asks for.
     """
 
@@ -42,6 +44,10 @@ class TextReport(ReportText):
     empty: int
     learnt: int
     held_out: int
+    guards: int
+    watched: int
+    own_before: float
+    own_after: float
     agreement_before: float
     agreement_after: float
     tokens: dict[str, int]
@@ -84,6 +90,7 @@ class TextReport(ReportText):
         found: dict[str, float] = {name: getattr(self, name) for name in names}
         found |= {f"{name}_tokens": count for name, count in self.tokens.items()}
         first, last = (self.losses[0], self.losses[-1]) if self.losses else (0.0, 0.0)
+        found |= {name: getattr(self, name) for name in ("guards", "own_before", "own_after")}
         return found | {"loss_first": first, "loss_last": last, "seconds": sum(self.seconds.values())}
 
     def summary(self) -> str:
@@ -117,8 +124,21 @@ class TextReport(ReportText):
             "is wrong; else give more prompts, a higher rank, or prompts nearer to the task (seeds, discriminator)."
         )
 
+    def side_effects(self) -> str:
+        """What becomes of everything else, in plain words."""
+        if not self.watched:
+            return ""
+        measured = (
+            f"On {self.watched} texts of the target's own, the target alone is off by {self.own_before:.2f} nats per "
+            f"token, with the new adapter by {self.own_after:.2f}"
+        )
+        if self.own_after - self.own_before <= FORGETS:
+            return f"{measured}: it leaves other prompts alone."
+        more = "a larger --guard-share" if self.guards else "guard texts (--guard-share 0.5)"
+        return f"{measured}. Warning: the new adapter also changes answers to other prompts. Give {more}."
+
     def to_markdown(self) -> str:
-        lines = [self.summary(), self.advice()]
+        lines = [self.summary(), *filter(None, [self.side_effects()]), self.advice()]
         lines.append(f"Objective: {self.objective}. {self.reason} Layers: {self.where} Started from {self.start}.")
         lines.append(self.prompts)
         spent = ", ".join(f"{name} {count}" for name, count in self.tokens.items())
@@ -139,6 +159,7 @@ class TextReport(ReportText):
             "answers left out as too long": self.truncated,
             "answers left out as empty": self.empty,
             "held out": self.held_out,
+            "texts of the target's own, learnt beside": self.guards,
         }
         if self.scores:
             counts |= {f"{name} score": value for name, value in self.scores.items()}

@@ -15,7 +15,7 @@ from ..jobs.distill.checkpoint import FileKeeper
 from .journal import Journal
 
 _BEST = "best_so_far"
-_OWN = re.compile(r"(prompts|answers)_[0-9a-f]{24}\.jsonl|[0-9a-f]{24}\.safetensors")
+_OWN = re.compile(r"(prompts|answers|own)_[0-9a-f]{24}\.jsonl|[0-9a-f]{24}\.safetensors")
 
 
 @dataclass
@@ -38,7 +38,7 @@ class TextRun:
         return self.folder is not None and self.folder.is_dir() and any(self.folder.iterdir())
 
     def journal(self, name: str, identity: str) -> Journal:
-        """The prompts or the answers of this run, as far as they are there."""
+        """The prompts, the answers or the own texts of this run, as far as they are there."""
         return Journal(self.folder, name, identity)
 
     def keeper(self, identity: str) -> FileKeeper | None:

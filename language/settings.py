@@ -33,6 +33,8 @@ class TextData:
     temperature: of its sampling.
     attempts: prompts generated at most, for each one that is wanted.
     least_likeness: what the discriminator must give a prompt; 0.5 in the paper.
+    guard_share: of what is learnt, the share that the target writes by itself, so that it keeps what it knows; 0 in
+        the paper.
 
     Raises:
         SettingsError: a value out of range, or nothing to take prompts from.
@@ -48,11 +50,14 @@ class TextData:
     temperature: float = choices.Text.temperature
     attempts: int = choices.Text.attempts
     least_likeness: float = choices.Text.least_likeness
+    guard_share: float = choices.Text.guard_share
 
     def __post_init__(self) -> None:
         for name in ("samples", "attempts"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.guard_share < 1:
+            raise SettingsError(f"the share of guard texts must be from 0 up to 1, and not 1, got {self.guard_share}")
         if not self.temperature > 0:
             raise SettingsError(f"the temperature must be above 0, got {self.temperature}")
         if not (self.seeds or self.prompts or self.pairs):

@@ -7,6 +7,7 @@ is there is skipped.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import time
 from pathlib import Path
@@ -107,13 +108,19 @@ def lora_pairs(task: str, seed: int = 0) -> list[Example]:
 
 def train_lora(task: str, base: Path, folder: Path) -> None:
     """A LoRA that teaches a base one of the new tasks."""
-    data = TextData(pairs=lora_pairs(task))
+    data = TextData(pairs=lora_pairs(task), guard_share=0.0)
     adapters.write(teach(None, None, base, data, HOW).adapter, folder, layout="peft", dtype="fp16")
+    about = folder / "adapter_config.json"  # PEFT notes where the base lay
+    values = json.loads(about.read_text()) | {"base_model_name_or_path": base.name}
+    about.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def _keep(model: Any, tokenizer: Any, folder: Path) -> None:
     model.to(torch.float16).save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
+    about = folder / "tokenizer_config.json"  # transformers 4 does not know the name that 5 gives this class
+    values = json.loads(about.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    about.write_text(json.dumps(values, indent=1) + "\n")
 
 
 def main() -> None:
