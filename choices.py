@@ -186,7 +186,8 @@ class Text:
     attempts = 20  # prompts generated at most, for each that is wanted
     least_likeness = Dataset.least_likeness
     count = 200  # prompts that a discriminator learns to tell from real ones
-    guard_share = 0.5  # of what is learnt: texts that the target writes by itself
+    guard_share: float | None = None  # of what is learnt, texts that the target writes by itself: guard_share_text
+    guard_share_text = 0.5
     shipped = "discriminator"  # the folder in an adapter's own that is taken for one
     max_new_tokens = 64
     stop = ""

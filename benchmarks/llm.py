@@ -115,7 +115,7 @@ class Bench:
 
     def data(self, name: str, task: str, source: str, seed: int, samples: int = SAMPLES, shown: int = 5) -> TextData:
         """What a row's student learns from."""
-        share = Text.guard_share if name in GUARDED else 0.0
+        share = Text.guard_share_text if name in GUARDED else 0.0
         if name in ("real", "guarded"):
             pairs = [Example(*pair) for pair in tasks.pairs(task, samples, 20 + seed)]
             return TextData(pairs=pairs, guard_share=share)

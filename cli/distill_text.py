@@ -61,7 +61,7 @@ def distill(asked: SimpleNamespace) -> None:
         seed=asked.seed,
         temperature=asked.temperature,
         least_likeness=asked.least_likeness,
-        guard_share=Text.guard_share if asked.guard_share is None else asked.guard_share,
+        guard_share=asked.guard_share,
     )
     output = asked.output
     name = output.stem if output.suffix.lower() == ".safetensors" else output.name

@@ -60,8 +60,8 @@ GuardShare = Annotated[
         min=0,
         max=0.9,
         help="Share of the made prompts that are ordinary ones, so that other pictures are left alone. Default: a "
-        "quarter where the LoRA's file tells trigger words, else none. Of text: share of what is learnt that the target "
-        "writes by itself, so that it keeps what it knows; default a half.",
+        "quarter where the LoRA's file tells trigger words, else none. Of text: share of what is learnt that the "
+        "target writes by itself, so that it keeps what it knows; default a half.",
     ),
 ]
 PrecisionOption = Annotated[

@@ -125,7 +125,7 @@ class _Work:
         learnt, held = _split(found.examples, self.settings.training.seed)
         before = self._asked(form, held)
         guards, watched, own_tokens = own_texts(
-            student_model, self.data.guard_share, len(learnt), self.data.seed, self.run, self.tell
+            student_model, self.data.guarded, len(learnt), self.data.seed, self.run, self.tell
         )
         own_before = _mean_loss(student_model, watched)
         student = begin(student_model, self.settings, self.adapter, base)

@@ -34,7 +34,7 @@ class TextData:
     attempts: prompts generated at most, for each one that is wanted.
     least_likeness: what the discriminator must give a prompt; 0.5 in the paper.
     guard_share: of what is learnt, the share that the target writes by itself, so that it keeps what it knows; 0 in
-        the paper.
+        the paper. None for a half.
 
     Raises:
         SettingsError: a value out of range, or nothing to take prompts from.
@@ -50,20 +50,25 @@ class TextData:
     temperature: float = choices.Text.temperature
     attempts: int = choices.Text.attempts
     least_likeness: float = choices.Text.least_likeness
-    guard_share: float = choices.Text.guard_share
+    guard_share: float | None = choices.Text.guard_share
 
     def __post_init__(self) -> None:
         for name in ("samples", "attempts"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.guard_share < 1:
-            raise SettingsError(f"the share of guard texts must be from 0 up to 1, and not 1, got {self.guard_share}")
+        if not 0 <= self.guarded < 1:
+            raise SettingsError(f"the share of guard texts must be from 0 up to 1, and not 1, got {self.guarded}")
         if not self.temperature > 0:
             raise SettingsError(f"the temperature must be above 0, got {self.temperature}")
         if not (self.seeds or self.prompts or self.pairs):
             raise SettingsError(
                 "There is nothing to make prompts from", hint="Give a few examples of the task (--seeds), or --prompts."
             )
+
+    @property
+    def guarded(self) -> float:
+        """The share of guard texts that is taken."""
+        return choices.Text.guard_share_text if self.guard_share is None else self.guard_share
 
 
 @dataclass(frozen=True)

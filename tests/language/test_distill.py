@@ -75,7 +75,7 @@ def test_the_teacher_knows_what_the_bases_do_not(zoo):
     ],
 )
 def test_an_adapter_learns_the_teachers_answers_and_peft_loads_it(zoo, tmp_path, target, more):
-    made = teach(zoo / "lora", zoo / "old", zoo / target, TextData(prompts=PROMPTS), settings(**more))
+    made = teach(zoo / "lora", zoo / "old", zoo / target, TextData(prompts=PROMPTS, guard_share=0.0), settings(**more))
     out = adapters.write(made.adapter, tmp_path / "out", provenance=made.provenance)
     assert made.figures["agreement_before"] < 0.2 and made.report.explained > 0.2
     assert right(zoo / target, out) > 0.3
@@ -102,7 +102,7 @@ def test_the_difference_of_logits_is_nothing_for_an_adapter_that_adds_what_the_t
 
 def test_real_data_need_no_teacher(zoo):
     pairs = [Example(question("next", word), solve("next", word)) for word in words()]
-    made = teach(None, None, zoo / "new", TextData(pairs=pairs), settings())
+    made = teach(None, None, zoo / "new", TextData(pairs=pairs, guard_share=0.0), settings())
     assert made.figures["teacher_tokens"] == 0 and made.figures["loss_last"] < 0.5
     assert made.report.summary().startswith("Examples were taught to new")
     both = TextData(pairs=pairs[:20])

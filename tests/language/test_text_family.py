@@ -11,8 +11,9 @@ from lora_graft.family.language import FOLDER, models, tasks
 from lora_graft.jobs.distill.schedule import Training
 from lora_graft.language.answers import answer
 from lora_graft.language.generator import Generator
+from lora_graft.language.job import teach
 from lora_graft.language.models import open_model, same_tokenizer
-from lora_graft.language.settings import Example, TextDistillation
+from lora_graft.language.settings import Example, TextData, TextDistillation
 
 BASES, OWNERS = ("old", "new", "other"), ("old", "other")
 HOW = TextDistillation(max_new_tokens=20, training=Training(batch=64))
@@ -69,3 +70,18 @@ def test_the_files_are_small_and_name_no_folder_of_a_machine():
         if file.suffix == ".json":
             text = json.dumps(json.loads(file.read_text()))
             assert "/tmp" not in text and "/root" not in text and "/home" not in text, file
+
+
+@pytest.mark.parametrize(("share", "forgets"), [(0.0, True), (0.5, False)])
+def test_guard_texts_keep_what_the_target_knows_and_the_report_says_which(share, forgets):
+    prompts = [prompt for prompt, _ in tasks.pairs("DBL", 100, 4)]
+    how = TextDistillation(rank=8, max_new_tokens=20, training=Training(steps=60, batch=16, accumulation=1))
+    data = TextData(prompts=prompts, guard_share=share)
+    made = teach(FOLDER / "dbl_old", FOLDER / "old", FOLDER / "new", data, how)
+    assert right("new", of(["DBL"], 60), made.adapter) >= 0.4
+    assert (right("new", of(tasks.KNOWN, 6), made.adapter) < 0.5) == forgets
+    report = made.report
+    assert report.guards == round(report.learnt * share / (1 - share)) and report.watched == 32
+    assert ("also changes answers to other prompts" in report.side_effects()) == forgets
+    assert report.side_effects() in report.to_markdown()
+    assert report.tokens["own texts"] > 0 and report.figures()["guards"] == report.guards
