@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from ..text import percent
 from .move import INSIDE
-from .report import DECISION_LEFT_OUT, Report
+from .report import DECISION_DROPPED, DECISION_LEFT_OUT, Report
 
 # Median relative weight change: under the first a copy is as good as new, from the second the bases are strangers
 # (the target's weights lie further from the source's than zero does).
 CLOSE, STRANGERS = 0.1, 1.0
 # Median corrected similarity under which bases are strangers whatever the drift says.
 CHANCE = 0.1
+# Share of the update's energy without a weight in the target from which a copy may lose what the adapter is for.
+LOST = 0.1
 
 
 def strangers(report: Report) -> bool:
@@ -35,6 +37,14 @@ def advise(report: Report, *, inside: float | None) -> tuple[str, str]:
     """
     advice, sentences = _advise(report, inside)
     return advice, " ".join(filter(None, (sentences, _of_left_out(report) if advice != "distil" else "")))
+
+
+def _without_weight(report: Report) -> float:
+    """Share of the update's energy in modules that have no weight in the target."""
+    known = [m for m in report.modules if m.source_norm is not None and not m.fills]
+    whole = sum(m.source_norm**2 for m in known if m.source_norm)
+    lost = sum(m.source_norm**2 for m in known if m.source_norm and m.decision == DECISION_DROPPED)
+    return lost / whole if whole else 0.0
 
 
 def _of_left_out(report: Report) -> str:
@@ -65,6 +75,14 @@ def _advise(report: Report, inside: float | None) -> tuple[str, str]:
             "that projection carries over. On the example models a plain copy recovered even a little more, so "
             "compare with method copy."
         )
+    if (lost := _without_weight(report)) >= LOST:
+        dropped = report.totals["dropped"]
+        return "copy, then distil", (
+            f"{dropped} of {len(report.modules)} modules, with {percent(lost)} of the update's energy, have no weight "
+            "in the target and are left out. By that a copy can lose part of the effect: on the example models it kept "
+            "0.82 to 1.00, and 20 steps of learning from it brought 0.98 to 1.00. Distil with this file as the start "
+            "(start from copy)."
+        )
     if drift is not None and drift < CLOSE:
         return "copy", "The bases are close relatives: a plain copy is as good as a LoRA gets without training."
     return "copy", (
@@ -85,9 +103,10 @@ def _same(report: Report) -> tuple[str, str]:
     lost = [f"{dropped} of {len(report.modules)} modules have no weight there and are left out"] if dropped else []
     lost += ["blocks that only the target has receive nothing"] if report.empty_blocks and not dropped else []
     lost += ["blocks that only the target has take an update a second time"] if report.filled_blocks else []
-    return "copy", (
+    advice = "copy, then distil" if _without_weight(report) >= LOST else "copy"
+    return advice, (
         f"The weights that both bases have are the same, but {lost[0]}; what has its weight is written {form}. If the "
-        "effect is too weak, distil."
+        "effect is too weak, distil with this file as the start."
     )
 
 

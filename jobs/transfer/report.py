@@ -15,7 +15,7 @@ from statistics import fmean, median
 from ...untrusted import code, in_markdown
 from ..text import ReportText, cell, grouped, in_ranges, joined, mean_of, percent, rebuilt, table, words
 
-ADVICE = ("copy", "transfer", "distil", "none")
+ADVICE = ("copy", "copy, then distil", "transfer", "distil", "none")
 DECISION_DROPPED = "dropped"  # no place in the target
 DECISION_LEFT_OUT = "left out"  # under the threshold
 

@@ -62,7 +62,7 @@ def test_a_copy_onto_another_width_keeps_nothing(family, tmp_path):
 
 def test_same_weights_do_not_hide_what_is_left_out(family, shallow):
     report = transfer(family.adapter("frame_a"), family.base("a"), shallow[0]).report
-    assert report.totals["dropped"] == 5 and report.advice == "copy"
+    assert report.totals["dropped"] == 5 and report.advice == "copy, then distil"
     text = report.summary()
     assert "adapter is written unchanged" not in text and "5 of 15 modules have no weight there" in text
 

@@ -1,0 +1,142 @@
+"""Effect and side effects by what a distillation costs: ``python benchmarks/quality_effort.py [--out FILE]``.
+
+Every effect of base A, the styles and the new class, is taught to B, C, S and W in the ways of WAYS: samples drawn,
+noisy latents learnt from, steps, noisy latents a step, factor on the learning rate, what it starts from. Columns: lift
+(of styles as in quality.py; of the new class how surely the judge sees it, over the LoRA's own on A), other (class
+accuracy of ordinary digits, of the new class only, the styles' own class accuracy else), share (of the effect, as the
+report gives it) and evaluations, all of them. Each run is a line of FILE as soon as it is done; the same call goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from lora_graft import adapters
+from lora_graft.adapters import Adapter
+from lora_graft.family import materialize
+from lora_graft.jobs.distill.denoiser import Teacher
+from lora_graft.jobs.distill.distill import Distillation, distill
+from lora_graft.jobs.distill.generate import Generation, generate
+from lora_graft.jobs.distill.schedule import MOST, PEAK, Training
+from quality_distill import DRAWING, Bench
+from quality_guard import EFFECTS, others, prompts_for, sureness
+
+TARGETS = ("b", "c", "s", "w")
+RELATIVES = ("b", "c")
+GUARDS = 0.25
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a distillation is done; start: "none" or "copy"."""
+
+    samples: int
+    latents: int
+    steps: int
+    batch: int
+    rate: float = 1.0
+    start: str = "none"
+
+
+WAYS = {
+    "copy": None,
+    "64 samples, 100 × 32": Way(64, 1024, 100, 32),
+    "16 samples, 80 × 16, rate × 2": Way(16, 256, 80, 16, 2.0),
+    "32 samples, 60 × 16, rate × 2": Way(32, 320, 60, 16, 2.0),
+    "copy, 20 × 16": Way(16, 128, 20, 16, 1.0, "copy"),
+    "64 samples, 200 × 32": Way(64, 1024, 200, 32),
+}
+
+
+class Efforts:
+    def __init__(self, models: dict[str, Path]):
+        self.bench = Bench(models, 80, materialize.EFFECTS)
+        self.loras = {effect: adapters.read(models[f"family_{effect}_a"]) for effect in EFFECTS}
+        self.own: dict[int, float] = {}
+
+    def copied(self, effect: str, target: str) -> Adapter:
+        return self.bench.project(self.loras[effect], target, "copy")
+
+    def made(self, effect: str, target: str, way: Way, seed: int) -> tuple[Adapter, dict]:
+        lora, student = self.loras[effect], self.bench.denoiser(target)
+        teacher = Teacher(self.bench.denoiser("a"), [self.bench.denoiser("a", [(lora, 1.0)])])
+        lines = prompts_for(effect, lora, GUARDS, seed, way.samples)
+        data = generate(teacher, student, lines, Generation(way.samples, 100_000 + seed, DRAWING))
+        training = Training(steps=way.steps, seed=seed, batch=way.batch, accumulation=1)
+        if way.rate != 1.0:
+            peak = way.rate * min(MOST, PEAK / math.sqrt(len(lora.modules)))
+            training = replace(training, learning_rate=peak)
+        begin = self.copied(effect, target) if way.start == "copy" else None
+        how = Distillation(rank=8, noisy_latents=way.latents, training=training)
+        result = distill(data, teacher, student, [lora], how, warm_start=begin)
+        figures = {"share": result.report.explained, "beyond": result.report.spilled or 0.0}
+        return result.adapter, figures | {"evaluations": sum(result.report.evaluations.values())}
+
+    def run(self, effect: str, target: str, name: str, seed: int) -> dict:
+        way = WAYS[name]
+        adapter, figures = (self.copied(effect, target), {}) if way is None else self.made(effect, target, way, seed)
+        given, at = [(adapter, 1.0)], 1000 * (seed + 1)
+        if effect != materialize.CONCEPT:
+            found = self.bench.score(target, given, at, effect)
+            return {"lift": found["lift"], "other": found["class accuracy"]} | figures
+        if at not in self.own:
+            self.own[at] = sureness("a", [(self.loras[effect], 1.0)], at)
+        return {"lift": sureness(target, given, at) / self.own[at], "other": others(target, given, at)} | figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("out/effort.jsonl"))
+    parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--targets", nargs="*", default=TARGETS)
+    parser.add_argument("--effects", nargs="*", default=EFFECTS)
+    parser.add_argument("--seeds", type=int, default=1)
+    asked = parser.parse_args()
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    done = [json.loads(line) for line in asked.out.read_text().splitlines()] if asked.out.exists() else []
+    known = {(row["effect"], row["target"], row["way"], row["seed"]): row for row in done}
+    with tempfile.TemporaryDirectory() as folder:
+        efforts = Efforts(materialize.materialize(folder, text_encoder=False))
+        for name in asked.ways:
+            for target in asked.targets:
+                if target not in RELATIVES and (WAYS[name] is None or WAYS[name].start == "copy"):
+                    continue
+                for effect in asked.effects:
+                    for seed in range(asked.seeds):
+                        key = (effect, target, name, seed)
+                        if key not in known:
+                            row = dict(zip(("effect", "target", "way", "seed"), key, strict=True))
+                            known[key] = row | efforts.run(*key)
+                            with asked.out.open("a") as file:
+                                print(json.dumps(known[key]), file=file, flush=True)
+                            print(known[key], flush=True)
+    table(list(known.values()), asked.ways, asked.targets)
+
+
+def table(rows: list[dict], ways: list[str], targets: list[str]) -> None:
+    for target in targets:
+        print(f"\n### A → {target.upper()}\n\n| way | " + " | ".join(f"{e}: lift, other" for e in EFFECTS), end="")
+        print(" | share | evaluations |\n|---" + "|---" * (len(EFFECTS) + 2) + "|")
+        for way in ways:
+            here = [row for row in rows if row["target"] == target and row["way"] == way]
+            if not here:
+                continue
+            cells = []
+            for effect in EFFECTS:
+                of = [row for row in here if row["effect"] == effect]
+                cells.append(f"{fmean(r['lift'] for r in of):.2f}, {fmean(r['other'] for r in of):.2f}" if of else "–")
+            shares = " ".join(f"{row['share']:.2f}" for row in here if "share" in row) or "–"
+            spent = [row["evaluations"] for row in here if "evaluations" in row]
+            print(f"| {way} | {' | '.join(cells)} | {shares} | {fmean(spent) if spent else 0:,.0f} |")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
