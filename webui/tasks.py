@@ -174,6 +174,7 @@ def inspect(values: Values, host: Host, progress: Progress) -> Result:
 
     progress(0, 1, "")
     seen = look(found(values["lora"], host.loras(), "LoRA"), top_tags=values["tags"])
+    progress(1, 1, "")
     first, *lines = seen.to_text().splitlines()
     text = joined([f"# {in_markdown(first)}", *(f"- {in_markdown(line)}" for line in lines)])
     data = json.loads(seen.to_json())

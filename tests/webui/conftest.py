@@ -1,18 +1,11 @@
-"""The page's tests: a host of two folders with the example family, and what is installed to test with."""
+"""The page's tests: a host of two folders with the example family."""
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from pathlib import Path
 
 import pytest
-
-
-def needs(*modules: str) -> pytest.MarkDecorator:
-    """Skip without these modules, and say which is missing."""
-    lacking = [name for name in modules if importlib.util.find_spec(name) is None]
-    return pytest.mark.skipif(bool(lacking), reason=f"{', '.join(lacking)} is not installed")
 
 
 @pytest.fixture
