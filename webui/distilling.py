@@ -12,7 +12,7 @@ from ..io.atomic import whole
 from .host import Host
 from .jobs import Stopped
 from .paths import found, new_file
-from .tasks import Result, Values, device, reported, stem, weighted, write
+from .work import Result, Values, device, reported, stem, weighted, write
 
 if TYPE_CHECKING:
     from ..jobs.progress import Progress

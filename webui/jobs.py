@@ -139,12 +139,15 @@ class Queue:
                     continue
             try:
                 with self.host.working(job.title) as working:
-                    self._run(job, working)
+                    state, error = self._run(job, working)
+                self._finish(job, state, error)
             except BaseException as error:  # the thread goes on with the next one
                 log.error("LoRA Graft: the host failed around job %d", job.number, exc_info=error)
                 self._finish(job, FAILED, in_words(error) or type(error).__name__)
 
-    def _run(self, job: Job, working: Working) -> None:
+    def _run(self, job: Job, working: Working) -> tuple[str, str]:
+        """Do the job; its state after that and what there is to say."""
+
         def progress(done: int, total: int, label: str = "", /, *more: object) -> None:
             job.tell(done, total, label)
             self.version += 1
@@ -154,19 +157,18 @@ class Queue:
 
         with self._news:
             if job.state in ENDED:  # stopped while the host was busy
-                return
+                return STOPPED, ""
             job.state, job.began = RUNNING, time.monotonic()
             self._changed()
         try:
             job.result = self.task(job.kind, job.values, self.host, progress)
         except Stopped as stopped:
-            self._finish(job, STOPPED, str(stopped))
+            return STOPPED, str(stopped)
         except Exception as error:
             if not isinstance(error, (GraftError, OSError)):
                 log.error("LoRA Graft: job %d failed", job.number, exc_info=error)
-            self._finish(job, FAILED, in_words(error) or type(error).__name__)
-        else:
-            self._finish(job, DONE)
+            return FAILED, in_words(error) or type(error).__name__
+        return DONE, ""
 
     def _finish(self, job: Job, state: str, error: str = "") -> None:
         with self._news:

@@ -21,6 +21,8 @@ STYLE = """<style>
 #lora_graft_style {display: none}
 #lora_graft_page {--block-info-text-color: var(--body-text-color); --block-label-text-color: var(--body-text-color);
   --block-title-text-color: var(--body-text-color)}
+#lora_graft_page .generating {border-color: var(--border-color-primary, #888) !important; animation: none !important}
+#lora_graft_tabs > div > button, #lora_graft_tabs [role=tab] {color: var(--body-text-color)}
 #lora_graft_page h2 {font-size: 1.2em; font-weight: 600; margin: 0}
 .lora-graft-job {margin: 0 0 .6em; padding: .5em .7em; border: 1px solid var(--border-color-primary, #888);
   border-radius: 6px; overflow-wrap: anywhere}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import GraftError, SettingsError, in_words
 from .host import Host
 from .paths import ADAPTERS, found, new_folder, plain_name
-from .tasks import Result, Values, bases, cache, device, moving, write
+from .work import Result, Values, bases, cache, device, moving, write
 
 if TYPE_CHECKING:
     from ..jobs.progress import Progress

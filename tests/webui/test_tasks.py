@@ -8,10 +8,10 @@ import threading
 import pytest
 from lora_graft import adapters
 from lora_graft.errors import GraftError, SettingsError
-from lora_graft.webui import tasks
 from lora_graft.webui.desk import told
 from lora_graft.webui.fields import JOBS
 from lora_graft.webui.jobs import DONE, FAILED, STOPPED
+from lora_graft.webui.work import NO_PICTURES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PAIR = {"source": "base_a.safetensors", "target": "base_b.safetensors"}
@@ -173,7 +173,7 @@ def test_without_matplotlib_the_report_says_so(desk, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     job = finished(desk, "similarity", GIVEN["similarity"])
     assert job.state == DONE and job.result.picture is None
-    assert job.result.notes == [tasks.NO_PICTURES]
+    assert job.result.notes == [NO_PICTURES]
 
 
 def test_the_host_is_told_of_every_new_file(desk, host, monkeypatch):
