@@ -93,7 +93,7 @@ class Queue:
             SettingsError: too many are waiting.
         """
         with self._news:
-            if len(self._waiting) >= LINED_UP:
+            if sum(job.state == WAITING for job in self._waiting) >= LINED_UP:
                 raise SettingsError(f"{LINED_UP} jobs are waiting already", hint="Wait, or stop some.")
             job = Job(next(self._numbers), kind, title, values)
             self._jobs[job.number] = job

@@ -26,7 +26,7 @@ def html(markdown: str) -> str:
 def picture(png: bytes, alt: str) -> str:
     """A picture that is its own address: hosts differ in which files they serve."""
     data = base64.b64encode(png).decode()
-    return f'<img class="lora-graft-picture" alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+    return f'<img class="lora-graft-picture" alt="{text(alt)}" src="data:image/png;base64,{data}">'
 
 
 def text(words: object) -> str:
@@ -46,7 +46,7 @@ def _blocks(lines: list[str]) -> Iterator[str]:
         elif line.startswith("- "):
             until = _end(lines, at, "- ")
             yield "<ul>" + "".join(f"<li>{inline(item[2:])}</li>" for item in lines[at:until]) + "</ul>"
-        elif line.startswith("| "):
+        elif line.startswith("| ") and lines[until : until + 1] and lines[until].startswith("| ---"):
             until = _end(lines, at, "|")
             yield _table(lines[at:until])
         elif line.strip():
