@@ -124,6 +124,13 @@ class Queue:
             self._changed()
             return True
 
+    def close(self, timeout: float) -> None:
+        """Stop everything, and wait so many seconds at most for the job at hand: the program is about to end."""
+        for job in self.jobs():
+            self.stop(job.number)
+        for job in self.jobs():
+            self.wait(job.number, timeout)
+
     def wait(self, number: int, timeout: float | None = None) -> Job | None:
         """Wait until a job has ended; the job."""
         with self._news:

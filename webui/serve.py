@@ -14,6 +14,7 @@ from .host import Host
 from .sites import LOOPBACK, SameSite
 
 ADDRESS = "127.0.0.1"
+PATIENCE = 20.0  # seconds that a job has to end when the program does
 # Nothing is fetched from elsewhere: Gradio's own page asks font and script servers, and reports its use.
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -21,7 +22,7 @@ POLICY = (
 )
 
 
-def application(host: Host, hosts: tuple[str, ...] = LOOPBACK):
+def application(desk: Desk, hosts: tuple[str, ...] = LOOPBACK):
     """The page and the API as one ASGI application.
 
     hosts: names under which it answers, without port; none for any.
@@ -38,7 +39,7 @@ def application(host: Host, hosts: tuple[str, ...] = LOOPBACK):
     from .api import register
     from .page import build
 
-    app, desk = FastAPI(title="LoRA Graft", docs_url=None, redoc_url=None), Desk(host)
+    app = FastAPI(title="LoRA Graft", docs_url=None, redoc_url=None)
     register(app, desk)
     app = gr.mount_gradio_app(app, build(desk), path="/")
     return SameSite(Policed(app), hosts)
@@ -69,7 +70,8 @@ def serve(host: Host, *, address: str = ADDRESS, port: int = 0, started: Callabl
     Raises:
         GraftError: Gradio is not installed, or the port is taken.
     """
-    app = application(host, LOOPBACK if address in LOOPBACK else ())
+    desk = Desk(host)
+    app = application(desk, LOOPBACK if address in LOOPBACK else ())
     import uvicorn
 
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -82,4 +84,8 @@ def serve(host: Host, *, address: str = ADDRESS, port: int = 0, started: Callabl
             raise GraftError(f"{address}:{port} cannot be used: {error.strerror}", hint=hint) from error
         listener.listen(64)
         started(f"http://{f'[{address}]' if ':' in address else address}:{listener.getsockname()[1]}/")
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on")).run(sockets=[listener])
+        settings = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=3)
+        try:
+            uvicorn.Server(settings).run(sockets=[listener])
+        finally:
+            desk.queue.close(PATIENCE)

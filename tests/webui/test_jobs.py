@@ -190,3 +190,11 @@ def test_the_time_left_is_that_of_the_phase(monkeypatch):
     assert job.left is None
     job.tell(1, 4, "writing")
     assert job.left == pytest.approx((3 - 2) / 1 * 3)
+
+
+def test_closing_stops_what_runs_and_what_waits(queue, work):
+    first, second = line_up(queue, "first"), line_up(queue, "second")
+    assert work.begun.acquire(timeout=LONG)
+    work.step.release()
+    queue.close(LONG)
+    assert (first.state, second.state) == (STOPPED, STOPPED)
