@@ -20,6 +20,7 @@ from .recipe import recipe
 from .resize import resize
 from .similarity import similarity
 from .transfer import transfer
+from .ui import ui
 
 app = typer.Typer(
     help="Move LoRA adapters from one diffusion base model to another, and merge them.",
@@ -43,6 +44,7 @@ COMMANDS = (
     recipe,
     demo,
     examples,
+    ui,
 )
 for command in COMMANDS:
     app.command()(command)

@@ -1,0 +1,80 @@
+"""Distilling from the page: models of the diffusers library, or the example family, as teacher and student."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..io.atomic import whole
+from .host import Host
+from .jobs import Stopped
+from .paths import found, new_file
+from .work import Result, Values, device, reported, stem, weighted, write
+
+if TYPE_CHECKING:
+    from ..jobs.progress import Progress
+
+
+def available() -> bool:
+    """Whether diffusers can be imported; without it the page has no such tab."""
+    return find_spec("diffusers") is not None
+
+
+def distill(values: Values, host: Host, progress: Progress) -> Result:
+    """Of a job that is stopped the best so far is written, under a name that says so."""
+    from ..pipelines.job import Data, Run, layout_of, teach
+    from ..pipelines.models import open_models
+
+    known = host.bases()
+    source, target = (found(values[name], known, "base model") for name in ("source", "target"))
+    given, where = weighted(values, host), device(values, host)
+    suggestion = f"{'+'.join(stem(name) for name, *_ in values['loras'][:3])}-{Path(values['target']).stem}-taught"
+    output = new_file(host.lora_folder, values["output"], suggestion)
+    models = open_models(given, source, target, device=where, precision=values["precision"])
+    sizes = {"width": values["width"], "height": values["height"] or values["width"]}
+    drawing = {name: size for name, size in sizes.items() if size}
+    data = Data(
+        values["prompts"],
+        values["seeds"],
+        values["count"],
+        values["seed"],
+        replace(models.drawing, negative=values["negative"], **drawing),
+    )
+    layout = layout_of(values["layout"], [adapter for adapter, *_ in given])
+    assert models.target is not None
+    with tempfile.TemporaryDirectory(prefix="lora-graft-") as scratch:
+        kept = Run(Path(scratch))
+        try:
+            done = teach(
+                models,
+                given,
+                _settings(values),
+                dataset=data,
+                start_from=values["start_from"],
+                run=kept,
+                progress=progress,
+                device=where,
+            )
+        except Stopped:
+            if kept.best is None:
+                raise
+            best = new_file(host.lora_folder, "", f"{output.stem}-unfinished")
+            with whole(best, overwrite=False) as file:
+                file.write(kept.best.read_bytes())
+            host.refreshed()
+            raise Stopped(f"The best until step {kept.step} is in {best.stem}.") from None
+    write(done.adapter, output, {**values, "layout": layout}, models.target.base.names, done.provenance)
+    return reported(done.report, "loss_curve", "Loss by step", output)
+
+
+def _settings(values: Values):
+    from ..jobs.distill.distill import Distillation
+    from ..jobs.distill.schedule import Training
+
+    names = ("steps", "learning_rate", "schedule", "batch", "accumulation", "seed")
+    training = Training(**{name: values[name] for name in names})
+    chosen = ("objective", "kind", "rank", "effect", "match_effect", "guards")
+    return Distillation(**{name: values[name] for name in chosen}, where=values["modules"], training=training)

@@ -1,0 +1,135 @@
+"""What all kinds of jobs share: files by their names, settings, the result and how it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SettingsError
+from .fields import SAME
+from .host import Host
+from .paths import found
+
+if TYPE_CHECKING:
+    from ..adapters import Adapter
+
+Values = Mapping[str, Any]
+NO_PICTURES = "No picture: matplotlib is not installed here."
+
+
+@dataclass
+class Result:
+    """What a job brings.
+
+    markdown: the report. data: the same for programs, as JSON holds it. picture: PNG. alt: what it shows.
+    file: the adapter that was written. lora: the name a prompt gives it.
+    """
+
+    markdown: str
+    data: Any = None
+    picture: bytes | None = None
+    alt: str = ""
+    file: Path | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def lora(self) -> str:
+        return self.file.stem if self.file else ""
+
+
+def adapter(name: str, host: Host) -> Adapter:
+    from ..adapters import read
+
+    return read(found(name, host.loras(), "LoRA"))
+
+
+def weighted(values: Values, host: Host) -> list[tuple[Adapter, float, float]]:
+    from ..adapters import read
+
+    known = host.loras()
+    return [(read(found(name, known, "LoRA")), model, clip) for name, model, clip in values["loras"]]
+
+
+def bases(values: Values, host: Host, *which: str) -> list[Any]:
+    """The bases named, opened; None for one that was not given."""
+    from ..bases import open_base
+
+    known = host.bases()
+    paths = [found(values[name], known, "base model") if values[name] else None for name in which]
+    return [None if path is None else open_base(path) for path in paths]
+
+
+def size(values: Values):
+    """The subspace size that the values ask for."""
+    from ..kernels.spectral import SubspaceSize
+
+    by, value = {"share": ("share", "k_share"), "fixed": ("k", "k"), "energy": ("energy", "energy")}[values["subspace"]]
+    return SubspaceSize(**{by: values[value]})
+
+
+def moving(values: Values):
+    """The settings of a transfer."""
+    from ..jobs.transfer.transfer import TransferSettings
+
+    names = ("method", "rank", "threshold", "strength", "below_threshold", "match_blocks", "fill")
+    return TransferSettings(size=size(values), **{name: values[name] for name in names})
+
+
+def cache():
+    """The user's own cache of subspaces."""
+    from ..jobs.cache import SubspaceCache
+
+    return SubspaceCache()
+
+
+def device(values: Values, host: Host) -> str:
+    """ "cpu" or "cuda".
+
+    Raises:
+        SettingsError: a GPU was asked for and there is none.
+    """
+    import torch
+
+    if values["device"] == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("there is no CUDA GPU that torch can use", hint="Choose auto or cpu.")
+    return host.device if values["device"] == "auto" else values["device"]
+
+
+def dtype(values: Values) -> str | None:
+    return None if values["dtype"] == SAME else values["dtype"]
+
+
+def stem(name: str) -> str:
+    """The last part of a LoRA's name."""
+    return name.rsplit("/", 1)[-1]
+
+
+def names_for(made: Adapter, base: Any, values: Values):
+    """Whose key names to write: none needed for the layout it has."""
+    from ..jobs.names import names_of
+
+    if values["layout"] == SAME:
+        return None
+    return base.names if base else names_of(made)
+
+
+def write(made: Adapter, output: Path, values: Values, names: Any = None, provenance: Any = None) -> None:
+    """The adapter's file; never over another."""
+    from .. import adapters
+
+    number, layout = dtype(values), values["layout"]
+    adapters.write(made, output, dtype=number, layout=layout, names=names, overwrite=False, provenance=provenance)
+
+
+def reported(report: Any, drawing: str, alt: str, output: Path | None = None) -> Result:
+    """A job's report with its picture, where pictures can be drawn."""
+    made = Result(report.to_markdown(), report.to_dict(), alt=alt, file=output)
+    try:
+        from .. import plots
+
+        made.picture = plots.encode(getattr(plots, drawing)(report))
+    except ImportError:
+        made.notes.append(NO_PICTURES)
+    return made
