@@ -6,6 +6,7 @@ They work with both generations of pydantic: bodies are plain JSON, checked agai
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
@@ -19,7 +20,7 @@ from .sites import cross_site
 
 ROOT = "/lora-graft/v1"
 LARGEST = 2 * 2**20  # bytes of a body
-TAG = ["LoRA Graft"]
+TAG: list[str | Enum] = ["LoRA Graft"]
 
 
 def register(app: FastAPI, desk: Desk, allowed: Callable[[Request], bool] = lambda request: True) -> None:
@@ -64,10 +65,11 @@ def register(app: FastAPI, desk: Desk, allowed: Callable[[Request], bool] = lamb
 
     def stop(number: int, request: Request):
         guard_post(request)
-        if desk.queue.job(number) is None:
+        found = desk.queue.job(number)
+        if found is None:
             raise HTTPException(404, "there is no such job")
         desk.queue.stop(number)
-        return told(desk.queue.job(number))
+        return told(found)
 
     def starter(kind: str):
         async def start(request: Request):

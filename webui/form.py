@@ -1,5 +1,6 @@
 """A field of the table as a component of Gradio; only what 3.41, 4.40 and 6 have in common."""
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportArgumentType=false
+# Gradio's annotations are the installed version's; three of them take these arguments.
 
 from __future__ import annotations
 
