@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 PACK = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", *(f"docs/{page.name}" for page in sorted((PACK / "docs").glob("*.md")))]
-ONLY_READ = ("batch", "demo", "examples")  # servers, and tests of their own that run them
+ONLY_READ = ("batch", "demo", "examples", "ui")  # servers, and tests of their own that run them
 TEXTS = {page: (PACK / page).read_text("utf-8") for page in (*PAGES, "CONTRIBUTING.md", "family/README.md")}
 
 

@@ -132,7 +132,7 @@ LAYOUT = Field(
     "choice",
     choices.File.layout,
     "Key names",
-    "Of the file written.",
+    "Of the new file.",
     (SAME, *choices.File.layouts),
     more=True,
 )

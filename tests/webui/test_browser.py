@@ -94,13 +94,12 @@ def choose(page, box: str, text: str) -> None:
 
 def start(page, kind: str) -> int:
     """Press start by the keyboard; the job's number."""
-    notice = page.locator(f"#lora_graft_{kind}_notice")
-    before = notice.inner_text()
+    look = "kind => document.querySelector(`#lora_graft_${kind}_notice .lora-graft-said`)?.textContent ?? ''"
+    before = page.evaluate(look, kind)
     page.locator(f"button#lora_graft_{kind}_start").focus()
     page.keyboard.press("Enter")
-    seen = "([kind, before]) => document.querySelector(`#lora_graft_${kind}_notice`).innerText !== before"
-    page.wait_for_function(seen, arg=[kind, before])
-    return int(re.search(r"Job (\d+)", notice.inner_text())[1])
+    page.wait_for_function(f"([kind, before]) => ![before, ''].includes(({look})(kind))", arg=[kind, before])
+    return int(re.search(r"Job (\d+)", page.evaluate(look, kind))[1])
 
 
 def brought(page, number: int, state: str):
