@@ -2,6 +2,7 @@
 
 They work with both generations of pydantic: bodies are plain JSON, checked against the same table as the page.
 """
+# pyright: reportMissingImports=false
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
 
 from ..errors import GraftError
 from ..untrusted import parse_json, visible
@@ -64,10 +66,11 @@ def register(app: FastAPI, desk: Desk, allowed: Callable[[Request], bool] = lamb
 
     def stop(number: int, request: Request):
         guard_post(request)
-        if desk.queue.job(number) is None:
+        found = desk.queue.job(number)
+        if found is None:
             raise HTTPException(404, "there is no such job")
         desk.queue.stop(number)
-        return told(desk.queue.job(number))
+        return told(found)
 
     def starter(kind: str):
         async def start(request: Request):
@@ -76,8 +79,6 @@ def register(app: FastAPI, desk: Desk, allowed: Callable[[Request], bool] = lamb
                 given = parse_json(await _body(request) or b"{}")
             except ValueError:
                 raise HTTPException(422, "the body is no JSON") from None
-            from starlette.concurrency import run_in_threadpool
-
             try:
                 return told(await run_in_threadpool(desk.start, kind, given))
             except GraftError as error:

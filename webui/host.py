@@ -16,11 +16,20 @@ class Host(Protocol):
     sends: whether the host has a prompt that a result can be sent to.
     """
 
-    lora_folder: Path
-    device: str
-    language: str
-    origins: tuple[str, ...]
-    sends: bool
+    @property
+    def lora_folder(self) -> Path: ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def language(self) -> str: ...
+
+    @property
+    def origins(self) -> tuple[str, ...]: ...
+
+    @property
+    def sends(self) -> bool: ...
 
     def bases(self) -> Mapping[str, Path]:
         """Name → checkpoint or model folder."""
