@@ -194,6 +194,15 @@ class Text:
     chat = False
 
 
+class Page:
+    """The page alone."""
+
+    listen = "127.0.0.1"
+    port = 0  # a free one
+    languages = ("auto", "en", "zh")
+    language = "auto"
+
+
 class Batch:
     """Many prompts on several servers."""
 

@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
+from ..choices import Page
 from .guard import cleanly
+from .menus import Language
 from .options import Debug
 
 
@@ -25,7 +27,7 @@ def ui(
         Path | None,
         typer.Option("--output", metavar="DIR", help="Folder for results. Default: the first folder of LoRAs."),
     ] = None,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of the address; 0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = Page.port,
     listen: Annotated[
         str,
         typer.Option(
@@ -33,10 +35,10 @@ def ui(
             metavar="ADDRESS",
             help="Address to answer on. Any but the default lets other machines in, without a password.",
         ),
-    ] = "127.0.0.1",
-    language: Annotated[
-        str, typer.Option("--language", metavar="en|zh", help="Of the page. Default: the system's.")
-    ] = "",
+    ] = Page.listen,
+    language: Annotated[Language, typer.Option("--language", help="Of the page; auto: the system's.")] = (
+        Language[Page.language]
+    ),
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -45,7 +47,8 @@ def ui(
     from ..webui.serve import serve
     from ..webui.words import language_of
 
-    host = Alone(bases, loras, output, language=language_of(language or locale.getlocale()[0] or ""))
+    spoken = locale.getlocale()[0] or "" if language is Language[Page.language] else language.value
+    host = Alone(bases, loras, output, language=language_of(spoken))
 
     def started(address: str) -> None:
         typer.echo(f"LoRA Graft is at {address} (Ctrl-C ends it)")

@@ -23,6 +23,7 @@ from lora_graft.choices import (
     File,
     Inspect,
     Merge,
+    Page,
     Pipelines,
     Prompts,
     Resize,
@@ -117,6 +118,7 @@ LISTS = {
     "layout": "layouts",
     "device": "devices",
     "engine": "engines",
+    "language": "languages",
     "objective": "objectives",
     "kind": "kinds",
     "modules": "module_sets",
@@ -182,6 +184,7 @@ COMMANDS = {
     "batch": [Batch],
     "recipe": [Engines, Work],
     "demo": [],
+    "ui": [Page],
     "examples": [],
 }
 

@@ -2,6 +2,7 @@
 
 They work with both generations of pydantic: bodies are plain JSON, checked against the same table as the page.
 """
+# pyright: reportMissingImports=false
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from enum import Enum
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
 
 from ..errors import GraftError
 from ..untrusted import parse_json, visible
@@ -78,8 +80,6 @@ def register(app: FastAPI, desk: Desk, allowed: Callable[[Request], bool] = lamb
                 given = parse_json(await _body(request) or b"{}")
             except ValueError:
                 raise HTTPException(422, "the body is no JSON") from None
-            from starlette.concurrency import run_in_threadpool
-
             try:
                 return told(await run_in_threadpool(desk.start, kind, given))
             except GraftError as error:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from ..choices import Page
 from .a1111 import A1111, allowed
 from .desk import Desk
 
@@ -54,7 +55,7 @@ def settings() -> None:
         info = shared.OptionInfo("auto", text, gr.Radio, {"choices": choices}, section=SECTION)
         shared.opts.add_option(name, info)
 
-    radio("lora_graft_language", "Language of the tab (auto: the host's; after Reload UI)", ["auto", "en", "zh"])
+    radio("lora_graft_language", "Language of the tab (auto: the host's; after Reload UI)", list(Page.languages))
     radio("lora_graft_device", "Device for jobs on auto", ["auto", "cpu"])
     folder = shared.OptionInfo("", "Folder for results inside the LoRA folder (empty: that folder)", section=SECTION)
     shared.opts.add_option("lora_graft_folder", folder)

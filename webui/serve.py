@@ -8,12 +8,12 @@ import socket
 from collections.abc import Callable
 from importlib.util import find_spec
 
+from ..choices import Page
 from ..errors import GraftError
 from .desk import Desk
 from .host import Host
 from .sites import LOOPBACK, SameSite
 
-ADDRESS = "127.0.0.1"
 PATIENCE = 20.0  # seconds that a job has to end when the program does
 # Nothing is fetched from elsewhere: Gradio's own page asks font and script servers, and reports its use.
 POLICY = (
@@ -61,7 +61,9 @@ class Policed:
         await self.app(scope, receive, with_policy)
 
 
-def serve(host: Host, *, address: str = ADDRESS, port: int = 0, started: Callable[[str], None] = print) -> None:
+def serve(
+    host: Host, *, address: str = Page.listen, port: int = Page.port, started: Callable[[str], None] = print
+) -> None:
     """Serve until interrupted.
 
     address: of this machine; any but a loopback address lets others in.

@@ -6,10 +6,11 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
+from ..choices import Page
 from .fields import Field
 
 LOCALES = Path(__file__).resolve().parent.parent / "locales"
-LANGUAGES = ("en", "zh")
+LANGUAGES = tuple(name for name in Page.languages if name != Page.language)
 ENGLISH = {
     "transfer": "Transfer",
     "merge": "Merge",
