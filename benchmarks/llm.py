@@ -159,6 +159,8 @@ def mean(figures: Iterable[dict], name: str) -> str:
     middle, half = sum(values) / len(values), (max(values) - min(values)) / 2
     if name in ("accepted", "tokens", "rejected"):
         return f"{middle:,.0f}"
+    if name == "others":  # tasks among them, whose range says nothing of chance
+        return f"{middle:.2f}"
     return f"{middle:.2f}" + (f" ± {half:.2f}" if half >= 0.005 else "")
 
 
