@@ -21,7 +21,7 @@ from .sites import cross_site
 
 ROOT = "/lora-graft/v1"
 LARGEST = 2 * 2**20  # bytes of a body
-TAG = ["LoRA Graft"]
+TAG: list[Any] = ["LoRA Graft"]
 
 
 def register(app: FastAPI, desk: Desk, allowed: Callable[[Request], bool] = lambda request: True) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .. import choices
 
@@ -28,7 +29,7 @@ class Field:
 
     name: str
     kind: str
-    default: object = None
+    default: Any = None
     label: str = ""
     help: str = ""
     choices: tuple[str, ...] = ()
