@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import GraftError
-from .paths import CHECKPOINTS, adapters_in, new_folder
+from .paths import CHECKPOINTS, adapters_in, bases_in, new_folder
 from .words import language_of
 
 log = logging.getLogger("lora_graft")
@@ -62,11 +62,15 @@ class A1111:
         return tuple(origin.strip().rstrip("/") for origin in named.split(",") if "://" in origin)
 
     def bases(self) -> Mapping[str, Path]:
-        """The host's own list of checkpoints, less the pickles."""
+        """The host's own list of checkpoints, less the pickles, and models in folders beside them."""
         from modules import sd_models
 
         found = {info.name: Path(info.filename) for info in sd_models.checkpoints_list.values()}
-        return {name.replace("\\", "/"): p for name, p in sorted(found.items()) if p.suffix.lower() in CHECKPOINTS}
+        files = {name.replace("\\", "/"): p for name, p in found.items() if p.suffix.lower() in CHECKPOINTS}
+        places = [getattr(sd_models, "model_path", None), getattr(_options(), "ckpt_dir", None)]
+        beside = bases_in(dict.fromkeys(Path(place).absolute() for place in places if place))
+        folders = {name: path for name, path in beside.items() if path.is_dir()}
+        return dict(sorted({**folders, **files}.items()))
 
     def loras(self) -> Mapping[str, Path]:
         options = _options()

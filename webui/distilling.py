@@ -33,7 +33,18 @@ def distill(values: Values, host: Host, progress: Progress) -> Result:
     given, where = weighted(values, host), device(values, host)
     suggestion = f"{'+'.join(stem(name) for name, *_ in values['loras'][:3])}-{Path(values['target']).stem}-taught"
     output = new_file(host.lora_folder, values["output"], suggestion)
-    models = open_models(given, source, target, device=where, precision=values["precision"])
+    parts = [
+        found(values[name], known, "base model") if values[name] else None for name in ("source_parts", "target_parts")
+    ]
+    models = open_models(
+        given,
+        source,
+        target,
+        source_parts=parts[0],
+        target_parts=parts[1],
+        device=where,
+        precision=values["precision"],
+    )
     sizes = {"width": values["width"], "height": values["height"] or values["width"]}
     drawing = {name: size for name, size in sizes.items() if size}
     data = Data(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .. import choices
 
@@ -28,7 +29,7 @@ class Field:
 
     name: str
     kind: str
-    default: object = None
+    default: Any = None
     label: str = ""
     help: str = ""
     choices: tuple[str, ...] = ()
@@ -196,6 +197,14 @@ TEACHING = (
     Field("kind", "choice", choices.Distill.kind, "Kind of adapter", "", choices.Distill.kinds),
     Field("rank", "whole", choices.Distill.rank, "Rank", "Of the new adapter.", low=1),
     *_hidden(
+        Field(
+            "source_parts",
+            "base",
+            None,
+            "Parts of its own base",
+            "For a base in a single file: a diffusers folder of the same kind of model, for what the file lacks.",
+        ),
+        Field("target_parts", "base", None, "Parts of the new base", "The same for the new base."),
         Field("count", "whole", choices.Dataset.count, "Pictures", "Drawn to learn from, in all.", low=2),
         Field("objective", "choice", choices.Distill.objective, "Objective", "", choices.Distill.objectives),
         Field("modules", "choice", choices.Distill.modules, "Weights that learn", "", choices.Distill.module_sets),

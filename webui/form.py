@@ -15,6 +15,7 @@ from .prompt import tag
 from .words import label, word
 
 NUMBERS = ("number", "whole")
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_name": False}  # of events
 
 
 class Form:
@@ -80,7 +81,7 @@ class Form:
                 return text, gr.update()
             return f"{text or ''} {tag(name)}".strip(), gr.update(value=None)
 
-        adder.input(add, [box, adder], [box, adder], queue=False, show_progress="hidden", api_name=False)
+        adder.input(add, [box, adder], [box, adder], **QUIET)
 
 
 def number(text: str | None) -> Any:

@@ -16,12 +16,11 @@ from . import panel
 from .desk import Desk
 from .distilling import available
 from .fields import JOBS
-from .form import Form, names
+from .form import QUIET, Form, names
 from .sites import cross_site
 from .words import word
 
 EVERY = 1.0  # seconds between looks at the jobs
-QUIET = {"queue": False, "show_progress": "hidden", "api_name": False}
 
 
 def build(desk: Desk) -> gr.Blocks:

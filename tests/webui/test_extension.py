@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fake_host import install
@@ -34,9 +35,14 @@ def test_bases_are_the_hosts_list_and_loras_all_its_folders(fake, folders, tmp_p
     host = A1111()
     assert list(host.bases()) == ["base_a.safetensors", "base_b.safetensors", "base_s.safetensors"]
     (folders[0] / "old.ckpt").touch()
-    install_again = fake.sd_models.checkpoints_list
-    install_again["old"] = type(install_again["base_a.safetensors [1234]"])(name="old.ckpt", filename="old.ckpt")
+    listed = fake.sd_models.checkpoints_list
+    listed["old"] = SimpleNamespace(name="old.ckpt", filename="old.ckpt")
+    listed["deep"] = SimpleNamespace(name="deep\\c.safetensors", filename="c.safetensors")
+    (folders[0] / "folder").mkdir()
+    (folders[0] / "folder" / "model_index.json").touch()
+    fake.shared.cmd_opts.ckpt_dir = str(folders[0])
     assert "old.ckpt" not in host.bases(), "a pickle is no choice"
+    assert {"deep/c.safetensors", "folder"} < set(host.bases()), "a model in a folder is one"
     assert list(host.loras()) == ["frame", "styles/slant"]
     more = tmp_path / "more"
     more.mkdir()

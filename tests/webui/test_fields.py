@@ -45,6 +45,7 @@ LISTS = {
     "precision": "precisions",
 }
 OURS = {"output", "lora", "loras", "source", "target", "base", "shelf", "folder", "prompts", "seeds", "width", "height"}
+OURS |= {"source_parts", "target_parts"}
 GIVEN = {"lora": "a", "loras": "<lora:a>", "source": "b", "target": "c"}
 
 
