@@ -93,3 +93,13 @@ def test_lists_are_fresh(desk, host):
     (host.lora_folder / "new.safetensors").write_bytes(b"")
     updates = page._lister(desk, forms["convert"])()
     assert "new" in str(updates)
+
+
+def test_a_host_puts_it_into_its_own_page_again_and_again(desk):
+    """As its list of tabs does, also after Reload UI."""
+    for _ in range(2):
+        inner = page.build(desk)
+        with gr.Blocks() as outer, gr.Tabs(), gr.TabItem("LoRA Graft"):
+            inner.render()
+        identifiers = [getattr(block, "elem_id", None) for block in outer.blocks.values()]
+        assert {"lora_graft_page", "lora_graft_jobs", "lora_graft_transfer_start"} <= set(identifiers)
