@@ -14,14 +14,13 @@ tables from it.
 from __future__ import annotations
 
 import argparse
-import json
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import torch
+from ledger import Ledger
 from lora_graft import adapters
 from lora_graft.adapters import Adapter
 from lora_graft.bases import open_base
@@ -30,7 +29,7 @@ from lora_graft.family.language import FOLDER, tasks
 from lora_graft.jobs.distill.schedule import Training
 from lora_graft.jobs.transfer.transfer import TransferSettings, transfer
 from lora_graft.language.answers import answer
-from lora_graft.language.discriminator import Discriminator, load, save
+from lora_graft.language.discriminator import save
 from lora_graft.language.fit import fit_discriminator
 from lora_graft.language.job import teach
 from lora_graft.language.run import TextRun
@@ -57,26 +56,15 @@ SETTINGS = TextDistillation(rank=8, max_new_tokens=20, training=Training(steps=2
 ASKING = replace(SETTINGS, training=Training(batch=64))
 ASKED, EACH, REAL = 200, 20, 200  # prompts of the task, of each known one, and real ones for a discriminator
 PARTS = ("pairs", "samples", "seeds", "hops", "kinds")
+REST = ("others", "accepted", "tokens")
 
 
 class Bench:
-    """Measured figures by key, in a file; what is there is not measured again."""
+    """Ways to take a LoRA over, and how well they do."""
 
     def __init__(self, folder: Path):
-        self.folder, self.file = folder, folder / "llm.jsonl"
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = self.file.read_text().splitlines() if self.file.exists() else []
-        self.found: dict[str, dict] = {row.pop("key"): row for row in map(json.loads, lines)}
-
-    def measured(self, key: str, measure: Callable[[], dict]) -> dict:
-        if key not in self.found:
-            started = time.perf_counter()
-            figures = measure() | {"seconds": round(time.perf_counter() - started, 1)}
-            with self.file.open("a") as file:
-                print(json.dumps({"key": key} | figures), file=file, flush=True)
-            print(key, figures, flush=True)
-            self.found[key] = figures
-        return self.found[key]
+        self.folder = folder
+        self.measured = Ledger(folder / "llm.jsonl").measured
 
     def judged(self, base: str, task: str, adapter: Adapter | None = None) -> dict:
         """Accuracy on a task, and on all that the bases know."""
@@ -92,9 +80,7 @@ class Bench:
         folder = self.folder / f"discriminator_{task}_{base}"
         if not folder.exists():
             real = [Example(*pair) for pair in tasks.pairs(task, REAL, 5)]
-            made: Discriminator = fit_discriminator(FOLDER / base, real, lora=lora(task, base))
-            save(made, folder)
-        load(folder)
+            save(fit_discriminator(FOLDER / base, real, lora=lora(task, base)), folder)
         return folder
 
     def row(self, name: str, task: str, source: str, target: str, seed: int) -> dict:
@@ -187,9 +173,6 @@ def pairs(bench: Bench, seeds: range) -> None:
             every = [row for rows in runs.values() for row in rows]
             cells = [mean(rows, "accuracy") for rows in runs.values()]
             print(f"| {title} | {' | '.join(cells)} | " + " | ".join(mean(every, n) for n in REST) + " |")
-
-
-REST = ("others", "accepted", "tokens")
 
 
 def counted(bench: Bench, part: str, seeds: range) -> None:

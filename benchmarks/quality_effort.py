@@ -10,14 +10,16 @@ report gives it) and evaluations, all of them. Each run is a line of FILE as soo
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import math
 import tempfile
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
 import torch
+from ledger import Ledger
 from lora_graft import adapters
 from lora_graft.adapters import Adapter
 from lora_graft.family import materialize
@@ -80,15 +82,15 @@ class Efforts:
         return result.adapter, figures | {"evaluations": sum(result.report.evaluations.values())}
 
     def run(self, effect: str, target: str, name: str, seed: int) -> dict:
-        way = WAYS[name]
+        way, row = WAYS[name], dict(effect=effect, target=target, way=name, seed=seed)
         adapter, figures = (self.copied(effect, target), {}) if way is None else self.made(effect, target, way, seed)
         given, at = [(adapter, 1.0)], 1000 * (seed + 1)
         if effect != materialize.CONCEPT:
             found = self.bench.score(target, given, at, effect)
-            return {"lift": found["lift"], "other": found["class accuracy"]} | figures
+            return row | {"lift": found["lift"], "other": found["class accuracy"]} | figures
         if at not in self.own:
             self.own[at] = sureness("a", [(self.loras[effect], 1.0)], at)
-        return {"lift": sureness(target, given, at) / self.own[at], "other": others(target, given, at)} | figures
+        return row | {"lift": sureness(target, given, at) / self.own[at], "other": others(target, given, at)} | figures
 
 
 def main() -> None:
@@ -99,25 +101,17 @@ def main() -> None:
     parser.add_argument("--effects", nargs="*", default=EFFECTS)
     parser.add_argument("--seeds", type=int, default=1)
     asked = parser.parse_args()
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line) for line in asked.out.read_text().splitlines()] if asked.out.exists() else []
-    known = {(row["effect"], row["target"], row["way"], row["seed"]): row for row in done}
+    ledger = Ledger(asked.out)
     with tempfile.TemporaryDirectory() as folder:
         efforts = Efforts(materialize.materialize(folder, text_encoder=False))
         for name in asked.ways:
             for target in asked.targets:
                 if target not in RELATIVES and (WAYS[name] is None or WAYS[name].start == "copy"):
                     continue
-                for effect in asked.effects:
-                    for seed in range(asked.seeds):
-                        key = (effect, target, name, seed)
-                        if key not in known:
-                            row = dict(zip(("effect", "target", "way", "seed"), key, strict=True))
-                            known[key] = row | efforts.run(*key)
-                            with asked.out.open("a") as file:
-                                print(json.dumps(known[key]), file=file, flush=True)
-                            print(known[key], flush=True)
-    table(list(known.values()), asked.ways, asked.targets)
+                for effect, seed in itertools.product(asked.effects, range(asked.seeds)):
+                    run = (effect, target, name, seed)
+                    ledger.measured(" / ".join(map(str, run)), partial(efforts.run, *run))
+    table(list(ledger.found.values()), asked.ways, asked.targets)
 
 
 def table(rows: list[dict], ways: list[str], targets: list[str]) -> None:

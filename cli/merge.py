@@ -143,12 +143,10 @@ def rank_of(text: str) -> int | str:
 
 def publish_merged(asked: Outputs, result: MergeResult, layout: Layout, base: Base | None, *, as_json: bool) -> None:
     """Write the adapter in a layout, its report and its picture, and say what was done."""
-    from ..jobs.names import names_of
+    from ..jobs.names import names_to_write
     from .screen import show
 
-    names = None
-    if layout is not Layout.same:
-        names = base.names if base else names_of(result.adapter)
+    names = names_to_write(result.adapter, layout.value, base)
     how = dict(layout=layout.value, names=names, provenance=result.provenance)
     show(result.report, publish(asked, result.report, result.adapter, drawing="clusters", **how), as_json=as_json)
 

@@ -66,13 +66,9 @@ def device_of(choice: Device) -> str:
     Raises:
         SettingsError: a GPU was asked for and there is none.
     """
-    import torch
+    from ..jobs.device import device_of as work
 
-    if choice is Device.cuda and not torch.cuda.is_available():
-        from ..errors import SettingsError
-
-        raise SettingsError("there is no CUDA GPU that torch can use", hint="Leave out --device, or say --device cpu.")
-    return "cuda" if choice is not Device.cpu and torch.cuda.is_available() else "cpu"
+    return work(choice.value, hint="Leave out --device, or say --device cpu.")
 
 
 def cache_of(unwanted: bool):

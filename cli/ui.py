@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import locale
-import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -53,6 +52,8 @@ def ui(
     def started(address: str) -> None:
         typer.echo(f"LoRA Graft is at {address} (Ctrl-C ends it)")
         if show:
+            import webbrowser
+
             webbrowser.open(address)
 
     serve(host, address=listen, port=port, started=started)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .. import choices
 from ..adapters import Adapter
+from ..bases import Base
 from ..errors import AdapterError
 from ..names import KNOWN, Names, adapter_families, known_names, metadata_architecture, names_of_adapters, serving
 from ..names.guess_adapter import OR
@@ -18,6 +20,17 @@ def known_names_of(adapters: Sequence[Adapter]) -> Names | None:
     metadata = {key: value for adapter in adapters for key, value in adapter.metadata.items()}
     found = names_of_adapters(union, metadata) or names_of_adapters(union, metadata, every=False)
     return found[0] if found else None
+
+
+def names_to_write(adapter: Adapter, layout: str, base: Base | None = None) -> Names | None:
+    """Whose key names a file in a layout has: those of the base where there is one; None where all stay as they are.
+
+    Raises:
+        AdapterError: as :func:`names_of`.
+    """
+    if layout == choices.File.layout:
+        return None
+    return base.names if base else names_of(adapter)
 
 
 def names_of(adapter: Adapter) -> Names:

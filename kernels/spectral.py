@@ -74,6 +74,11 @@ class SubspaceSize:
             if value is not None and not 0 < value <= 1:
                 raise SettingsError(f"the {name} of the subspace must lie in (0, 1], got {value}")
 
+    @classmethod
+    def by(cls, subspace: str, *, share: float, k: int, energy: float) -> SubspaceSize:
+        """The size of which a word of ``choices.Subspace.subspaces`` says which of the three values counts."""
+        return cls(**{"share": {"share": share}, "fixed": {"k": k}, "energy": {"energy": energy}}[subspace])
+
     @property
     def needs_spectrum(self) -> bool:
         return self.energy is not None

@@ -16,6 +16,16 @@ from .texts import Pair, padded
 Loss = Callable[[list[Pair]], tuple[Tensor, int]]  # pairs -> (sum over the answers' tokens, number of them)
 
 
+def mean_loss(loss: Loss, pairs: list[Pair], batch: int) -> float:
+    """The loss per token over all pairs, a batch at a time, without gradients."""
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for start in range(0, len(pairs), batch):
+            found, tokens = loss(pairs[start : start + batch])
+            total, count = total + float(found), count + tokens
+    return total / max(1, count)
+
+
 def logits(lm: LanguageModel, pairs: list[Pair], *, plain: bool = False) -> Tensor:
     """(tokens, vocabulary) in float32: what the model foretells for every token of the answers.
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-import torch
-
 from .. import adapters as files
 from ..adapters import Adapter
 from ..adapters.metadata import history
@@ -127,10 +125,10 @@ class _Work:
         guards, watched, own_tokens = own_texts(
             student_model, self.data.guarded, len(learnt), self.data.seed, self.run, self.tell
         )
-        own_before = _mean_loss(student_model, watched)
+        own_before = self._foretold(student_model, watched)
         student = begin(student_model, self.settings, self.adapter, base)
         result = self._learn(student, form, learnt, held, guards, teacher)
-        own_after = _mean_loss(student_model, watched)
+        own_after = self._foretold(student_model, watched)
         after = self._asked(form, held)
         learned = time.perf_counter()
         made = exported(student)
@@ -207,6 +205,9 @@ class _Work:
     def _asked(self, form: Format, held: list[Example]) -> list[Written]:
         return ask(form, [example.prompt for example in held], self.settings, tell=self.tell)
 
+    def _foretold(self, lm: LanguageModel, texts: list[Pair]) -> float:
+        return goals.mean_loss(goals.answers(lm), texts, self.settings.training.batch)
+
     def _marks(self, teacher: LanguageModel) -> list[object]:
         peft = None if self.adapter is None or self.adapter.peft is None else self.adapter.peft.config
         return [teacher.base.fingerprint, self.adapter and self.adapter.digest, peft]
@@ -219,11 +220,11 @@ class _Work:
             loss = goals.difference(lm, teacher, settings.effect)
         else:
             loss = goals.answers(lm)
-        answered = [[e.prompt, e.answer] for e in [*learnt, *held]]
+        texts = [[e.prompt, e.answer] for e in [*learnt, *held]]
         marks = [] if teacher is None else self._marks(teacher)
         start = [] if settings.start_from == "none" or self.adapter is None else [self.adapter.digest]
         key = identity(
-            "learn", settings.stored(), answered, guards, lm.base.fingerprint, str(lm.model.dtype), marks, start
+            "learn", settings.stored(), texts, guards, lm.base.fingerprint, str(lm.model.dtype), marks, start
         )
         keeper = self.run.keeper(key)
         try:
@@ -260,16 +261,6 @@ class _Work:
             if earlier := history(self.adapter.metadata):
                 found["adapters_history"] = [earlier]
         return found
-
-
-@torch.no_grad()
-def _mean_loss(lm: LanguageModel, pairs: list[Pair]) -> float:
-    """Cross-entropy per token, in nats."""
-    found, tokens = 0.0, 0
-    for start in range(0, len(pairs), 8):
-        loss, count = goals.answers(lm)(pairs[start : start + 8])
-        found, tokens = found + float(loss), tokens + count
-    return found / max(1, tokens)
 
 
 def _split(examples: list[Example], seed: int) -> tuple[list[Example], list[Example]]:

@@ -17,7 +17,7 @@ from ..errors import SettingsError
 from ..jobs.distill.schedule import Training, batch_indices, parameter_groups, share_of_peak
 from ..jobs.distill.train import CLIP, MOMENTS, Keeper, State
 from ..jobs.progress import Progress
-from .goals import Loss
+from .goals import Loss, mean_loss
 from .texts import Pair
 
 BETAS = (0.9, 0.99)
@@ -161,14 +161,9 @@ class _Run:
         """Whether a check belongs to this step."""
         return self.state.step % self.every == 0 or self.state.step == self.settings.steps
 
-    @torch.no_grad()
     def check(self) -> None:
         """Measure on the held-out pairs and keep the values that do best."""
-        state, total, count = self.state, 0.0, 0
-        for start in range(0, len(self.held), self.settings.batch):
-            found, tokens = self.loss(self.held[start : start + self.settings.batch])
-            total, count = total + float(found), count + tokens
-        error = total / max(1, count)
+        state, error = self.state, mean_loss(self.loss, self.held, self.settings.batch)
         if state.reference is None:
             state.reference = error
         gone = 1 - error / state.reference if state.reference > 0 else 0.0

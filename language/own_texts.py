@@ -18,7 +18,9 @@ MEASURED = 32  # texts that are not learnt, with which side effects are measured
 BATCH, LONGEST, MOST_TRIES = 16, 64, 3  # texts at a time, tokens of one, and times as many as are wanted
 
 
-def own_texts(lm: LanguageModel, share: float, lessons: int, seed: int, run: TextRun, tell: Progress):
+def own_texts(
+    lm: LanguageModel, share: float, lessons: int, seed: int, run: TextRun, tell: Progress
+) -> tuple[list[Pair], list[Pair], int]:
     """(texts to learn, texts to measure with, tokens spent).
 
     Args:
@@ -26,8 +28,8 @@ def own_texts(lm: LanguageModel, share: float, lessons: int, seed: int, run: Tex
     """
     wanted = round(lessons * share / (1 - share)) + MEASURED
     key = identity("own texts", lm.base.fingerprint, str(lm.model.dtype), wanted, seed)
-    journal, found = run.journal("own", key), []
-    tokens, start = 0, _start(lm)
+    journal, start, tokens = run.journal("own", key), _start(lm), 0
+    found: list[Pair] = []
     for number in range(-(-wanted // BATCH) * MOST_TRIES):
         if len(found) >= wanted:
             break

@@ -57,8 +57,7 @@ def subspace_size(subspace: str, k_share: float, k: int, energy: float):
     """The kernels' SubspaceSize for the values of :func:`size_inputs`."""
     from ..kernels.spectral import SubspaceSize
 
-    chosen = {"share": {"share": k_share}, "fixed": {"k": k}, "energy": {"energy": energy}}
-    return SubspaceSize(**chosen[subspace])
+    return SubspaceSize.by(subspace, share=k_share, k=k, energy=energy)
 
 
 def menu(methods: Mapping) -> str:

@@ -34,9 +34,9 @@ class Alone:
 
     @property
     def device(self) -> str:
-        import torch
+        from ..jobs.device import device_of
 
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return device_of("auto")
 
     def bases(self) -> Mapping[str, Path]:
         return bases_in(self._bases)

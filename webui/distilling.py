@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from ..io.atomic import whole
 from .host import Host
 from .jobs import Stopped
-from .paths import found, new_file
-from .work import Result, Values, device, reported, stem, weighted, write
+from .paths import new_file
+from .work import Result, Values, base_paths, device, reported, stems, weighted, write
 
 if TYPE_CHECKING:
     from ..jobs.progress import Progress
@@ -28,14 +28,10 @@ def distill(values: Values, host: Host, progress: Progress) -> Result:
     from ..pipelines.job import Data, Run, layout_of, teach
     from ..pipelines.models import open_models
 
-    known = host.bases()
-    source, target = (found(values[name], known, "base model") for name in ("source", "target"))
+    source, target, *parts = base_paths(values, host, "source", "target", "source_parts", "target_parts")
     given, where = weighted(values, host), device(values, host)
-    suggestion = f"{'+'.join(stem(name) for name, *_ in values['loras'][:3])}-{Path(values['target']).stem}-taught"
+    suggestion = f"{stems(values)}-{Path(values['target']).stem}-taught"
     output = new_file(host.lora_folder, values["output"], suggestion)
-    parts = [
-        found(values[name], known, "base model") if values[name] else None for name in ("source_parts", "target_parts")
-    ]
     models = open_models(
         given,
         source,

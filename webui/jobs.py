@@ -84,7 +84,6 @@ class Queue:
         self._numbers = itertools.count(1)
         self._news = threading.Condition()
         self._thread: threading.Thread | None = None
-        self.version = 0  # grows with every change of any job
 
     def submit(self, kind: str, title: str, values: Mapping[str, Any]) -> Job:
         """Line a job up; it begins when those before it have ended.
@@ -101,7 +100,7 @@ class Queue:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._work, name="lora-graft", daemon=True)
                 self._thread.start()
-            self._changed()
+            self._news.notify_all()
         return job
 
     def jobs(self) -> list[Job]:
@@ -121,7 +120,7 @@ class Queue:
             job.stopping = True
             if job.state == WAITING:
                 self._end(job, STOPPED)
-            self._changed()
+            self._news.notify_all()
             return True
 
     def close(self, timeout: float) -> None:
@@ -157,7 +156,6 @@ class Queue:
 
         def progress(done: int, total: int, label: str = "", /, *more: object) -> None:
             job.tell(done, total, label)
-            self.version += 1
             if job.stopping or working.interrupted():
                 raise Stopped
             working.tell(done, total)
@@ -166,7 +164,7 @@ class Queue:
             if job.state in ENDED:  # stopped while the host was busy
                 return STOPPED, ""
             job.state, job.began = RUNNING, time.monotonic()
-            self._changed()
+            self._news.notify_all()
         try:
             job.result = self.task(job.kind, job.values, self.host, progress)
         except Stopped as stopped:
@@ -182,14 +180,10 @@ class Queue:
             if job.state not in ENDED:
                 job.error = error
                 self._end(job, state)
-                self._changed()
+                self._news.notify_all()
 
     def _end(self, job: Job, state: str) -> None:
         job.state, job.ended = state, time.monotonic()
         over = [number for number, other in self._jobs.items() if other.state in ENDED]
         for number in over[:-KEPT]:
             del self._jobs[number]
-
-    def _changed(self) -> None:
-        self.version += 1
-        self._news.notify_all()

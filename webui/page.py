@@ -6,7 +6,7 @@ It asks Gradio only for what 3.41 (Automatic1111), 4.40 (Forge, Forge Neo) and 6
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -35,8 +35,9 @@ def build(desk: Desk) -> gr.Blocks:
         for (kind, form), (button, refresh, notice) in zip(forms.items(), starts, strict=True):
             outputs = [notice, *shown.outputs]
             button.click(_starter(desk, kind, form, shown), [*form.boxes.values(), shown.seen], outputs, **QUIET)
-            refresh.click(_lister(desk, form), None, [box for box, _ in form.lists], **QUIET)
-        _on_load(desk, blocks, forms)
+            refresh.click(_lister(desk, form.lists), None, [box for box, _ in form.lists], **QUIET)
+        lists = [entry for form in forms.values() for entry in form.lists]
+        blocks.load(_lister(desk, lists), None, [box for box, _ in lists], **QUIET)  # the files of today
         _every(blocks, shown.look, [shown.job, shown.seen], shown.outputs)
     return blocks
 
@@ -135,26 +136,15 @@ def _headers(request: gr.Request) -> dict[str, str]:
         return {}
 
 
-def _lister(desk: Desk, form: Form) -> Callable[[], Any]:
-    """Fresh lists of files."""
+def _lister(desk: Desk, lists: Sequence[tuple[Any, str]]) -> Callable[[], Any]:
+    """Fresh lists of files, for (component, kind)."""
 
     def fresh():
         found = {kind: names(desk.host, kind) for kind in ("base", "lora")}
-        updates = [gr.update(choices=found[kind]) for _, kind in form.lists]
+        updates = [gr.update(choices=found[kind]) for _, kind in lists]
         return updates if len(updates) != 1 else updates[0]
 
     return fresh
-
-
-def _on_load(desk: Desk, blocks: gr.Blocks, forms: dict[str, Form]) -> None:
-    """Whoever opens the page sees the files of today."""
-    lists = [entry for form in forms.values() for entry in form.lists]
-
-    def fresh():
-        found = {kind: names(desk.host, kind) for kind in ("base", "lora")}
-        return [gr.update(choices=found[kind]) for _, kind in lists]
-
-    blocks.load(fresh, None, [box for box, _ in lists], **QUIET)
 
 
 def _every(blocks: gr.Blocks, look: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:

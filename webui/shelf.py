@@ -9,13 +9,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import GraftError, SettingsError, in_words
+from ..errors import SettingsError
 from .host import Host
 from .paths import ADAPTERS, found, new_folder, plain_name
-from .work import Result, Values, bases, cache, device, moving, write
+from .work import Result, Values, bases, cache, device, moving, stem, write
 
 if TYPE_CHECKING:
     from ..jobs.progress import Progress
+    from ..jobs.transfer.report import Report
 
 COLUMNS = ("LoRA", "result", "method", "similarity", "kept energy", "advice")
 
@@ -25,6 +26,7 @@ def shelf(values: Values, host: Host, progress: Progress) -> Result:
     stopped goes on where it was.
     """
     from ..adapters import read
+    from ..jobs.processes import guarded
     from ..jobs.text import cell, joined, table
     from ..jobs.transfer.transfer import transfer
 
@@ -45,17 +47,20 @@ def shelf(values: Values, host: Host, progress: Progress) -> Result:
         if os.path.lexists(output):
             rows.append([name, "there already", "", "", "", ""])
             continue
-        try:
+
+        def moved_one(name: str, output: Path = output, tell: Progress = tell) -> Report:
             lora = read(found(name, known, "LoRA"))
             done = transfer(lora, source, target, settings, progress=tell, cache=kept, device=where)
             folder.mkdir(exist_ok=True)
             write(done.adapter, output, values, target.names, done.provenance)
-        except (GraftError, OSError) as error:
+            return done.report
+
+        report, why = guarded(moved_one, name)
+        if report is None:
             rows.append([name, "failed", "", "", "", ""])
-            failures.append(f"{name}: {in_words(error)}")
+            failures.append(f"{name}: {why}")
         else:
-            report, totals = done.report, done.report.totals
-            figures = cell(totals["mean_similarity"]), cell(totals["kept_energy"])
+            figures = cell(report.totals["mean_similarity"]), cell(report.totals["kept_energy"])
             rows.append([name, "moved", report.method, *figures, report.advice])
     progress(1000 * len(outputs), 1000 * len(outputs), "")
     if any(row[1] == "moved" for row in rows):
@@ -78,7 +83,7 @@ def _outputs(names: list[str], folder: Path) -> dict[str, Path]:
     outputs: dict[str, Path] = {}
     taken: set[str] = set()
     for name in names:
-        last = name.rsplit("/", 1)[-1]
+        last = stem(name)
         wanted = last if last.casefold() not in taken else name.replace("/", "_")
         if wanted.casefold() in taken:
             raise SettingsError(f"two results would be called {wanted}", hint="Move these in two jobs.")

@@ -18,10 +18,10 @@ from .work import (
     device,
     dtype,
     moving,
-    names_for,
     reported,
     size,
     stem,
+    stems,
     weighted,
     write,
 )
@@ -111,28 +111,31 @@ def similarity(values: Values, host: Host, progress: Progress) -> Result:
 def merge(values: Values, host: Host, progress: Progress) -> Result:
     from ..jobs.merge.merge import MergeSettings
     from ..jobs.merge.merge import merge as work
+    from ..jobs.names import names_to_write
 
-    names = ("method", "units", "seed", "density", "energy", "parameter_reweighting", "output_reweighting")
+    chosen = ("method", "units", "seed", "density", "energy", "parameter_reweighting", "output_reweighting")
     rank = values["fixed_rank"] if values["rank"] == FIXED else values["rank"]
-    settings = MergeSettings(rank=rank, dtype=dtype(values), **{name: values[name] for name in names})
+    settings = MergeSettings(rank=rank, dtype=dtype(values), **{name: values[name] for name in chosen})
     given, (base,) = weighted(values, host), bases(values, host, "base")
-    stems = "+".join(stem(name) for name, *_ in values["loras"][:3])
-    output = new_file(host.lora_folder, values["output"], f"{stems}-merged")
+    output = new_file(host.lora_folder, values["output"], f"{stems(values)}-merged")
     done = work(given, settings, base=base, progress=progress, device=device(values, host))
-    write(done.adapter, output, {**values, "dtype": SAME}, names_for(done.adapter, base, values), done.provenance)
+    names = names_to_write(done.adapter, values["layout"], base)
+    write(done.adapter, output, {**values, "dtype": SAME}, names, done.provenance)
     return reported(done.report, "clusters", "Clusters by block, or cosine with the exact sum", output)
 
 
 def resize(values: Values, host: Host, progress: Progress) -> Result:
     from ..jobs.merge.resize import ResizeSettings
     from ..jobs.merge.resize import resize as work
+    from ..jobs.names import names_to_write
 
     amount = values["amount"]
     settings = ResizeSettings(values["rule"], amount, values["max_rank"], dtype(values))
     lora, (base,) = adapter(values["lora"], host), bases(values, host, "base")
     output = new_file(host.lora_folder, values["output"], f"{stem(values['lora'])}-{values['rule']}-{amount:g}")
     done = work(lora, settings, base=base, progress=progress)
-    write(done.adapter, output, {**values, "dtype": SAME}, names_for(done.adapter, base, values), done.provenance)
+    names = names_to_write(done.adapter, values["layout"], base)
+    write(done.adapter, output, {**values, "dtype": SAME}, names, done.provenance)
     return reported(done.report, "clusters", "Cosine with the original by block", output)
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SettingsError
 from .fields import SAME
 from .host import Host
 from .paths import found
@@ -52,21 +51,24 @@ def weighted(values: Values, host: Host) -> list[tuple[Adapter, float, float]]:
     return [(read(found(name, known, "LoRA")), model, clip) for name, model, clip in values["loras"]]
 
 
+def base_paths(values: Values, host: Host, *which: str) -> list[Any]:
+    """Where the bases named lie; None for one that was not given."""
+    known = host.bases()
+    return [found(values[name], known, "base model") if values[name] else None for name in which]
+
+
 def bases(values: Values, host: Host, *which: str) -> list[Any]:
     """The bases named, opened; None for one that was not given."""
     from ..bases import open_base
 
-    known = host.bases()
-    paths = [found(values[name], known, "base model") if values[name] else None for name in which]
-    return [None if path is None else open_base(path) for path in paths]
+    return [None if path is None else open_base(path) for path in base_paths(values, host, *which)]
 
 
 def size(values: Values):
     """The subspace size that the values ask for."""
     from ..kernels.spectral import SubspaceSize
 
-    by, value = {"share": ("share", "k_share"), "fixed": ("k", "k"), "energy": ("energy", "energy")}[values["subspace"]]
-    return SubspaceSize(**{by: values[value]})
+    return SubspaceSize.by(values["subspace"], share=values["k_share"], k=values["k"], energy=values["energy"])
 
 
 def moving(values: Values):
@@ -90,11 +92,10 @@ def device(values: Values, host: Host) -> str:
     Raises:
         SettingsError: a GPU was asked for and there is none.
     """
-    import torch
+    from ..jobs.device import device_of
 
-    if values["device"] == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("there is no CUDA GPU that torch can use", hint="Choose auto or cpu.")
-    return host.device if values["device"] == "auto" else values["device"]
+    wanted = values["device"]
+    return host.device if wanted == "auto" else device_of(wanted)
 
 
 def dtype(values: Values) -> str | None:
@@ -106,13 +107,9 @@ def stem(name: str) -> str:
     return name.rsplit("/", 1)[-1]
 
 
-def names_for(made: Adapter, base: Any, values: Values):
-    """Whose key names to write: none needed for the layout it has."""
-    from ..jobs.names import names_of
-
-    if values["layout"] == SAME:
-        return None
-    return base.names if base else names_of(made)
+def stems(values: Values) -> str:
+    """The first of several LoRAs in a name for their file."""
+    return "+".join(stem(name) for name, *_ in values["loras"][:3])
 
 
 def write(made: Adapter, output: Path, values: Values, names: Any = None, provenance: Any = None) -> None:

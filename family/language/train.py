@@ -22,6 +22,7 @@ from ... import adapters
 from ...jobs.distill.schedule import Training
 from ...language.job import teach
 from ...language.settings import Example, TextData, TextDistillation
+from ...language.texts import padded
 from . import models, tasks
 
 STAGES = {  # kind, tokenizer, seed, steps, highest rate
@@ -89,11 +90,9 @@ def _list_loss(model: Any, tokenizer: Any, texts: list[str]) -> Tensor:
 
 
 def _loss(model: Any, rows: list[list[int]], starts: list[int]) -> Tensor:
-    longest = max(map(len, rows))
-    ids, goals = torch.zeros(len(rows), longest, dtype=torch.long), torch.full((len(rows), longest), -100)
-    for number, (row, start) in enumerate(zip(rows, starts, strict=True)):
-        ids[number, : len(row)] = torch.tensor(row)
-        goals[number, start : len(row)] = torch.tensor(row[start:])
+    ids, mask = padded(rows, 0)
+    asked = torch.arange(ids.shape[1]) < torch.tensor(starts)[:, None]
+    goals = ids.masked_fill(asked | (mask == 0), -100)
     logits = model(input_ids=ids, use_cache=False).logits  # filled up behind, where a causal model does not look
     return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), goals[:, 1:].flatten(), ignore_index=-100)
 
@@ -110,17 +109,19 @@ def train_lora(task: str, base: Path, folder: Path) -> None:
     """A LoRA that teaches a base one of the new tasks."""
     data = TextData(pairs=lora_pairs(task), guard_share=0.0)
     adapters.write(teach(None, None, base, data, HOW).adapter, folder, layout="peft", dtype="fp16")
-    about = folder / "adapter_config.json"  # PEFT notes where the base lay
-    values = json.loads(about.read_text()) | {"base_model_name_or_path": base.name}
-    about.write_text(json.dumps(values, indent=2) + "\n")
+    _note(folder / "adapter_config.json", base_model_name_or_path=base.name)  # PEFT writes where the base lay
 
 
 def _keep(model: Any, tokenizer: Any, folder: Path) -> None:
     model.to(torch.float16).save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
-    about = folder / "tokenizer_config.json"  # transformers 4 does not know the name that 5 gives this class
-    values = json.loads(about.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-    about.write_text(json.dumps(values, indent=1) + "\n")
+    # transformers 4 does not know the name that 5 gives this class
+    _note(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+
+
+def _note(file: Path, **values: str) -> None:
+    """Change values in a file of JSON."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | values, indent=2) + "\n")
 
 
 def main() -> None:

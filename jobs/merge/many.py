@@ -10,7 +10,7 @@ from typing import Literal
 from ... import adapters, choices
 from ...bases import open_base
 from ...io.outputs import claim, staged
-from ..names import names_of
+from ..names import names_to_write
 from ..processes import Engine, LocalEngine
 from ..progress import Progress, silent
 from .merge import MergeSettings, merge
@@ -91,9 +91,7 @@ def carry_out(order: Order) -> Outcome:
     base = open_base(order.base) if order.base else None
     given = [(adapters.read(file), model, clip) for file, model, clip in order.loras]
     result = merge(given, order.settings, base=base, device=order.device)
-    names = None
-    if order.layout != "same":
-        names = base.names if base else names_of(result.adapter)
+    names = names_to_write(result.adapter, order.layout, base)
     text = result.report.to_markdown() if order.report == ".md" else result.report.to_json()
     with staged({beside: text.encode()} if beside else {}, main=order.output, overwrite=False):
         adapters.write(result.adapter, order.output, layout=order.layout, names=names, provenance=result.provenance)

@@ -39,22 +39,20 @@ def advise(report: Report, *, inside: float | None) -> tuple[str, str]:
     return advice, " ".join(filter(None, (sentences, _of_left_out(report) if advice != "distil" else "")))
 
 
-def _without_weight(report: Report) -> float:
-    """Share of the update's energy in modules that have no weight in the target."""
-    known = [m for m in report.modules if m.source_norm is not None and not m.fills]
-    whole = sum(m.source_norm**2 for m in known if m.source_norm)
-    lost = sum(m.source_norm**2 for m in known if m.source_norm and m.decision == DECISION_DROPPED)
-    return lost / whole if whole else 0.0
+def _share(report: Report, decision: str) -> float:
+    """Share of the update's energy in the modules of a decision, those aside that fill blocks."""
+    energies = [(m.decision, m.source_norm**2) for m in report.modules if m.source_norm and not m.fills]
+    whole = sum(energy for _, energy in energies)
+    return sum(energy for made, energy in energies if made == decision) / whole if whole else 0.0
 
 
 def _of_left_out(report: Report) -> str:
     """What the threshold cost, where it cost something."""
-    left = sum(m.source_norm**2 for m in report.modules if m.decision == DECISION_LEFT_OUT and m.source_norm)
-    whole = sum(m.source_norm**2 for m in report.modules if m.source_norm)
+    left = _share(report, DECISION_LEFT_OUT)
     if not left:
         return ""
     return (
-        f"The threshold left out {percent(left / whole)} of the update's energy: if the effect is too weak, lower it "
+        f"The threshold left out {percent(left)} of the update's energy: if the effect is too weak, lower it "
         "or have the modules below it copied."
     )
 
@@ -75,13 +73,13 @@ def _advise(report: Report, inside: float | None) -> tuple[str, str]:
             "that projection carries over. On the example models a plain copy recovered even a little more, so "
             "compare with method copy."
         )
-    if (lost := _without_weight(report)) >= LOST:
-        dropped = report.totals["dropped"]
+    if (lost := _share(report, DECISION_DROPPED)) >= LOST:
+        totals = report.totals
         return "copy, then distil", (
-            f"{dropped} of {len(report.modules)} modules, with {percent(lost)} of the update's energy, have no weight "
-            "in the target and are left out. By that a copy can lose part of the effect: on the example models it kept "
-            "0.82 to 1.00, and 20 steps of learning from it brought 0.98 to 1.00. Distil with this file as the start "
-            "(start from copy)."
+            f"{totals['dropped']} of {totals['modules']} modules, with {percent(lost)} of the update's energy, have no "
+            "weight in the target and are left out. By that a copy can lose part of the effect: on the example models "
+            "it kept 0.82 to 1.00, and 20 steps of learning from it brought 0.98 to 1.00. Distil with this file as the "
+            "start (start from copy)."
         )
     if drift is not None and drift < CLOSE:
         return "copy", "The bases are close relatives: a plain copy is as good as a LoRA gets without training."
@@ -103,7 +101,7 @@ def _same(report: Report) -> tuple[str, str]:
     lost = [f"{dropped} of {len(report.modules)} modules have no weight there and are left out"] if dropped else []
     lost += ["blocks that only the target has receive nothing"] if report.empty_blocks and not dropped else []
     lost += ["blocks that only the target has take an update a second time"] if report.filled_blocks else []
-    advice = "copy, then distil" if _without_weight(report) >= LOST else "copy"
+    advice = "copy, then distil" if _share(report, DECISION_DROPPED) >= LOST else "copy"
     return advice, (
         f"The weights that both bases have are the same, but {lost[0]}; what has its weight is written {form}. If the "
         "effect is too weak, distil with this file as the start."

@@ -91,7 +91,7 @@ def test_another_site_starts_nothing_through_gradios_own_routes(desk, headers):
 def test_lists_are_fresh(desk, host):
     forms, _ = parts(desk)
     (host.lora_folder / "new.safetensors").write_bytes(b"")
-    updates = page._lister(desk, forms["convert"])()
+    updates = page._lister(desk, forms["convert"].lists)()
     assert "new" in str(updates)
 
 
