@@ -132,10 +132,14 @@ def _lock(number: int) -> bool | None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what processes that were killed left in a folder; once in a process."""
-    if folder in _swept:
-        return
-    _swept.add(folder)
+    """As :func:`sweep`; once in a process."""
+    if folder not in _swept:
+        _swept.add(folder)
+        sweep(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed left in a folder."""
     with suppress(OSError), os.scandir(folder) as listing:
         for entry in [entry for entry in listing if _LEFTOVER(entry.name)]:
             with suppress(OSError):

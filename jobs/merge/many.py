@@ -9,6 +9,7 @@ from typing import Literal
 
 from ... import adapters, choices
 from ...bases import open_base
+from ...io.atomic import sweep
 from ...io.outputs import claim, staged
 from ..names import names_to_write
 from ..processes import Engine, LocalEngine
@@ -74,6 +75,8 @@ def merge_many(
         with engine.crew(len(work), _begin, None, device=work[0].device) as crew:
             for order, outcome, why in crew.each(carry_out, work, progress, _name):
                 ended(outcome or Outcome(order, "failed", why))
+        for folder in {order.output.parent for order in work}:
+            sweep(folder)  # a process that was killed cannot tidy up, and those that live looked before
     return [outcomes[order] for order in orders]
 
 

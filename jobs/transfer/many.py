@@ -19,6 +19,7 @@ from typing import ClassVar, Literal, Protocol
 from ... import adapters, choices
 from ...bases import open_base
 from ...errors import GraftError, SettingsError
+from ...io.atomic import sweep
 from ...io.outputs import claim, ignores_case, staged
 from ...names import WeightSlice
 from ..cache import SubspaceCache, default_folder
@@ -190,6 +191,8 @@ def transfer_many(
         readable = [item for item in work.items() if item[0] not in outcomes]
         for item, outcome, why in crew.each(_transfer, readable, partial(phase, "Transferring"), _output_name):
             ended(outcome or Outcome(*item, "failed", why))
+    for folder in {output.parent for output in work.values()}:
+        sweep(folder)  # a process that was killed cannot tidy up, and those that live looked before
     return [outcomes[file] for file in files]
 
 

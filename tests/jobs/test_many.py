@@ -6,6 +6,7 @@ import pytest
 import torch
 from lora_graft import adapters
 from lora_graft.errors import BaseModelError, GraftError
+from lora_graft.io.atomic import unfinished
 from lora_graft.jobs.transfer import pairs as pairs_module
 from lora_graft.jobs.transfer.many import Job, Outcome, Worker, find_files, transfer_many
 from lora_graft.jobs.transfer.pairs import Pairs
@@ -154,6 +155,18 @@ def test_outcomes_by_file(family, tmp_path):
     phases = list(dict.fromkeys(phase for phase, *_ in steps))
     assert phases == ["Reading", "Measuring the bases", "Transferring"]
     assert ("Transferring", 1, 1, good.name) in steps
+
+
+def test_what_a_killed_process_left_half_written_goes_at_the_end(family, tmp_path):
+    """It dies after those that live have looked for leftovers; what somebody still writes stays."""
+    files = {family.path(name): tmp_path / "out" / f"{name}.safetensors" for name in LORAS[:2]}
+    torn = tmp_path / "out" / ".slant_a.safetensors.0123456789ab.part"
+    torn.parent.mkdir()
+    with unfinished(tmp_path / "out" / "other") as (_, written):
+        job = Job(family.path("a"), family.path("b"), TransferSettings("copy"))
+        done = transfer_many(files, job, processes=1, keep_cache=False, each=lambda outcome: torn.write_bytes(b"half"))
+        assert [outcome.status for outcome in done] == ["transferred"] * 2
+        assert written.exists() and not torn.exists()
 
 
 def test_a_base_that_cannot_be_opened_is_an_error_before_any_work(family, tmp_path):
