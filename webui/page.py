@@ -33,12 +33,12 @@ def build(desk: Desk) -> gr.Blocks:
             with gr.Column(scale=1, min_width=320):
                 shown = _jobs(desk)
         for (kind, form), (button, refresh, notice) in zip(forms.items(), starts, strict=True):
-            outputs = [notice, *shown.outputs]
-            button.click(_starter(desk, kind, form, shown), [*form.boxes.values(), shown.seen], outputs, **QUIET)
+            inputs, outputs = [*form.boxes.values(), shown.picked, shown.seen], [notice, shown.picked, *shown.outputs]
+            button.click(_starter(desk, kind, form, shown), inputs, outputs, **QUIET)
             refresh.click(_lister(desk, form.lists), None, [box for box, _ in form.lists], **QUIET)
         lists = [entry for form in forms.values() for entry in form.lists]
         blocks.load(_lister(desk, lists), None, [box for box, _ in lists], **QUIET)  # the files of today
-        _every(blocks, shown.look, [shown.job, shown.seen], shown.outputs)
+        _every(blocks, shown.look, [shown.picked, shown.seen], shown.outputs)
     return blocks
 
 
@@ -62,21 +62,23 @@ def _tabs(desk: Desk) -> tuple[dict[str, Form], list[tuple[Any, Any, Any]]]:
 class Shown:
     """The components that show jobs, and what keeps them fresh.
 
-    seen: the signature of what the page shows. look: a callback that returns news for `outputs`.
+    picked: the job that a person chose or started last, else "". Looks read it and never write it: answers overtake
+    each other, and an old look that arrives after a start is put right by the next one. seen: the signature of what
+    the page shows. look: a callback that returns news for `outputs`.
     """
 
-    def __init__(self, desk: Desk, listing: Any, job: Any, result: Any, seen: Any):
-        self.desk, self.job, self.seen = desk, job, seen
+    def __init__(self, desk: Desk, listing: Any, job: Any, result: Any, picked: Any, seen: Any):
+        self.desk, self.picked, self.seen = desk, picked, seen
         self.outputs = [listing, job, result, seen]
 
-    def look(self, chosen: str | None, seen: str | None):
+    def look(self, picked: str, seen: str | None):
         """News for the outputs; nothing where nothing changed, so that what a person reads stays still."""
         listing, now = panel.listed(self.desk), panel.signature(self.desk)
         if now == seen:
             return listing, gr.update(), gr.update(), seen
         offered = panel.choices(self.desk)
-        chosen = chosen if chosen in offered else next(iter(offered), None)
-        return listing, gr.update(choices=offered, value=chosen), self.brought(chosen), now
+        shown = picked if picked in offered else next(iter(offered), None)
+        return listing, gr.update(choices=offered, value=shown), self.brought(shown), now
 
     def chosen(self, chosen: str) -> tuple[Any, ...]:
         """The same, with another job chosen."""
@@ -96,9 +98,9 @@ def _jobs(desk: Desk) -> Shown:
     job = gr.Dropdown(choices=panel.choices(desk), value=None, label=word(language, "show"), elem_id="lora_graft_job")
     stop = gr.Button(word(language, "stop"), variant="stop", elem_id="lora_graft_stop")
     result = gr.HTML(value="", elem_id="lora_graft_result")
-    seen = gr.State("")
-    shown = Shown(desk, listing, job, result, seen)
-    job.input(shown.brought, [job], [result], **QUIET)
+    picked, seen = gr.State(""), gr.State("")
+    shown = Shown(desk, listing, job, result, picked, seen)
+    job.input(lambda chosen: (chosen or "", shown.brought(chosen)), [job], [picked, result], **QUIET)
 
     def end(request: gr.Request, chosen: str | None):
         number = panel.number_of(chosen)
@@ -114,8 +116,8 @@ def _starter(desk: Desk, kind: str, form: Form, shown: Shown) -> Callable[..., t
     """Lines a job up and shows it; else says what is wrong."""
 
     def start(request: gr.Request, *values: Any):
-        *given, seen = values
-        unchanged = gr.update(), gr.update(), gr.update(), seen
+        *given, picked, seen = values
+        unchanged = picked, gr.update(), gr.update(), gr.update(), seen
         if cross_site(_headers(request), desk.host.origins):
             return panel.alert(word(desk.host.language, "refused")), *unchanged
         try:
@@ -123,7 +125,8 @@ def _starter(desk: Desk, kind: str, form: Form, shown: Shown) -> Callable[..., t
         except GraftError as error:
             return panel.alert(str(error)), *unchanged
         message = word(desk.host.language, "lined up").format(job.number)
-        return panel.said(message), *shown.chosen(panel.named(job, desk.host.language))
+        chosen = panel.named(job, desk.host.language)
+        return panel.said(message), chosen, *shown.chosen(chosen)
 
     return start
 

@@ -60,15 +60,33 @@ def test_start_lines_a_job_up_and_shows_it(desk):
     form = forms["resize"]
     start = page._starter(desk, "resize", form, shown)
     values = {name: box.value for name, box in form.boxes.items()}
-    notice, listing, *_ = start(HERE, *values.values(), "")
-    assert "lora is missing" in notice and 'role="alert"' in notice and desk.queue.jobs() == []
-    notice, listing, chosen, result, seen = start(HERE, *{**values, "lora": "frame", "amount": 2}.values(), "")
+    notice, picked, *_ = start(HERE, *values.values(), "", "")
+    assert "lora is missing" in notice and 'role="alert"' in notice and picked == "" and desk.queue.jobs() == []
+    given = {**values, "lora": "frame", "amount": 2}
+    notice, picked, listing, chosen, result, seen = start(HERE, *given.values(), "", "")
     assert "Job 1 is lined up" in notice and "frame" in listing and seen
     desk.queue.wait(1, 600)
-    listing, chosen, result, now = shown.look("1: Resize, frame", seen)
+    assert picked == "1: Resize, frame"
+    listing, chosen, result, now = shown.look(picked, seen)
     assert "done" in listing and "&lt;lora:frame-rank-2:1&gt;" in result and now != seen
-    again = shown.look("1: Resize, frame", now)
+    again = shown.look(picked, now)
     assert again[3] == now and "value" not in str(again[2]), "what a person reads is left alone"
+
+
+def test_an_old_answer_that_comes_late_does_not_hide_the_job_just_started(desk):
+    """The look of a page that has just opened may arrive after the answer to its first start."""
+    forms, shown = parts(desk)
+    start = page._starter(desk, "inspect", forms["inspect"], shown)
+    boxes = {**{name: box.value for name, box in forms["inspect"].boxes.items()}, "lora": "frame"}
+    start(HERE, *boxes.values(), "", "")
+    desk.queue.wait(1, 600)
+    old = shown.look("", "")
+    _, picked, *new = start(HERE, *boxes.values(), "", "")
+    desk.queue.wait(2, 600)
+    assert new[1]["value"] == picked == "2: Inspect, frame" and old[1]["value"] == "1: Inspect, frame"
+    _, job, result, _ = shown.look(picked, old[3])  # `seen` is the old answer's, as it came last
+    assert job["value"] == picked and "2: Inspect, frame: done" in result
+    assert shown.look(old[1]["value"], "")[1]["value"] == "1: Inspect, frame", "a job that a person chooses stays"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +102,7 @@ def test_another_site_starts_nothing_through_gradios_own_routes(desk, headers):
     form = forms["resize"]
     values = {**{name: box.value for name, box in form.boxes.items()}, "lora": "frame"}
     start = page._starter(desk, "resize", form, shown)
-    notice, *_ = start(SimpleNamespace(headers=headers), *values.values(), "")
+    notice, *_ = start(SimpleNamespace(headers=headers), *values.values(), "", "")
     assert "Another site" in notice and desk.queue.jobs() == []
 
 
