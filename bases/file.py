@@ -97,6 +97,9 @@ class FileBase:
             raise BaseModelError("The weight contains NaN or Inf", file=self.path, key=name)
         return weight
 
+    def storage(self, name: str) -> str:
+        return next((file.storage(part.key) for file, part in self._find(name).parts), "")
+
     def digest(self, name: str) -> str:
         stored = self._find(name)
         stamp = tuple(file.stamp for file, _ in stored.parts)

@@ -40,6 +40,10 @@ class Base(Protocol):
         """
         ...
 
+    def storage(self, name: str) -> str:
+        """How the weight is stored, as ``io.rounding`` names it: "fp16", "fp8 (e4m3)", "Q4_K", "nvfp4"; "" unknown."""
+        ...
+
     def digest(self, name: str) -> str:
         """Hash of the weight's content (stored bytes, dtype, shape)."""
         ...

@@ -61,6 +61,9 @@ class MadeBase:
             weight = weight[rows[0] : sum(rows)]
         return weight.float().reshape(len(weight), *self._shapes[name][1:])
 
+    def storage(self, name: str) -> str:
+        return "fp16"
+
     def digest(self, name: str) -> str:
         return hashlib.sha256(f"{self.label} {name}".encode()).hexdigest()
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import BaseModelError
 from ..untrusted import parse_json
+from .rounding import LAYOUT_STORAGE
 from .weights import WeightFile
 
 NOTE, METADATA = ".comfy_quant", "_quantization_metadata"
@@ -156,6 +157,9 @@ class ComfyQuantFile(WeightFile):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: shape for name, shape in super().shapes().items() if not name.endswith(_BESIDE)}
+
+    def storage(self, key: str) -> str:
+        return LAYOUT_STORAGE.get(self._notes[key][0].name, "") if key in self._notes else super().storage(key)
 
     def scale_keys(self, key: str) -> list[str]:
         if key not in self._notes:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BaseModelError
+from .rounding import FLOATS
 from .safetensors import DTYPES, MOST_TENSORS, Entry
 from .weights import WeightFile
 
@@ -115,6 +116,9 @@ class GgufFile(WeightFile):
             return self.load(key)[rows[0] : sum(rows)].clone()  # blocks run across the rows
         shape = entry.shape if rows is None else (rows[1], *entry.shape[1:])
         return self._decode(key, self.raw(key, rows), math.prod(shape)).reshape(shape)
+
+    def storage(self, key: str) -> str:
+        return FLOATS.get(self.entries[key].dtype, self.entries[key].dtype)
 
     def scale_keys(self, key: str) -> list[str]:
         """None: the scales lie inside the blocks."""

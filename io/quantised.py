@@ -26,9 +26,12 @@ _OF_MODULE = (".SCB", ".weight_format")
 
 
 class _State(NamedTuple):
-    """shape of the weight; values that share a scale, scales that share one; what is added to nested scales."""
+    """kind: nf4 or fp4. shape: of the weight. block: values that share a scale; nested_block: scales that share one;
+    offset: what is added to nested scales.
+    """
 
     name: str
+    kind: str
     shape: tuple[int, ...]
     block: int
     nested_block: int
@@ -71,6 +74,11 @@ class QuantisedFile(WeightFile):
         largest = largest if rows is None else largest[rows[0] : sum(rows)]
         return values.mul_(largest[:, None] / 127)
 
+    def storage(self, key: str) -> str:
+        if key in self._states:
+            return self._states[key].kind
+        return "int8" if self.entries[key].dtype == "I8" else super().storage(key)
+
     def scale_keys(self, key: str) -> list[str]:
         if key in self._states:
             return [self._states[key].name, *(key + suffix for suffix in _BESIDE if key + suffix in self.entries)]
@@ -82,6 +90,7 @@ class QuantisedFile(WeightFile):
             found: dict[str, Any] = parse_json(bytes(self.raw(name)))
             state = _State(
                 name,
+                name.rpartition("__")[2],
                 tuple(int(n) for n in found["shape"]),
                 int(found["blocksize"]),
                 int(found.get("nested_blocksize") or 0),

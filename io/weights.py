@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BaseModelError
+from .rounding import FLOATS
 from .safetensors import TensorFile
 
 _PLAIN = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
@@ -38,6 +39,12 @@ class WeightFile(TensorFile):
         if rows is not None and scale.numel() > 1:
             scale = scale[rows[0] : rows[0] + rows[1]]
         return weight.mul_(scale.reshape(-1, *[1] * (weight.ndim - 1)) if scale.numel() > 1 else scale.reshape(()))
+
+    def storage(self, key: str) -> str:
+        """How a tensor is stored, as ``rounding`` names it."""
+        if self.entries[key].dtype.startswith("F8") and self.scale_keys(key):
+            return "scaled fp8"
+        return FLOATS.get(self.entries[key].dtype, "")
 
     def scale_keys(self, key: str) -> list[str]:
         """Names of the stored tensors that scale this one (ComfyUI's and the older scaled fp8)."""

@@ -39,6 +39,14 @@ def advise(report: Report, *, inside: float | None) -> tuple[str, str]:
     return advice, " ".join(filter(None, (sentences, _of_left_out(report) if advice != "distil" else "")))
 
 
+def _rounded(report: Report) -> str:
+    """The storages of two bases that differ in nothing else, "fp16 and Q4_K"; "" for any other two."""
+    apart = [m for m in report.modules if m.drift]
+    if not apart or not all(m.rounded for m in apart):
+        return ""
+    return " or ".join(dict.fromkeys(m.rounded for m in apart))
+
+
 def _share(report: Report, decision: str) -> float:
     """Share of the update's energy in the modules of a decision, those aside that fill blocks."""
     energies = [(m.decision, m.source_norm**2) for m in report.modules if m.source_norm and not m.fills]
@@ -81,6 +89,12 @@ def _advise(report: Report, inside: float | None) -> tuple[str, str]:
             "it kept 0.82 to 1.00, and 20 steps of learning from it brought 0.98 to 1.00. Distil with this file as the "
             "start (start from copy)."
         )
+    if stored := _rounded(report):
+        return "copy", (
+            f"The weights differ by no more than storing them otherwise rounds them ({stored}): the same base, or one "
+            "too close to it to tell. A plain copy acts on it as on the original; on the example models it kept "
+            "1.00 of the effect on every storage from 16 to 4 bits."
+        )
     if drift is not None and drift < CLOSE:
         return "copy", "The bases are close relatives: a plain copy is as good as a LoRA gets without training."
     return "copy", (
@@ -115,6 +129,8 @@ def relation(report: Report) -> str:
         if report.unmatched:
             return f"The weights that both bases have are the same; {len(report.unmatched)} have no counterpart."
         return "The two bases have the same weights."
+    if stored := _rounded(report):
+        return f"The same base stored otherwise ({stored}), or one too close to tell: LoRAs act alike on both."
     if strangers(report):
         return "These bases are strangers: LoRAs do not carry over by weights alone; distil them."
     return "The bases are relatives: LoRAs carry over, mostly by plain copying."

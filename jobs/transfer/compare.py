@@ -100,4 +100,5 @@ def _line(ours: WeightSlice, theirs: WeightSlice | None, pairs: Pairs) -> Module
         return line
     for name, value in likeness(pairs_of_slices).items():
         setattr(line, name, value)
+    line.rounded = pairs.rounded(ours, theirs)
     return line

@@ -101,6 +101,7 @@ def move(step: Step, methods: Sequence[str], pairs: Pairs, *, rank: int | None, 
         line.reason = "vectors have no subspace"
         moved = Moved({m: _copied(match, line) for m in methods})
     else:
+        line.rounded = pairs.rounded(match.source, match.target)
         moved = _carried(match, line, methods, rank, measured)
     if rank is not None:
         moved.results = {m: _truncated(carried, rank, match.shapes[1]) for m, carried in moved.results.items()}

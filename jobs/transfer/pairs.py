@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...bases.model import Base, load_weight_slice
+from ...io.rounding import DTYPES, rounding
 from ...kernels.similarity import chance, corrected, phi_of
 from ...kernels.spectral import Subspace, SubspaceSize, flatten, spectrum, subspace
 from ...names import WeightSlice
@@ -19,6 +20,7 @@ from ..cache import SubspaceCache, subspace_key
 from .slices import shape_of, slice_pairs
 
 Figure = TypeVar("Figure")
+SLACK = 1.2  # on what a storage usually rounds
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,19 @@ class Pairs:
     def same(self, ours: WeightSlice, theirs: WeightSlice) -> bool:
         """Whether the two weights are the same numbers."""
         return ours[1:] == theirs[1:] and self._digest(self.source, ours) == self._digest(self.target, theirs)
+
+    def rounded(self, ours: WeightSlice, theirs: WeightSlice) -> str:
+        """The two storages, "fp16 and Q4_K", where the weights differ by no more than these round; else ""."""
+        first, second = self.source.storage(ours.name), self.target.storage(theirs.name)
+        if (first == second and first in DTYPES) or (drift := self.drift(ours, theirs)) is None:
+            return ""
+
+        def bound() -> float:
+            before, after = self.weight(self.source, ours), self.weight(self.target, theirs)
+            return SLACK * (rounding(second, before) + rounding(first, after))
+
+        most = self._figure(bound, f"rounding {first} {second}", (self.source, ours), (self.target, theirs))
+        return f"{first} and {second}" if 0 < drift <= most else ""
 
     def empty(self, theirs: WeightSlice) -> bool:
         """Whether the target's weight is all zero: a block that was pruned but stays in the file."""

@@ -42,6 +42,7 @@ class ModuleReport:
     phi_left_corrected: float | None = None
     phi_right_corrected: float | None = None
     drift: float | None = None  # ‖W_t − W_s‖ / ‖W_s‖: 0 the same weight, about 1.4 between strangers
+    rounded: str = ""  # the two storages, where the weights differ by no more than these round
     source_norm: float | None = None  # ‖ΔW_s‖_F
     kept_energy: float | None = None  # ‖ΔW_t‖² / ‖ΔW_s‖²
     norm_ratio: float | None = None  # ‖ΔW_t‖ / ‖ΔW_s‖

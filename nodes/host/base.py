@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...errors import BaseModelError
+from ...io.rounding import DTYPES, LAYOUT_STORAGE
 from ...kernels.finite import all_finite
 from ...names import DENOISER, Names, WeightSlice, names_for
 from ...names.guess import guess_architecture
@@ -94,6 +95,10 @@ class HostBase:
         if not all_finite(weight):
             raise BaseModelError("The base model's weight has NaN or Inf inside", file=self.label, key=name)
         return weight if rows is None else weight[rows[0] : rows[0] + rows[1]].clone()
+
+    def storage(self, name: str) -> str:
+        """How the host keeps the weight, as ``io.rounding`` names it."""
+        return _storage(*_stored(self._patcher(name), name))
 
     def digest(self, name: str) -> str:
         """Hash of the weight as it is used: of the stored bytes, or of the result where patches are on it."""
@@ -183,6 +188,14 @@ def _quantised(weight: Tensor, convert) -> bool:
     except ImportError:
         QuantizedTensor = ()
     return isinstance(weight, QuantizedTensor) or (convert is not None and not weight.is_floating_point())
+
+
+def _storage(weight: Tensor, convert) -> str:
+    if _quantised(weight, None):
+        return LAYOUT_STORAGE.get(str(getattr(weight, "_layout_cls", "")), "")
+    if convert is not None:
+        return str(getattr(getattr(weight, "tensor_type", None), "name", ""))  # as GGUF loaders keep it
+    return next((name for name, dtype in DTYPES.items() if dtype == weight.dtype), "")
 
 
 def _label(model) -> str:

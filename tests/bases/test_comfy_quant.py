@@ -10,6 +10,8 @@ import torch
 from lora_graft.bases import open_base
 from lora_graft.errors import BaseModelError
 from lora_graft.io.comfy_quant import LAYOUTS
+from lora_graft.io.rounding import rounding
+from lora_graft.jobs.transfer.pairs import SLACK
 from lora_graft.names import DENOISER
 from safetensors.torch import save_file
 
@@ -75,6 +77,9 @@ def test_weights_are_what_the_library_says(tmp_path, weight, kind, where):
     assert loaded.dtype == torch.float32 and torch.equal(loaded, meant)
     assert torch.equal(base.load(DENOISER + MODULE + ".weight", (32, 17)), meant[32:49])
     assert torch.equal(base.load(DENOISER + "blocks.0.mlp.weight"), plain["blocks.0.mlp.weight"])
+    stored = {"nvfp4": "nvfp4", "mxfp8": "mxfp8", "int8_tensorwise": "int8"}.get(kind.split(" ")[0], "int4")
+    assert base.storage(DENOISER + MODULE + ".weight") == stored
+    assert 0 < SLACK * rounding(stored, weight) > (loaded - weight).norm() / weight.norm(), "what tells one base"
     # An independent look: close to the weight that was quantised, as each layout's bits allow.
     assert (loaded - weight).norm() / weight.norm() < KINDS[kind][2]
 

@@ -66,6 +66,7 @@ def test_every_type(tmp_path, kind):
     name = f"diffusion_model.{QUERY}"
     assert base.weights() == {name: (6, columns)}
     assert bool(right.any()) and torch.equal(base.load(name), right)
+    assert base.storage(name) == {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}.get(kind.name, kind.name)
     assert torch.equal(base.load(name, (2, 3)), right[2:5])
 
 
@@ -100,6 +101,7 @@ def test_the_same_base_whole_and_quantised(tmp_path):
     file = written(tmp_path / "small.gguf", {QUERY: (weight.numpy(), Kind.Q8_0, None)})
     line = compare(open_base(tmp_path / "whole.safetensors"), open_base(file)).modules[0]
     assert line.phi_left > 0.99 and line.phi_right > 0.99 and 0 < line.drift < 0.02
+    assert line.rounded == "fp16 and Q8_0"
 
 
 def test_digest_follows_the_bytes(tmp_path):

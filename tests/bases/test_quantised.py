@@ -61,6 +61,7 @@ def test_four_bits(tmp_path, shape, nested):
     assert torch.equal(base.load(DENOISER + NAME), meant)
     assert torch.equal(base.load(DENOISER + NAME, (2, 3)), meant[2:5])
     assert torch.equal(base.load(DENOISER + "model.norm.weight"), plain)
+    assert base.storage(DENOISER + NAME) == "nf4" and base.storage(DENOISER + "model.norm.weight") == "fp32"
     before = base.digest(DENOISER + NAME)
     tensors[NAME + ".quant_map"] = LEVELS * 2
     assert open_base(folder(tmp_path / "m", tensors)).digest(DENOISER + NAME) != before
@@ -74,7 +75,7 @@ def test_eight_bits(tmp_path):
     meant = values.double() * largest.double()[:, None] / 127
     torch.testing.assert_close(base.load(DENOISER + NAME).double(), meant, atol=1e-7, rtol=1e-6)
     assert torch.equal(base.load(DENOISER + NAME, (2, 3)), base.load(DENOISER + NAME)[2:5])
-    assert list(base.weights()) == [DENOISER + NAME]
+    assert list(base.weights()) == [DENOISER + NAME] and base.storage(DENOISER + NAME) == "int8"
 
 
 @pytest.mark.parametrize(

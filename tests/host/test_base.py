@@ -79,6 +79,7 @@ def test_fp8_weights_come_as_numbers(host):
     model = graph.out("UNETLoader", unet_name="sd3_a.safetensors", weight_dtype="fp8_e4m3fn")
     seen = look(host, graph, graph.add("Probe_Base", model=model))
     assert seen["worst"] == 0 and len(set(seen["digests"].values())) > 20
+    assert "fp8 (e4m3)" in seen["storages"].values()
 
 
 def test_scaled_fp8_weights_are_decoded(host):
@@ -138,6 +139,8 @@ def test_quantised_layouts_are_read_alike_from_the_graph_and_from_the_file(host,
     seen = look(host, graph, graph.add("Probe_Base", model=graph.unet(f"sd3_{kind}")))
     read = open_base(file)
     assert seen["worst"] < 1e-6 and seen["shapes"] == {name: list(shape) for name, shape in read.weights().items()}
+    quantised = [name for name in read.weights() if name.endswith(("attn.qkv.weight", "mlp.fc1.weight"))]
+    assert {seen["storages"][name] for name in quantised} == {read.storage(name) for name in quantised} != {""}
 
     graph = Graph()
     node = graph.similarity(graph.unet("sd3_a"), graph.unet(f"sd3_{kind}"))

@@ -30,6 +30,9 @@ class Base:
     def weights(self):
         return self.shapes
 
+    def storage(self, name):
+        return "fp32"
+
     def digest(self, name):
         return f"{id(self)}{name}"
 

@@ -219,6 +219,7 @@ class Base(io.ComfyNode):
             "digests": digests,
             "shapes": {n: list(s) for n, s in base.weights().items()},
             "sizes": sizes,
+            "storages": {n: base.storage(n) for n in base.weights()},
             "fingerprint": base.fingerprint,
             "again": again.fingerprint,
             "loaded": bool(model.backup),
