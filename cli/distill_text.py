@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import typer
 
-from ..choices import Text
+from ..choices import Learning, Text
 from .guard import INTERRUPTED
 from .options import device_of
 from .output import outputs, publish
@@ -31,11 +31,11 @@ def distill(asked: SimpleNamespace) -> None:
     from ..language.settings import TextData, TextDistillation
 
     training = Training(
-        asked.steps,
+        asked.steps or Learning.steps,
         asked.learning_rate,
         asked.schedule.value,
         asked.batch,
-        asked.accumulation,
+        asked.accumulation or Learning.accumulation,
         asked.checkpointing.value == "on" or asked.checkpointing.value == "auto" and _large(asked.target),
         asked.seed,
     )

@@ -19,6 +19,7 @@ from ..jobs.distill.checkpoint import FileKeeper, identity
 from ..jobs.distill.dataset import Dataset
 from ..jobs.distill.denoiser import Drawing
 from ..jobs.distill.distill import Distillation, Distilled, distill
+from ..jobs.distill.effort import samples
 from ..jobs.distill.generate import Generation, generate
 from ..jobs.distill.prompts import PromptSettings, synthesize
 from ..jobs.progress import Progress
@@ -33,16 +34,17 @@ class Data:
     """What to draw.
 
     prompts: to draw from, used in turn. seeds: seed prompts, from which and from the LoRA's training tags prompts are
-    made where there are none. guard_share: as in PromptSettings. drawing: None for what the models are made for.
+    made where there are none. count: of pictures; None for the effort's. guard_share: as in PromptSettings. drawing: None for what the models are made for.
     """
 
     prompts: Sequence[str] = ()
     seeds: Sequence[str] = ()
-    count: int = choices.Dataset.count
+    count: int | None = choices.Dataset.count
     seed: int = choices.Dataset.seed
     drawing: Drawing | None = None
     least_action: float = choices.Dataset.least_action
     guard_share: float | None = choices.Prompts.guard_share
+    effort: str = choices.Effort.effort
 
     def lines(self, adapters: Sequence[Adapter]) -> list[str]:
         """The prompts.
@@ -64,7 +66,8 @@ class Data:
         return made.lines
 
     def generation(self, models: Models) -> Generation:
-        return Generation(self.count, self.seed, self.drawing or models.drawing, self.least_action)
+        count = samples(self.effort, self.count)
+        return Generation(count, self.seed, self.drawing or models.drawing, self.least_action)
 
 
 def draw(models: Models, loras: Given, data: Data, progress: Progress | None = None) -> Dataset:

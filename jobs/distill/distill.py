@@ -41,6 +41,7 @@ KEPT_WORDS = (
     "modelspec.title",
 )
 _STORED_NAMES = {"noisy_latents": "lessons"}  # a setting's name in files that differs from its name here
+_NO_MATTER = ("guards", "effort")  # settings without a part in the result
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Distillation:
         far as the LoRAs moved the source's, see effect.py.
     noisy_latents: how many to learn from; None for as many as the steps can use, at most 1024.
     guards: on how many guard prompts the side effects are measured, see side_effects.py; 0 for none.
+    effort: in words, for the report; see effort.py, which chooses the settings.
 
     Raises:
         SettingsError: unknown objective or kind, or a value out of range.
@@ -70,6 +72,7 @@ class Distillation:
     noisy_latents: int | None = choices.Distill.noisy_latents
     training: Training = field(default_factory=Training)
     guards: int = choices.Distill.guards
+    effort: str = ""
 
     def __post_init__(self) -> None:
         if self.objective not in choices.Distill.objectives:
@@ -91,8 +94,9 @@ class Distillation:
             raise SettingsError(f"the number of guard prompts must not be negative, got {self.guards}")
 
     def stored(self) -> dict[str, object]:
-        """As files name these settings; `guards`, which do not change the result, are none of them."""
-        return {_STORED_NAMES.get(name, name): value for name, value in asdict(self).items() if name != "guards"}
+        """As files name these settings, without those that do not change the result."""
+        settings = {name: value for name, value in asdict(self).items() if name not in _NO_MATTER}
+        return {_STORED_NAMES.get(name, name): value for name, value in settings.items()}
 
 
 @dataclass
@@ -218,6 +222,7 @@ def distill(
         notes=_notes(adapters, warm=warm_start is not None) + effects,
         seconds={"preparing": prepared - started, "learning": time.perf_counter() - prepared},
         guards=[] if aside is None else aside.rows(),
+        effort=settings.effort,
     )
     provenance = {
         "version": __version__,

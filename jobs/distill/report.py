@@ -16,7 +16,7 @@ SPILLED = 0.12  # of the distance between pictures of unlike prompts, on average
 class DistillReport(ReportText):
     """effect: RMS of what was taught, relative to the target's own predictions. measured: whether `checks` are shares
     of the effect (with ``samples`` they are shares of the loss without an adapter). source: empty
-    where pictures were learnt without a teacher. guards: (guard prompt, how far the LoRAs move its picture, how far
+    where pictures were learnt without a teacher. effort: in words, empty where it was not said. guards: (guard prompt, how far the LoRAs move its picture, how far
     the new adapter does), see side_effects.py; empty where that was not measured. seconds, evaluations: by phase.
     """
 
@@ -43,6 +43,7 @@ class DistillReport(ReportText):
     evaluations: dict[str, int]
     samples: int
     guards: list[tuple[str, float, float]] = field(default_factory=list)
+    effort: str = ""
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     job: str = "distill"
@@ -59,7 +60,7 @@ class DistillReport(ReportText):
     @property
     def explained(self) -> float:
         """Share of the effect that the adapter reproduces on noisy latents it did not learn from."""
-        return max((share for _, share in self.checks), default=0.0)
+        return dict(self.checks).get(self.best, 0.0)
 
     @property
     def spilled(self) -> float | None:
@@ -132,14 +133,17 @@ class DistillReport(ReportText):
         lines.append(f"Objective: {self.objective}. {self.reason} Weights: {self.where} Started from {self.start}.")
         spent = ", ".join(f"{name} {count}" for name, count in self.evaluations.items())
         times = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items())
+        effort = f"Effort: {self.effort}. " if self.effort else ""
         lines.append(
-            f"Network evaluations (forward passes of one sample): {sum(self.evaluations.values())} ({spent}). "
+            f"{effort}Network evaluations (forward passes of one sample): {sum(self.evaluations.values())} ({spent}). "
             f"Time: {times}."
         )
         if self.resumed:
             lines.append(f"An earlier run was broken off; this one went on from its step {self.resumed}.")
         if self.best < self.steps:
-            lines.append(f"The result is that of step {self.best}, which did best on the held-out noisy latents.")
+            lines.append(
+                f"The result is that of step {self.best}, which did best of its second half on the held-out noisy latents."
+            )
         lines += self.notes
         rows = [
             [str(step), cell(share), cell(self.losses[step - 1] if 0 < step <= len(self.losses) else None)]
