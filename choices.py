@@ -135,7 +135,7 @@ class Budget:
     """What an effort stands for."""
 
     samples = {"quick": 16, "normal": 16, "thorough": 64}
-    noisy_latents = {"quick": 128, "normal": 256, "thorough": 1024}
+    noisy_latents = {"quick": 104, "normal": 256, "thorough": 1000}
     steps = {"quick": 20, "normal": 80, "thorough": 100}
     at_once = {"quick": 16, "normal": 16, "thorough": 32}  # noisy latents for one step
 
@@ -190,8 +190,9 @@ class Pipelines:
     offload = "auto"
     checkpointing = "auto"
     checkpoint_every = 25
-    starts = ("none", "copy")  # or a file
-    start_from = "none"
+    # or a file; auto: a copy of one LoRA, unless the bases are strangers
+    starts = ("auto", "none", "copy")
+    start_from = "auto"
     negative = Drawing.negative
 
 
@@ -215,6 +216,8 @@ class Text:
     max_new_tokens = 64
     stop = ""
     chat = False
+    starts = ("none", "copy")
+    start_from = "none"
 
 
 class Page:

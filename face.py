@@ -207,9 +207,10 @@ def distill(
     source, target: diffusers folders, or single files with a folder of their kind in source_parts and target_parts.
     prompts: to draw from; else they are made from the seed prompts `seeds` and the LoRA's training tags.
     dataset: a file or a dataset that is drawn already.
-    start_from: "none", "copy", or an adapter of the target.
+    start_from: "auto" (a copy of one LoRA, unless the bases are strangers), "none", "copy", or a target's adapter.
     effort: "quick" (for a start from a copy), "normal" or "thorough"; what is set by itself wins.
-    count: pictures in all; None for the effort's. drawing: a :class:`.jobs.distill.denoiser.Drawing`; None for what suits the models.
+    count: pictures in all; None for the effort's.
+    drawing: a :class:`.jobs.distill.denoiser.Drawing`; None for what suits the models.
     precision, one_at_a_time: see :func:`.pipelines.models.open_models`.
     keep: a folder for checkpoints; the same call goes on there after a stop, and its files go when it is done.
     more: fields of :class:`.jobs.distill.distill.Distillation` and of :class:`.jobs.distill.schedule.Training`:

@@ -106,8 +106,9 @@ def distill(
         str,
         typer.Option(
             "--start-from",
-            metavar="none|copy|FILE",
-            help="copy: the LoRA itself, between related bases; FILE: an adapter of the target.",
+            metavar="auto|none|copy|FILE",
+            help="copy: the LoRA itself, between related bases; FILE: an adapter of the target; auto: a copy of one "
+            "LoRA, unless the bases are strangers. Of text auto is none.",
         ),
     ] = Pipelines.start_from,
     effort: EffortOption = EffortMenu[Effort.effort],

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import typer
 
-from ..choices import Learning, Text
+from ..choices import Learning, Pipelines, Text
 from .guard import INTERRUPTED
 from .options import device_of
 from .output import outputs, publish
@@ -45,7 +45,7 @@ def distill(asked: SimpleNamespace) -> None:
         asked.rank,
         asked.alpha,
         asked.modules.value,
-        asked.start_from,
+        Text.start_from if asked.start_from == Pipelines.start_from else asked.start_from,
         asked.effect,
         asked.max_new_tokens,
         asked.stop.replace("\\n", "\n"),

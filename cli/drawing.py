@@ -44,8 +44,8 @@ EffortOption = Annotated[
     Effort,
     typer.Option(
         "--effort",
-        help="How much it may cost: quick, for a start from a copy, normal, or thorough. Sets how many pictures are drawn "
-        "and how long is learnt; options that are given win.",
+        help="How much it may cost: quick, for a start from a copy, normal, or thorough. Sets how many pictures are "
+        "drawn and how long is learnt; options that are given win.",
     ),
 ]
 Count = Annotated[

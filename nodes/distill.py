@@ -82,7 +82,7 @@ class DistillAdapter(io.ComfyNode):
                     default=Distill.steps or 0,
                     min=0,
                     max=100000,
-                    tooltip="Steps; 0: as the effort says. From a transferred LoRA 20 to 50 do, from nothing 80 to 200.",
+                    tooltip="Steps; 0: as the effort says. From a transferred LoRA 20 to 50 do, else 80 to 200.",
                 ),
                 io.Float.Input(
                     "learning_rate",
@@ -114,8 +114,8 @@ class DistillAdapter(io.ComfyNode):
                     min=0,
                     max=1024,
                     advanced=True,
-                    tooltip="Batches for one step; 0: as many as a step needs, 16 noisy latents or, of steps that are set "
-                    "and in the effort thorough, 32.",
+                    tooltip="Batches for one step; 0: as many as a step needs, 16 noisy latents or, of steps that are "
+                    "set and in the effort thorough, 32.",
                 ),
                 io.Combo.Input(
                     "checkpointing",
@@ -447,9 +447,9 @@ def _before_and_after(dataset, before, model, clip, source_vae, target_vae, coun
     count = min(count, len(dataset.prompts))
     if vae is None or not count:
         return nothing_to_show()
-    own = dataset.target[:count] if dataset.target is not None else draw_again(before, dataset, count, progress)
+    own = dataset.target[:count] if dataset.target is not None else draw_again(before, dataset, range(count), progress)
     taught = HostDenoiser(model, clip, label="target with the new adapter", conditionings=before.conditionings)
-    after = draw_again(taught, dataset, count, progress)
+    after = draw_again(taught, dataset, range(count), progress)
     label, eye = ("source\nwith its LoRAs", source_vae) if dataset.has_teacher else ("pictures", vae)
     rows = [(label, decoded(eye, dataset.taught[:count]))] if eye is not None else []
     rows += [("target", decoded(vae, own)), ("target with the\nnew adapter", decoded(vae, after))]

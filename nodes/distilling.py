@@ -81,8 +81,8 @@ def effort_input(what: str) -> io.Input:
         options=list(Effort.efforts),
         default=Effort.effort,
         optional=True,
-        tooltip="How much the distillation may cost. quick: for a start from a copied LoRA; normal: for most; thorough: "
-        f"some three times as much. Sets {what}; what is not 0 there wins.",
+        tooltip="How much the distillation may cost. quick: for a start from a copied LoRA; normal: for most; "
+        f"thorough: some three times as much. Sets {what}; what is not 0 there wins.",
     )
 
 

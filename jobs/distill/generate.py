@@ -133,7 +133,7 @@ def generate(
         "target": second.label if second is not None else "",
         "evaluations": settings.drawing.passes * total,
         "distinct_prompts": len(set(asked)),
-        "lines": list(dict.fromkeys(lines)),
+        "lines": lines,
     }
     if references is not None:
         info["references"] = len(references)

@@ -63,6 +63,11 @@ class NoisyLatents:
             [torch.randn(shape, generator=torch.Generator().manual_seed(int(self.seeds[i]))) for i in which]
         )
 
+    @property
+    def has_effect(self) -> bool:
+        """Whether there is an effect to measure, as a teacher's is."""
+        return self.base_prediction is not None
+
     def effect(self) -> float:
         """RMS of what the target predictions add to the untouched base's, relative to the latter."""
         base = self.base_prediction

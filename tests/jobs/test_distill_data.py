@@ -184,7 +184,7 @@ def test_prompts_without_a_picture_are_learnt_too_where_a_teacher_answers(lab):
     more = replace(found, info={**found.info, "lines": [*found.prompts, "a blue nine", "a green zero"]})
     training_set = make_noisy_latents(more, student, "difference", 600, 3, [])
     given = [training_set.prompts[i] for i in training_set.prompt_index]
-    assert 0 < given.count("a blue nine") and abs(given.count("a blue nine") - given.count("a green zero")) <= 8
+    assert given.count("a blue nine") > 0 and abs(given.count("a blue nine") - given.count("a green zero")) <= 8
     alone = make_noisy_latents(more, student, "samples", 600, 3, [])
     assert {alone.prompts[i] for i in alone.prompt_index} == {"", *found.prompts}
 
