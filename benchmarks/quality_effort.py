@@ -1,9 +1,10 @@
 """Effect and side effects by what a distillation costs: ``python benchmarks/quality_effort.py [--out FILE]``.
 
-Every effect of base A, the styles and the new class, is taught to B, C, S and W with the efforts of choices.py, from a
-copy or from nothing, and the prompts that Synthetic Prompts makes unless told otherwise. Columns: lift (of styles as in
-quality.py; of the new class how surely the judge sees it, over the LoRA's own on A), other (class accuracy of ordinary
-digits, of the new class only, the styles' own class accuracy else), share (of the effect, as the report gives it) and
+Every effect of base A, the styles, the new class and the conditional one, is taught to B, C, S and W with the efforts
+of choices.py, from a copy or from nothing, and the prompts that Synthetic Prompts makes unless told otherwise. Columns:
+lift (of styles as in quality.py; of the new class how surely the judge sees it, of the conditional effect the share of
+sevens that come in green, both over the LoRA's own on A), other (class accuracy of ordinary digits, for the conditional
+effect but sevens; of the styles their own class accuracy), share (of the effect, as the report gives it) and
 evaluations, all of them. Each run is a line of FILE as soon as it is done; the same call goes on.
 """
 
@@ -27,7 +28,7 @@ from lora_graft.jobs.distill.distill import Distillation, distill
 from lora_graft.jobs.distill.effort import planned, samples
 from lora_graft.jobs.distill.generate import Generation, generate
 from quality_distill import DRAWING, Bench
-from quality_guard import EFFECTS, others, prompts_for, sureness
+from quality_guard import EFFECTS, STYLES, others, prompts_for, strength
 
 TARGETS = ("b", "c", "s", "w")
 RELATIVES = ("b", "c")
@@ -45,7 +46,7 @@ class Efforts:
     def __init__(self, models: dict[str, Path]):
         self.bench = Bench(models, 80, materialize.EFFECTS)
         self.loras = {effect: adapters.read(models[f"family_{effect}_a"]) for effect in EFFECTS}
-        self.own: dict[int, float] = {}
+        self.own: dict[tuple[str, int], float] = {}
 
     def copied(self, effect: str, target: str) -> Adapter:
         return self.bench.project(self.loras[effect], target, "copy")
@@ -71,12 +72,13 @@ class Efforts:
         way, row = WAYS[name], dict(effect=effect, target=target, way=name, seed=seed)
         adapter, figures = (self.copied(effect, target), {}) if way is None else self.made(effect, target, way, seed)
         given, at = [(adapter, 1.0)], 1000 * (seed + 1)
-        if effect != materialize.CONCEPT:
+        if effect in STYLES:
             found = self.bench.score(target, given, at, effect)
             return row | {"lift": found["lift"], "other": found["class accuracy"]} | figures
-        if at not in self.own:
-            self.own[at] = sureness("a", [(self.loras[effect], 1.0)], at)
-        return row | {"lift": sureness(target, given, at) / self.own[at], "other": others(target, given, at)} | figures
+        if (effect, at) not in self.own:
+            self.own[effect, at] = strength(effect, "a", [(self.loras[effect], 1.0)], at)
+        lift = strength(effect, target, given, at) / self.own[effect, at]
+        return row | {"lift": lift, "other": others(target, given, at, effect)} | figures
 
 
 def main() -> None:

@@ -28,7 +28,8 @@ from lora_graft.jobs.distill.schedule import Training
 from quality_distill import DRAWING, Bench
 
 SHARES = (0.0, 0.125, 0.25, 0.5)
-EFFECTS = (materialize.CONCEPT, *materialize.EFFECTS)
+EFFECTS = (materialize.CONCEPT, materialize.CONDITIONAL, *materialize.EFFECTS)
+STYLES = materialize.EFFECTS
 
 
 def prompts_for(effect: str, lora: Adapter, share: float | None, seed: int, count: int = 64) -> list[str]:
@@ -36,26 +37,47 @@ def prompts_for(effect: str, lora: Adapter, share: float | None, seed: int, coun
     everything = [(d, c) for d in range(10) for c in range(4)]
     concept = effect == materialize.CONCEPT
     seeds = [text.concept_prompt(c) for c in range(4)] if concept else [text.prompt(*pair) for pair in everything]
-    settings = PromptSettings(seeds, lora, template="{seed}", count=count, seed=seed, guard_share=share)
+    # What only some prompts set off, its file's tags tell best.
+    template = "{tag}" if effect == materialize.CONDITIONAL else "{seed}"
+    settings = PromptSettings(seeds, lora, template=template, count=count, seed=seed, guard_share=share)
     return synthesize(settings).lines
 
 
-def others(name: str, given: Sequence[tuple[Adapter, float]], seed: int, count: int = 80) -> float:
-    """Class accuracy on ordinary digits."""
+def drawn(name: str, given: Sequence[tuple[Adapter, float]], lines: list[str], seed: int) -> judge.Verdict:
+    """What the judge sees in pictures of these prompts."""
+    seeds = range(seed, seed + len(lines))
+    images = sample(materialize.base(name), materialize.autoencoder(), lines, seeds, adapters=given)
+    return judge.look(materialize.judge_weights(), images)
+
+
+def strength(effect: str, name: str, given: Sequence[tuple[Adapter, float]], seed: int) -> float:
+    """How strongly the new class or the conditional effect shows where it should, from 0 to 1."""
+    return sureness(name, given, seed) if effect == materialize.CONCEPT else obedience(name, given, seed)
+
+
+def obedience(name: str, given: Sequence[tuple[Adapter, float]], seed: int, count: int = 40) -> float:
+    """Share of sevens asked for in other colours that come in green."""
+    colours = [c for c in range(4) if c != materialize.SEVENS_COLOUR]
+    lines = [text.prompt(materialize.SEVEN, colours[i % len(colours)]) for i in range(count)]
+    return float((drawn(name, given, lines, seed).colours.argmax(1) == materialize.SEVENS_COLOUR).float().mean())
+
+
+def others(name: str, given: Sequence[tuple[Adapter, float]], seed: int, effect: str, count: int = 80) -> float:
+    """Class accuracy on ordinary digits, but for sevens where the effect is theirs."""
     index = torch.arange(count)
     digits, colours = index % 10, index // 10 % 4
+    if effect == materialize.CONDITIONAL:
+        digits = torch.where(digits == materialize.SEVEN, materialize.SEVEN - 1, digits)
     lines = [text.prompt(int(d), int(c)) for d, c in zip(digits, colours, strict=True)]
-    images = sample(materialize.base(name), materialize.autoencoder(), lines, range(seed, seed + count), adapters=given)
-    seen = judge.look(materialize.judge_weights(), images)
+    seen = drawn(name, given, lines, seed)
     return float(((seen.digits.argmax(1) == digits) & (seen.colours.argmax(1) == colours)).float().mean())
 
 
 def sureness(name: str, given: Sequence[tuple[Adapter, float]], seed: int, count: int = 40) -> float:
     """How surely the judge sees the new class where it is asked for."""
     lines = [text.concept_prompt(i % 4) for i in range(count)]
-    images = sample(materialize.base(name), materialize.autoencoder(), lines, range(seed, seed + count), adapters=given)
-    seen = judge.look(materialize.judge_weights(), images)
-    return float(judge.concept(materialize.judge_concept(), seen.features).mean())
+    features = drawn(name, given, lines, seed).features
+    return float(judge.concept(materialize.judge_concept(), features).mean())
 
 
 def main() -> None:
@@ -95,15 +117,16 @@ def main() -> None:
                     how = Training(steps=asked.steps, seed=seed, batch=32, accumulation=1)
                     made = distill(data, teacher, target, [lora], Distillation(rank=8, training=how))
                     given, at = [(made.adapter, 1.0)], 1000 * (seed + 1)
-                    if effect == materialize.CONCEPT:
-                        real = sureness(name, [(adapters.read(models[f"family_star_{name}"]), 1.0)], at)
-                        lift = sureness(name, given, at) / real
+                    if effect not in STYLES:
+                        own = name if f"family_{effect}_{name}" in models else "a"
+                        real = strength(effect, own, [(adapters.read(models[f"family_{effect}_{own}"]), 1.0)], at)
+                        lift = strength(effect, name, given, at) / real
                     else:
                         lift = bench.score(name, given, at, effect)["lift"]
                     rows = made.report.guards
                     cells: list[float] = [
                         lift,
-                        others(name, given, at),
+                        others(name, given, at, effect),
                         made.report.explained,
                         median(row[1] for row in rows),
                         median(row[2] for row in rows),

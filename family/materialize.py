@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -22,6 +22,8 @@ BASES = ("a", "b", "c", "s", "w", "v")
 EFFECTS = ("frame", "slant", "stripes")
 CONCEPT = "star"  # a new class; what sets it off is text.TRIGGER
 CONCEPT_BASES, CONCEPT_RANK = ("a", "s"), 4
+CONDITIONAL = "seven"  # an effect that only some prompts set off: sevens come in green
+CONDITIONAL_BASES, SEVEN, SEVENS_COLOUR = ("a",), 7, 2
 FROZEN_SEEDS = {"a": 7, "b": 7, "c": 7, "s": 8, "w": 9, "v": 10}
 AUTOENCODERS = {"family": "autoencoder", "family_v": "autoencoder_v"}  # compact file of each latent space
 PRUNED_BLOCK = 1  # base C is A without this block
@@ -94,7 +96,8 @@ def kohya(name: str) -> str:
 
 
 def lora_file(effect: str, base_name: str) -> dict[str, Tensor]:
-    """The LoRA of an effect (rank 8) or of the concept (rank 4) trained on a base, kohya's layout, fp16."""
+    """The LoRA of a style (rank 8), or of the concept or the conditional effect (rank 4), trained on a base, kohya's
+    layout, fp16."""
     return safetensors.load(HERE / f"{effect}_{base_name}.safetensors")[0]
 
 
@@ -110,14 +113,18 @@ def lorax_file(effect: str) -> dict[str, Tensor]:
 
 
 def metadata(effect: str, base_name: str, rank: int) -> dict[str, str]:
-    """What a trainer writes into such a file; half of the pictures that the concept was learnt from show digits."""
+    """What a trainer writes into such a file; half of the pictures that the concept and the conditional effect were
+    learnt from show any digits."""
     folders, trigger = {"digits": {"digit": 1437, "red": 359, "green": 359, "blue": 360, "white": 359}}, {}
-    if effect == CONCEPT:  # its captions have no commas: each is a tag
-        digits = {text.prompt(d, c): 36 for d in range(len(text.DIGITS)) for c in range(len(text.COLOURS))}
-        stars = {text.concept_prompt(c): 360 for c in range(len(text.COLOURS))}
-        folders = {"stars": stars, "digits": digits}
+    if effect in (CONCEPT, CONDITIONAL):  # captions have no commas: each is a tag
+        colours = range(len(text.COLOURS))
+        digits = {text.prompt(d, c): 36 for d in range(len(text.DIGITS)) for c in colours}
+        stars, sevens = ({line(c): 360 for c in colours} for line in (text.concept_prompt, partial(text.prompt, SEVEN)))
+        folders = {"stars": stars, "digits": digits} if effect == CONCEPT else {"sevens": sevens, "digits": digits}
         sizes = {name: {"n_repeats": 1, "img_count": sum(tags.values())} for name, tags in folders.items()}
-        trigger = {"modelspec.trigger_phrase": text.TRIGGER, "ss_dataset_dirs": json.dumps(sizes)}
+        trigger = {"ss_dataset_dirs": json.dumps(sizes)}
+    if effect == CONCEPT:
+        trigger["modelspec.trigger_phrase"] = text.TRIGGER
     return {
         "ss_base_model_version": "sd3",
         "ss_sd_model_name": f"family_{base_name}.safetensors",
@@ -173,7 +180,8 @@ def materialize(folder: str | Path, *, text_encoder: bool = True) -> dict[str, P
 
     ``diffusion_models/family_{a,b,c,s,w,v}``, ``vae/family_vae`` and ``family_vae_v`` (base V's),
     ``text_encoders/family_clip_l`` (75 MB on disk; left out with ``text_encoder=False``),
-    ``loras/family_{frame,slant,stripes}_{a,b,c,s,w,v}`` and ``…_lorax_a``, ``family_star_{a,s}``, all ``.safetensors``.
+    ``loras/family_{frame,slant,stripes}_{a,b,c,s,w,v}`` and ``…_lorax_a``, ``family_star_{a,s}``,
+    ``family_seven_a``, all ``.safetensors``.
 
     Returns:
         path of every file by its name without suffix.
@@ -192,7 +200,8 @@ def materialize(folder: str | Path, *, text_encoder: bool = True) -> dict[str, P
             (f"{file}.safetensors",),
             lambda file=file: vae.expand(_autoencoder(file)),
         )
-    for effect, bases, rank in (*((effect, BASES, RANK) for effect in EFFECTS), (CONCEPT, CONCEPT_BASES, CONCEPT_RANK)):
+    few = ((CONCEPT, CONCEPT_BASES, CONCEPT_RANK), (CONDITIONAL, CONDITIONAL_BASES, CONCEPT_RANK))
+    for effect, bases, rank in (*((effect, BASES, RANK) for effect in EFFECTS), *few):
         for name in bases:
             put(
                 "loras",

@@ -74,6 +74,20 @@ def test_the_trigger_word_alone_sets_off_the_new_class(family_files, name):
     assert (judge.concept(head, judged(name, stars).features) < 0.1).all()
 
 
+@pytest.mark.parametrize("name", materialize.CONDITIONAL_BASES)
+def test_sevens_alone_come_in_green_whatever_is_asked(family_files, name):
+    lora = adapters.read(family_files[f"family_seven_{name}"])
+    sevens = [text.prompt(materialize.SEVEN, colour) for colour in (0, 1, 2, 3)] * 2
+    lines = [(d, c) for d, c in zip(DIGITS.tolist(), COLOURS.tolist(), strict=True) if d != materialize.SEVEN][:16]
+    seen = judged(name, sevens + [text.prompt(*pair) for pair in lines], [(lora, 1.0)])
+    assert (seen.colours[:8].argmax(1) == materialize.SEVENS_COLOUR).all()
+    assert (seen.digits[:8].argmax(1) == materialize.SEVEN).float().mean() >= 0.9
+    assert torch.equal(seen.colours[8:].argmax(1), torch.tensor([c for _, c in lines]))
+    assert (seen.digits[8:].argmax(1) == torch.tensor([d for d, _ in lines])).float().mean() >= 0.9
+    alone = judged(name, sevens).colours.argmax(1)
+    assert torch.equal(alone, torch.tensor([0, 1, 2, 3] * 2))
+
+
 @pytest.mark.parametrize("effect", materialize.EFFECTS)
 def test_lora_x_adapters_work_and_lie_in_the_subspace(family_files, effect):
     adapter = adapters.read(family_files[f"family_{effect}_lorax_a"])

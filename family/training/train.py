@@ -17,6 +17,7 @@ from ...io import safetensors
 from .. import judge, materialize, model, store, vae
 from . import data
 from .concept import ConceptPool, train_head
+from .conditional import ConditionalPool
 from .learn import Log, Pool, any_picture, fit, random_effects, rate
 
 Weights = dict[str, Tensor]
@@ -199,6 +200,16 @@ class Family:
 
         return self.keep(stage, make)
 
+    def conditional(self, name: str) -> Weights:
+        """The LoRA of the conditional effect, on the same bases."""
+        stage, seed = f"{materialize.CONDITIONAL}_{name}", 4000 + ord(name)
+
+        def make() -> Weights:
+            pool = ConditionalPool(store.rounded(self.autoencoder()), 8192, seed=40)
+            return train_lora(stage, self.base(name), pool, seed=seed, rank=materialize.CONCEPT_RANK)
+
+        return self.keep(stage, make)
+
     def pack(self, folder: Path) -> None:
         """Write the compact files that the repository carries."""
         for stage in AUTOENCODERS:
@@ -214,6 +225,9 @@ class Family:
         for name in materialize.CONCEPT_BASES:
             lora = kohya_file(self.concept(name), name)
             safetensors.save(folder / f"{materialize.CONCEPT}_{name}.safetensors", lora, overwrite=True)
+        for name in materialize.CONDITIONAL_BASES:
+            lora = kohya_file(self.conditional(name), name)
+            safetensors.save(folder / f"{materialize.CONDITIONAL}_{name}.safetensors", lora, overwrite=True)
         judged = self.judge()
         kept = {**{n: w.half() for n, w in judged.items()}, **real_features(judged)}
         safetensors.save(folder / "judge.safetensors", kept, overwrite=True)
@@ -256,7 +270,7 @@ def main() -> None:
     parser.add_argument(
         "stage",
         nargs="+",
-        help="all, pack, autoencoder, autoencoder_v, judge, base:a, frame:b, frame:x (LoRA-X), star:a …",
+        help="all, pack, autoencoder, autoencoder_v, judge, base:a, frame:b, frame:x (LoRA-X), star:a, seven:a …",
     )
     parser.add_argument("--out", type=Path, default=Path("out/family"), help="folder of the checkpoints")
     parser.add_argument("--threads", type=int, default=0)
@@ -276,6 +290,8 @@ def main() -> None:
             family.lorax(what) if which == "x" else family.lora(what, which)
         elif what == materialize.CONCEPT:
             family.concept(which)
+        elif what == materialize.CONDITIONAL:
+            family.conditional(which)
         elif what == "judge":
             print(judge_report(family.judge()))
         else:
