@@ -52,7 +52,7 @@ def read_parts(folder: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
             hint=f"Copy it from where the adapter was trained, or give {WEIGHTS} itself to read it at scale 1.",
         )
     try:
-        config = parse_json(file.read_bytes())
+        config = parse_json(file.read_bytes(), strict=True)
     except (OSError, ValueError) as problem:
         raise AdapterError(f"The adapter's configuration cannot be read: {problem}", file=file) from problem
     config = check(config, file)

@@ -100,8 +100,11 @@ class _Reader:
     def read(self, top: Table) -> None:
         output = top.get("output", str, need=True)
         self.output = self._path(output.value if output else "?")
-        if output and self.output.is_file():
-            self.mistakes.add(output, "the output must be a folder, and this is a file")
+        try:
+            if output and self.output.is_file():
+                self.mistakes.add(output, "the output must be a folder, and this is a file")
+        except OSError as error:
+            self._at(output, error)
         cache = top.get("cache", str)
         self.cache = self._path(cache.value) if cache else None
         self._read_bases(top)
@@ -165,7 +168,7 @@ class _Reader:
         for lora in loras:
             try:
                 found = find_files([lora.value], folder, below=self.folder)
-            except (GraftError, RuntimeError) as error:  # the latter: no such user
+            except (GraftError, OSError, RuntimeError) as error:  # the last: no such user
                 self._at(lora, error)
                 continue
             found = {file: output for file, output in found.items() if not file.is_relative_to(self.output)}
@@ -210,7 +213,7 @@ class _Reader:
         if path is None:
             return None
         file = self._path(path.value)
-        if not file.is_file() and file not in self.ids:
+        if not _is_file(file) and file not in self.ids:
             self.mistakes.add(path, "there is no such file, and no transfer of this recipe makes it")
         if not all(map(math.isfinite, (model, clip or 0.0))):
             self.mistakes.add(entry, "a strength must be a finite number")
@@ -276,6 +279,13 @@ class _Reader:
         if isinstance(error, GraftError):
             return self.mistakes.of(entry, error)
         return self.mistakes.add(entry, str(error))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name longer than any file's
+        return False
 
 
 def _name_of(entry: Entry, name: str, mistakes: Mistakes) -> bool:
