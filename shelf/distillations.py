@@ -72,8 +72,9 @@ def read_distillation(reader: Reader, table: Table) -> list[Order]:
     if source is None or training is None or student is None or len(there) < len(targets):
         reader.find(loras, reader.output)  # what is wrong there is told all the same
         return []
-    more = {"where": modules} if modules else {}
-    settings = Distillation(**student, **more, training=Training(**training))
+    if modules:
+        student["where"] = modules
+    settings = Distillation(**student, training=Training(**training))
     data["seed"] = settings.training.seed
     orders = []
     for target in there:

@@ -40,11 +40,12 @@ class Reader:
         """The fields that all sections look at."""
         output = top.get("output", str, need=True)
         self.output = self.path(output.value if output else "?")
-        try:
-            if output and self.output.is_file():
-                self.mistakes.add(output, "the output must be a folder, and this is a file")
-        except OSError as error:
-            self.at(output, error)
+        if output:
+            try:
+                if self.output.is_file():
+                    self.mistakes.add(output, "the output must be a folder, and this is a file")
+            except OSError as error:
+                self.at(output, error)
         cache = top.get("cache", str)
         self.cache = self.path(cache.value) if cache else None
         entry = top.get("bases", dict)

@@ -175,3 +175,13 @@ def test_a_recipe_with_a_path_longer_than_any(field, box):  # noqa: F811
     recipe = box.put("recipe.yaml", json.dumps(data))
     run = box.cli("recipe", recipe, "--dry-run")
     assert run == "refused"
+
+
+def test_two_names_of_one_tensor(box):  # noqa: F811
+    """A control adapter for Flux with the bias of a module under both of the names that it can have."""
+    good = corpus.adapters()["flux control"]
+    twice = File(good.tensors | {"img_in.diff_b": torch.ones(24)})
+    for file, outcome in ((good, "right"), (twice, "refused")):
+        lora, out = box.put("lora.safetensors", file.to_bytes()), box.out / "x.safetensors"
+        assert box.cli("convert", lora, "--layout", "same", "-o", out, writes=(out,)) == outcome
+        out.unlink(missing_ok=True)
