@@ -35,6 +35,11 @@ EMBEDDING = (".lora_embedding_B", ".lora_embedding_A")
 _KINDS = {"LOHA": Loha, "LOKR": Lokr}
 
 
+def is_peft_folder(path: Path) -> bool:
+    """Whether this is a folder with an adapter as PEFT writes it."""
+    return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
+
+
 def read_parts(folder: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str], str, dict[str, Any]]:
     """Tensors by file key, metadata with the configuration among it, the file's sha256, and the configuration.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .. import adapters, choices
-from ..io.outputs import claim, staged
+from ..io.outputs import beside, claim, staged
 from ..jobs.distill.distill import Distillation
 from .job import Data, Run, layout_of, teach
 from .models import open_models
@@ -54,9 +54,9 @@ def carry_out(order: Order) -> bool:
     """
     if order.output.exists():
         return False
-    beside = order.output.with_suffix(order.report) if order.report else None
+    report = beside(order.output, order.report)
     order.output.parent.mkdir(parents=True, exist_ok=True)
-    claim(order.output, beside)
+    claim(order.output, report)
     given = [(adapters.read(order.lora), 1.0, 1.0)]
     models = open_models(
         given,
@@ -86,7 +86,7 @@ def carry_out(order: Order) -> bool:
         device=order.device,
     )
     text = result.report.to_markdown() if order.report == ".md" else result.report.to_json()
-    with staged({beside: text.encode()} if beside else {}, main=order.output, overwrite=False):
+    with staged({report: text.encode()} if report else {}, main=order.output, overwrite=False):
         adapters.write(
             result.adapter,
             order.output,

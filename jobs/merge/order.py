@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ... import adapters, choices
 from ...bases import open_base
-from ...io.outputs import claim, staged
+from ...io.outputs import beside, claim, staged
 from ..names import names_to_write
 from .merge import MergeSettings, merge
 
@@ -40,14 +40,14 @@ def carry_out(order: Order) -> bool:
     """
     if order.output.exists():
         return False
-    beside = order.output.with_suffix(order.report) if order.report else None
+    report = beside(order.output, order.report)
     order.output.parent.mkdir(parents=True, exist_ok=True)
-    claim(order.output, beside)
+    claim(order.output, report)
     base = open_base(order.base) if order.base else None
     given = [(adapters.read(file), model, clip) for file, model, clip in order.loras]
     result = merge(given, order.settings, base=base, device=order.device)
     names = names_to_write(result.adapter, order.layout, base)
     text = result.report.to_markdown() if order.report == ".md" else result.report.to_json()
-    with staged({beside: text.encode()} if beside else {}, main=order.output, overwrite=False):
+    with staged({report: text.encode()} if report else {}, main=order.output, overwrite=False):
         adapters.write(result.adapter, order.output, layout=order.layout, names=names, provenance=result.provenance)
     return True
