@@ -64,17 +64,22 @@ def shelf(family_models, tmp_path_factory):
     """The example family under the names that the pages use."""
     folder = tmp_path_factory.mktemp("shelf")
     files = {file.stem: file for file in family_models.rglob("*.safetensors")}
-    names = {"LORA": "frame_a", "A": "frame_a", "B": "slant_a", "C": "stripes_a", "loras/frame": "frame_a"}
-    (folder / "loras").mkdir()
+    names = {"LORA": "frame_a", "A": "frame_a", "B": "slant_a", "C": "stripes_a"}
+    names |= {"loras/frame": "frame_a", "styles/stripes": "stripes_a"}
+    for name in ("loras", "styles"):
+        (folder / name).mkdir()
     for name, file in names.items():
         (folder / f"{name}.safetensors").symlink_to(files[f"family_{file}"])
     for name, file in {"SOURCE": "a", "OLD_BASE": "a", "TARGET": "b", "NEW_BASE": "b"}.items():
         (folder / name).symlink_to(files[f"family_{file}"])
     for number, name in enumerate(("OLD_MODEL", "NEW_MODEL", "A_DIR", "B_DIR", "C_DIR")):
         language_folder(folder / name, number, adapter=name.endswith("_DIR"))
-    (folder / "PROMPTS.txt").write_text("red digit two\na green three\n")
+    for name in ("PROMPTS.txt", "prompts.txt"):
+        (folder / name).write_text("red digit two\na green three\n")
     recipe = re.search(r"^```yaml\n(.*?)^```", TEXTS["docs/batch.md"], re.M | re.S)
-    (folder / "recipe.yaml").write_text(recipe[1] if recipe else "")
+    assert recipe and recipe[1].count("    steps: 25") == 1
+    little = "    count: 4\n    draw_steps: 1\n    noisy_latents: 4\n    guards: 0\n    steps: 1"
+    (folder / "recipe.yaml").write_text(recipe[1].replace("    steps: 25", little))
     for name, colour in {"REAL": 200, "GENERATED": 40}.items():
         (folder / name).mkdir()
         for shade in range(6):
