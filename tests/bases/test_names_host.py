@@ -42,7 +42,9 @@ def host(maps, *families):
 
 @pytest.mark.parametrize(
     "families",
-    [(f,) for f in DENOISERS] + [(f"text {f}",) for f in [*TEXTS, *LANGUAGE, "HunyuanVideo"]] + [(d, f"text {t}") for d, t in WHOLE],
+    [(f,) for f in DENOISERS]
+    + [(f"text {f}",) for f in (*TEXTS, *LANGUAGE, "HunyuanVideo")]
+    + [(d, f"text {t}") for d, t in WHOLE],
     ids="+".join,
 )
 def test_every_host_key(host_maps, families):
