@@ -51,6 +51,7 @@ WAYS: dict[str, dict] = {
     "LEGO as printed": dict(method="lego", units="paper"),
 }
 UNCUT = ("concat", "linear")
+ENSEMBLES = {"ensemble, mean of logits": False, "ensemble, sum of what each adds": True}
 Answers = Callable[[list[str]], list[str]]
 
 
@@ -84,6 +85,9 @@ class Bench:
         for (task, (_, answer)), text in zip(asked, said, strict=True):
             right.setdefault(task, []).append(text.strip() == answer)
         return {task: sum(hits) / len(hits) for task, hits in right.items()}
+
+    def asked_together(self, key: str, chosen: Sequence[str], summed: bool) -> dict:
+        return self.ledger.measured(f"{self.base} {key}", lambda: self.judged(self.ensemble(chosen, summed), chosen))
 
     def ensemble(self, chosen: Sequence[str], summed: bool) -> Answers:
         """Greedy answers from several models' logits, put together at every token."""
@@ -166,10 +170,8 @@ def table(bench: Bench, key: str, chosen: dict[str, Adapter], ranks: Sequence[in
             print(f"| {' | '.join(row)} |", flush=True)
     if key != "mixed":
         return
-    for title, summed in (("ensemble, mean of logits", False), ("ensemble, sum of what each adds", True)):
-        found = bench.ledger.measured(
-            f"{bench.base} {key} {title}", lambda s=summed: bench.judged(bench.ensemble(names, s), names)
-        )
+    for title, summed in ENSEMBLES.items():
+        found = bench.asked_together(f"{key} {title}", names, summed)
         print(f"| {title} | – | – | {' | '.join(cells(found, names))} | – | – |", flush=True)
 
 
@@ -192,16 +194,22 @@ def pairs(bench: Bench) -> None:
     """Each two of the LoRAs at the rank of one."""
     print(f"\n### {bench.base}: two tasks in one\n\nMean of the six pairs, and the worst pair.\n")
     print("| | rank | accuracy | worst | others |\n|---|---|---|---|---|")
+    every = list(itertools.combinations(tasks.NEW, 2))
+
+    def row(title: str, rank: str, found: list[dict]) -> None:
+        right = [sum(one[task] for task in two) / 2 for one, two in zip(found, every, strict=True)]
+        others = sum(one["others"] for one in found) / len(found)
+        print(f"| {title} | {rank} | {sum(right) / len(right):.2f} | {min(right):.2f} | {others:.2f} |", flush=True)
+
     for title, how in WAYS.items():
         rank, found = "sum" if how["method"] in UNCUT else 8, []
-        for two in itertools.combinations(tasks.NEW, 2):
+        for two in every:
             loras = [bench.loras[task] for task in two]
             key = f"pairs {'+'.join(two)} {title}"
-            row = bench.measured(key, lambda ls=loras, r=rank, h=how: merged(ls, r, **h), two)
-            found.append((sum(row[task] for task in two) / 2, row["others"]))
-        accuracy, others = ([one[at] for one in found] for at in (0, 1))
-        row = [title, "16" if rank == "sum" else "8", f"{sum(accuracy) / 6:.2f}", f"{min(accuracy):.2f}"]
-        print(f"| {' | '.join(row)} | {sum(others) / 6:.2f} |", flush=True)
+            found.append(bench.measured(key, lambda ls=loras, r=rank, h=how: merged(ls, r, **h), two))
+        row(title, "16" if rank == "sum" else "8", found)
+    for title, summed in ENSEMBLES.items():
+        row(title, "–", [bench.asked_together(f"pairs {'+'.join(two)} {title}", two, summed) for two in every])
 
 
 def prune(bench: Bench) -> None:
