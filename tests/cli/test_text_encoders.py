@@ -83,7 +83,8 @@ def test_comfyui_names_come_out_for_any_spelling(cli, files):
         assert key.format(1, "q") in load_file(out)
 
 
-def test_loras_of_two_trainers_are_merged_weight_by_weight(cli, files):
+def test_loras_of_two_trainers_are_merged_weight_by_weight(cli, files, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     one, other = lora("lora_te_layers_{}_self_attn_{}_proj"), lora(f"text_encoder.{QWEN}")
     save_file(one, files / "one.safetensors")
     save_file(other, files / "other.safetensors")
@@ -92,6 +93,7 @@ def test_loras_of_two_trainers_are_merged_weight_by_weight(cli, files):
         *("--base", files / "qwen_a.safetensors", "-o", files / "sum.safetensors"),
     )
     assert told.exit_code == 0, told.output
+    assert "qwen3_4b.layers.1" in told.output  # whole, however narrow the terminal
     merged, key = load_file(files / "sum.safetensors"), "lora_te_layers_1_self_attn_q_proj"
     up, down = (merged[f"{key}.lora_{end}.weight"].float() for end in ("up", "down"))
     scale = float(merged[f"{key}.alpha"]) / down.shape[0] if f"{key}.alpha" in merged else 1.0
