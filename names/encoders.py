@@ -42,7 +42,8 @@ def encoder_names(raw: Mapping[str, Shape]) -> dict[str, str]:
     encoder = _encoder(raw)
     if not encoder:
         return {}
-    return {f"{encoder}.transformer.{plain(name)}": name for name in raw}
+    inside = [name for name in raw if "." in name]  # beside them lie tokenizers: spiece_model, tekken_model, …
+    return {f"{encoder}.transformer.{plain(name)}": name for name in inside}
 
 
 def is_encoder(raw: Mapping[str, Shape]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lora_graft.bases import open_base
 from safetensors.torch import load_file, save_file
 
 WIDTH, LAYERS = 32, 2
@@ -21,7 +22,7 @@ def encoder(seed: int, names: str) -> dict[str, torch.Tensor]:
             tensors[f"{names.format(layer, letter)}.weight"] = torch.randn(WIDTH, WIDTH, generator=dice)
         if names == QWEN:
             tensors[f"model.layers.{layer}.self_attn.q_norm.weight"] = torch.ones(WIDTH)
-    return tensors
+    return tensors | {"spiece_model": torch.arange(50, dtype=torch.uint8)}  # a tokenizer
 
 
 def lora(spelled: str) -> dict[str, torch.Tensor]:
@@ -100,6 +101,11 @@ def test_loras_of_two_trainers_are_merged_weight_by_weight(cli, files, monkeypat
     single = one[f"{key}.lora_up.weight"] @ one[f"{key}.lora_down.weight"]
     assert len(merged) <= 3 * LAYERS
     torch.testing.assert_close(up @ down * scale, 2 * single, rtol=1e-4, atol=1e-4)
+
+
+def test_a_tokenizer_in_the_file_is_no_weight(files):
+    names = open_base(files / "qwen_a.safetensors").weights()
+    assert len(names) == 1 + 4 * LAYERS and all(name.startswith("qwen3_4b.transformer.model.") for name in names)
 
 
 def test_similarity_and_inspect_name_the_text_encoder(cli, files):
