@@ -1,8 +1,9 @@
 """What is left of LoRAs in a merge, on text: ``python benchmarks/llm_merge.py [PART …] [--out FOLDER]``.
 
 LoRA-LEGO's comparisons on the LoRAs of family/language, by ``jobs.merge``. Parts: ``mixed`` (the four tasks' LoRAs in
-one), ``pairs`` (each two of them in one: task level), ``ranks`` (the four cut to rank 8, 6, 4 and 3, and merged) and
-``prune`` (each alone at fewer ranks). On base ``old`` and, with ``--bases``, on ``other``, whose four LoRAs are others.
+one), ``pairs`` (each two of them in one: task level), ``ranks`` (the four cut to rank 8, 6, 4 and 3, and merged),
+``prune`` (each alone at fewer ranks) and ``taught`` (the four taught to one student by their answers: 100 generated
+prompts each, guard texts, 200 steps of 16). On base ``old`` and, with ``--bases``, on ``other``, which has its own four.
 
 Accuracy: share of prompts of the merged LoRAs' tasks that get the right answer, to the letter; others: the same for the
 twelve tasks that the base knows. At equal rank, as the method leaves the result and, where that is another size, scaled
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,13 +33,16 @@ from lora_graft.jobs.merge.merge import MergeSettings, merge
 from lora_graft.jobs.merge.resize import ResizeSettings, resize
 from lora_graft.language.answers import ask
 from lora_graft.language.models import LanguageModel, open_model, with_adapter
-from lora_graft.language.settings import TextDistillation
+from lora_graft.language.run import TextRun
+from lora_graft.language.settings import Example, TextData, TextDistillation
+from lora_graft.language.several import teach_several
 from lora_graft.language.texts import Format, Ids, padded
 from quality_merge import norm
 
 ASKED, EACH = 60, 5  # prompts of every task of a LoRA, and of every known one
 LONGEST = 20
 ASKING = TextDistillation(max_new_tokens=LONGEST, training=Training(batch=64))
+TEACHING = replace(ASKING, rank=8, training=Training(steps=200, batch=16, accumulation=1))
 MIXED = dict(zip(tasks.NEW, (8, 6, 4, 3), strict=True))
 WAYS: dict[str, dict] = {
     "exact sum (task arithmetic)": dict(method="concat"),
@@ -232,7 +237,23 @@ def prune(bench: Bench) -> None:
         print(f"| {k} | {' | '.join(row)} |", flush=True)
 
 
-PARTS = {part.__name__: part for part in (mixed, pairs, ranks, prune)}
+def taught(bench: Bench) -> None:
+    """All four merged by what they answer."""
+    names, base = list(bench.loras), FOLDER / bench.base
+
+    def made() -> Adapter:
+        given = [
+            (lora(task, bench.base), TextData([Example(*pair) for pair in tasks.pairs(task, 5, 10)], samples=100))
+            for task in names
+        ]
+        return teach_several(given, base, base, TEACHING, run=TextRun(bench.ledger.file.parent / "taught", 25)).adapter
+
+    print(f"\n### {bench.base}: four taught to one\n\n| rank | accuracy | {' | '.join(names)} | others |")
+    print("|---" * (len(names) + 3) + "|")
+    print(f"| 8 | {' | '.join(cells(bench.measured('taught', made, names), names))} |")
+
+
+PARTS = {part.__name__: part for part in (mixed, pairs, ranks, prune, taught)}
 
 
 def main() -> None:
