@@ -3,7 +3,7 @@
 LoRA-LEGO's comparisons on the LoRAs of family/language, by ``jobs.merge``. Parts: ``mixed`` (the four tasks' LoRAs in
 one), ``pairs`` (each two of them in one: task level), ``ranks`` (the four cut to rank 8, 6, 4 and 3, and merged),
 ``prune`` (each alone at fewer ranks) and ``taught`` (the four taught to one student by their answers: 100 generated
-prompts each, guard texts, 200 steps of 16). On base ``old`` and, with ``--bases``, on ``other``, which has its own four.
+prompts each, guard texts, 200 steps of 16). On base ``old`` and, with ``--bases``, on ``other``, with its own four.
 
 Accuracy: share of prompts of the merged LoRAs' tasks that get the right answer, to the letter; others: the same for the
 twelve tasks that the base knows. At equal rank, as the method leaves the result and, where that is another size, scaled
