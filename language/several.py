@@ -22,6 +22,7 @@ from .answers import Answered
 from .collect import Collected
 from .job import Taught, Work, teach
 from .models import require_libraries
+from .report import TextReport
 from .run import TextRun
 from .settings import TextData, TextDistillation
 
@@ -86,7 +87,9 @@ def teach_several(
     return Taught(made.adapter, report, report.figures(), provenance)
 
 
-def _report(made: Taught, names: list[str], source: str, collected: list[tuple[Collected, Answered]], seconds: float):
+def _report(
+    made: Taught, names: list[str], source: str, collected: list[tuple[Collected, Answered]], seconds: float
+) -> TextReport:
     """The report of the student with the counts of all its teachers."""
     report = made.report
     lines = [f"{name}: {asked.words}" for name, (asked, _) in zip(names, collected, strict=True)]
