@@ -1,7 +1,8 @@
 """What Trans-LoRA recovers on text, measured as right answers: ``python benchmarks/llm.py [PART …] [--out FOLDER]``.
 
 Parts: ``pairs`` (the paper's table: LoRAs for four tasks, taught to a newer base and to one of another layout and
-tokenizer, and back), ``samples``, ``seeds``, ``hops`` and ``kinds``. Models and LoRAs are those of family/language.
+tokenizer, and back; ``--ways`` and ``--rows`` measure some of it), ``samples``, ``seeds``, ``hops`` and ``kinds``.
+Models and LoRAs are those of family/language.
 
 Accuracy: share of 200 new prompts of the task that get the right answer, to the letter. Others: the same for the
 twelve tasks that every base knows, 20 prompts each. Accepted: prompts learnt from. Tokens: read and written by
