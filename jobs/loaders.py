@@ -12,6 +12,7 @@ from ..names.keys import is_text_encoder
 # Families whose diffusers and PEFT keys ComfyUI 0.33 maps to its own names (comfy/lora.py).
 _DIFFUSERS_READ = {"SD3", "SD3.5 medium", "SD3.5 large", "Flux", "Flux.2", "Chroma", "Qwen-Image", "Z-Image"}
 _DIFFUSERS_READ |= {"HiDream", "PixArt"}
+LANGUAGE_MODEL = "language model"  # as names.guess calls the family
 _PEFT_READ = {"SD3", "SD3.5 medium", "SD3.5 large"}
 
 
@@ -35,6 +36,11 @@ def _by_comfyui(adapter: Adapter) -> list[str]:
         return (
             [f"ComfyUI reads no magnitudes of PEFT's DoRA and applies a plain LoRA ({doras} modules)."] if doras else []
         )
+    if families == (LANGUAGE_MODEL,):
+        return [
+            f"ComfyUI, which knows language models as text encoders, reads no {adapter.layout} files of them: "
+            "lora-graft convert --layout comfy --base ENCODER.safetensors makes one that it reads."
+        ]
     return [
         f"ComfyUI has no names for {adapter.layout} files of {OR.join(families)} and skips their modules; "
         "it reads the comfy and kohya layouts."

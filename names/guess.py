@@ -24,10 +24,11 @@ def guess_architecture(shapes: Mapping[str, Shape]) -> str:
     "SD3.5 large", "Flux", "Flux.2", "Chroma", "HunyuanVideo", "Z-Image", "Lumina 2", "Qwen-Image", "Wan",
     "language model", "text encoder", "unknown".
     """
+    wrapped = [name for name in shapes if name.startswith(_WRAPPERS)]  # what else there is tells of text encoders
     names: dict[str, Shape] = {}
-    for name, shape in shapes.items():
+    for name in wrapped or shapes:
         wrapper = next((p for p in _WRAPPERS if name.startswith(p)), "")
-        names[name[len(wrapper) :]] = tuple(shape)
+        names[name[len(wrapper) :]] = tuple(shapes[name])
     if any(name.startswith(("input_blocks.", "middle_block.")) for name in names):
         return _unet(names)
     if any(name.startswith("joint_blocks.") for name in names):

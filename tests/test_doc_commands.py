@@ -59,6 +59,18 @@ def language_folder(folder: Path, seed: int, *, adapter: bool) -> None:
     (folder / ("adapter_config.json" if adapter else "config.json")).write_text(json.dumps(config))
 
 
+def text_encoders(folder: Path) -> None:
+    """A Qwen 3 of one layer, the same fine-tuned, and a LoRA for it."""
+    dice, query = torch.Generator().manual_seed(0), "model.layers.0.self_attn.q_proj.weight"
+    weight, more = (torch.randn(24, 24, generator=dice) for _ in range(2))
+    for name, made in {"qwen_3_4b": weight, "qwen_3_4b_tuned": weight + 0.1 * more}.items():
+        norm = {"model.layers.0.self_attn.q_norm.weight": torch.ones(24)}
+        save_file({query: made} | norm, folder / f"{name}.safetensors")
+    key = "lora_te_layers_0_self_attn_q_proj.lora_{}.weight"
+    factors = {"up": torch.ones(24, 2), "down": torch.ones(2, 24)}
+    save_file({key.format(end): factor for end, factor in factors.items()}, folder / "TE_LORA.safetensors")
+
+
 @pytest.fixture(scope="module")
 def shelf(family_models, tmp_path_factory):
     """The example family under the names that the pages use."""
@@ -74,6 +86,7 @@ def shelf(family_models, tmp_path_factory):
         (folder / name).symlink_to(files[f"family_{file}"])
     for number, name in enumerate(("OLD_MODEL", "NEW_MODEL", "A_DIR", "B_DIR", "C_DIR")):
         language_folder(folder / name, number, adapter=name.endswith("_DIR"))
+    text_encoders(folder)
     for name in ("PROMPTS.txt", "prompts.txt"):
         (folder / name).write_text("red digit two\na green three\n")
     recipe = re.search(r"^```yaml\n(.*?)^```", TEXTS["docs/batch.md"], re.M | re.S)
@@ -89,7 +102,7 @@ def shelf(family_models, tmp_path_factory):
 
 def only_read(line: str) -> bool:
     """Whether a command needs servers, a cluster or models that answer, or has tests of its own."""
-    return line.split()[1] in ONLY_READ or any(word in line for word in ("--address", ".jsonl"))
+    return line.split()[1] in ONLY_READ or any(word in line for word in ("--address", ".jsonl", "distill A_DIR"))
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if not only_read(line)])

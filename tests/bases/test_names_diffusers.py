@@ -215,7 +215,7 @@ def test_text_encoders_of_a_folder(tmp_path):
                 assert torch.equal(base.load(weight_slice.name), module.weight)
 
 
-def test_folder_of_an_unknown_kind_keeps_its_names(tmp_path):
+def test_a_language_models_folder_without_configuration_is_read_like_its_file(tmp_path):
     tensors = {
         "model.layers.0.self_attn.q_proj.weight": torch.ones(4, 4),
         "model.layers.0.mlp.gate_proj.weight": torch.ones(4, 4),
@@ -223,8 +223,29 @@ def test_folder_of_an_unknown_kind_keeps_its_names(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors")
     base = open_base(tmp_path)
     assert base.architecture == "language model"
-    weight_slice = WeightSlice("diffusion_model.model.layers.0.self_attn.q_proj.weight")
+    weight_slice = WeightSlice("llama.transformer.model.layers.0.self_attn.q_proj.weight")
     assert base.names.resolve("base_model.model.model.layers.0.self_attn.q_proj") == weight_slice
+
+
+def test_folder_of_an_unknown_kind_keeps_its_names(tmp_path):
+    save_file({"trunk.0.mixer.weight": torch.ones(4, 4)}, tmp_path / "model.safetensors")
+    base = open_base(tmp_path)
+    assert base.architecture == "unknown"
+    weight_slice = WeightSlice("diffusion_model.trunk.0.mixer.weight")
+    assert base.names.resolve("base_model.model.trunk.0.mixer") == weight_slice
+
+
+def test_the_language_model_of_a_pipeline_has_comfyuis_name(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = dict(num_attention_heads=2, num_key_value_heads=1, intermediate_size=16, vocab_size=10, num_hidden_layers=1)
+    config = transformers.Qwen3Config(hidden_size=16, head_dim=8, **sizes)
+    transformers.Qwen3ForCausalLM(config).save_pretrained(tmp_path / "text_encoder")
+    (tmp_path / "transformer").mkdir()
+    save_file({"other.weight": torch.ones(2, 2)}, tmp_path / "transformer" / "model.safetensors")
+    base = open_base(tmp_path)
+    weight_slice = WeightSlice("qwen3_4b.transformer.model.layers.0.self_attn.q_proj.weight")
+    for key in ("lora_te_layers_0_self_attn_q_proj", "text_encoder.model.layers.0.self_attn.q_proj"):
+        assert base.names.resolve(key) == weight_slice
 
 
 HUNYUAN = names_for(
