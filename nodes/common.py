@@ -131,9 +131,16 @@ def picture(report, drawing: str = "heatmap") -> torch.Tensor:
     return torch.from_numpy(pixels).float().div(255).unsqueeze(0)
 
 
-def shown(text: str, image: torch.Tensor, cls) -> dict:
-    """What a node shows under itself: the picture and the text."""
-    return ui.PreviewImage(image, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
+def shown(text: str, image: torch.Tensor, cls, compared=None) -> dict:
+    """What a node shows under itself: the picture and the text; of a report on two bases also its heat map's cells,
+    which the modules in ``web/`` draw.
+    """
+    both = ui.PreviewImage(image, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
+    if compared is None:
+        return both
+    from ..plots.cells import cells
+
+    return both | {"lora_graft": ({"heat_map": cells(compared)},)}
 
 
 def _note(text: str):

@@ -205,7 +205,7 @@ class LoRAXTransfer(io.ComfyNode):
         model, clip = host.apply(target, target_clip, fitting(adapter, theirs), 1.0, 1.0)
         text, image = result.report.to_markdown(), picture(result.report)
         text += "\n## Matched strength\n\n" + found.to_markdown() if found is not None else ""
-        return io.NodeOutput(to_state(adapter), model, clip, text, image, ui=shown(text, image, cls))
+        return io.NodeOutput(to_state(adapter), model, clip, text, image, ui=shown(text, image, cls, result.report))
 
 
 def _matched(original, moved, source, source_clip, target, target_clip, size: int):
