@@ -13,6 +13,7 @@ from .common import (
     changes_text_encoder,
     fitting,
     menu,
+    only_with,
     picture,
     shown,
     size_inputs,
@@ -91,6 +92,7 @@ class LoRAXTransfer(io.ComfyNode):
                     step=8,
                     advanced=True,
                     tooltip="Width and height of these pictures in pixels. Used when match_strength is on.",
+                    extra_dict=only_with(match_strength=None),
                 ),
                 io.Clip.Input(
                     "source_clip",
@@ -108,6 +110,7 @@ class LoRAXTransfer(io.ComfyNode):
                     advanced=True,
                     tooltip="What becomes of weights below the threshold. auto: leave-out with lora-x, as its paper "
                     "does, copy with prolora and rotate; copy takes every weight. Used when threshold is above 0.",
+                    extra_dict=only_with(threshold=None),
                 ),
                 io.Combo.Input(
                     "match_blocks",

@@ -34,23 +34,31 @@ NODE_BOXES = (
 )
 
 
-@pytest.fixture(params=[False, True], ids=["classic", "nodes 2"])
-def canvas(editor, request):
-    """The similarity workflow after its run."""
+@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes 2"])
+def opened(editor, request):
     editor.open()
     editor.nodes_2(request.param)
-    editor.load(GRAPH)
-    assert editor.run()["type"] == "execution_success"
-    editor.page.evaluate(OURS)
     yield editor
-    assert editor.complaints() == []
     editor.nodes_2(False)
+
+
+@pytest.fixture
+def canvas(opened):
+    """The similarity workflow after its run."""
+    opened.load(GRAPH)
+    assert opened.run()["type"] == "execution_success"
+    opened.page.evaluate(OURS)
+    yield opened
+    assert opened.complaints() == []
 
 
 def panel_of(canvas):
     """The panel, opened by the node's button."""
     page = canvas.page
     canvas.fit()
+    if page.locator(".lora-graft-panel").count():
+        page.evaluate(TOGGLE)  # an earlier test has left it open
+        page.locator(".lora-graft-panel").wait_for(state="detached")
     if page.evaluate("() => LiteGraph.vueNodesMode"):
         page.get_by_text(BUTTON, exact=True).first.click()
     else:
