@@ -22,6 +22,8 @@ MERGE = "() => { window.merge = app.graph.nodes.find(n => n.type === 'LoraGraft_
 CUT = "() => window.merge.disconnectInput(0)"
 TAKE = """() => { const first = app.graph.nodes.find(n => n.widgets?.[0]?.value?.includes?.('frame'));
   first.connect(0, window.merge, window.merge.inputs.findLastIndex(i => i.name.startsWith('loras.'))); }"""
+FEED = """() => { const n = LiteGraph.createNode('PrimitiveString'); app.graph.add(n);
+  n.connect(0, window.merge, window.merge.inputs.findIndex(i => i.name === 'strengths')); }"""
 HOSTILE = "<img src=x onerror=window.broken=1>.safetensors"
 RENAME = """name => { const n = app.graph.nodes.find(n => n.type === 'LoraGraft_LoadLoRA'); n.widgets[0].value = name;
   app.api.dispatchCustomEvent('graphChanged'); }"""
@@ -124,6 +126,17 @@ def test_a_text_that_does_not_fit_can_be_put_right(canvas):
     box = canvas.page.locator(".lora-graft-strengths")
     assert box.locator("span").first.inner_text() == HOSTILE.removesuffix(".safetensors")
     assert box.locator("img").count() == 0 and canvas.page.evaluate("() => window.broken") is None
+
+
+def test_a_text_that_is_connected_goes_before_the_sliders(canvas):
+    canvas.page.evaluate(FEED)
+    follow(canvas)
+    box = canvas.page.locator(".lora-graft-strengths")
+    assert box.locator("input").count() == 0 and "connected text" in box.inner_text()
+    assert isinstance(strengths(canvas), list)
+    canvas.page.evaluate("() => window.merge.disconnectInput('strengths')")
+    follow(canvas)
+    assert strengths(canvas) == TEXT and box.locator("input[type=range]").count() == 4
 
 
 def test_the_text_is_read_as_the_nodes_read_it(canvas):
