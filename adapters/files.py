@@ -85,9 +85,18 @@ def from_state_dict(
 
 
 def _adapter(tensors: dict[str, Tensor], metadata: dict[str, str], file: str | None, digest: str) -> Adapter:
+    _finite(tensors, file)
+    return parsed(tensors, metadata, file, digest)
+
+
+def parsed(tensors: dict[str, Tensor], metadata: dict[str, str], file: str | None, digest: str) -> Adapter:
+    """The adapter in tensors whose values nobody looks at.
+
+    Raises:
+        AdapterError: as :func:`read`, but for NaN and Inf.
+    """
     if not tensors:
         raise AdapterError("The file holds no tensors", file=file)
-    _finite(tensors, file)
     try:
         ours, aliases = translate(tensors)
     except AdapterError as problem:

@@ -1,5 +1,6 @@
 """Pictures of reports: right shape, right colours, no warnings, whatever the report lacks."""
 
+import json
 import subprocess
 import sys
 import warnings
@@ -273,3 +274,20 @@ def test_loss_curve_shows_both_lines():
     assert with_share.sum() > 300 > without.sum()
     rows, columns = np.nonzero(with_share)
     assert rows[columns.argmin()] > rows[columns.argmax()] + 200, "the share rises from left to right"
+
+
+def test_cells_are_the_heat_map_as_plain_values():
+    report = report_of(["b.10", "b.2"], ["q", "k"], value=lambda i: None if i == 3 else i / 10)
+    report.modules.append(ModuleReport("n", block="b.2", role="n", decision="left out"))
+    found = plots.cells(report)
+    assert json.loads(json.dumps(found)) == found
+    assert found["rows"] == ["b.2", "b.10"] and found["columns"] == ["q", "k", "n"]
+    assert found["modules"] == [[1, 0], [1, 1], [0, 0], [0, 1], [0, 2]] and found["left_out"] == [[0, 2]]
+    similar, kept = found["panels"]
+    assert similar["title"] == "similarity beyond chance" and similar["values"] == [[0.2, None, None], [0.0, 0.1, None]]
+    assert kept["title"] == "kept energy" and kept["values"] == [[0.5, 0.5, None], [0.5, 0.5, None]]
+
+
+@pytest.mark.parametrize("report", [Report("compare"), report_of(["a"], value=lambda i: None, job="compare")])
+def test_there_are_no_cells_where_nothing_was_measured(report):
+    assert plots.cells(report) is None
