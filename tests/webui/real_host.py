@@ -77,6 +77,15 @@ class RealHost:
     log: Path
 
     @property
+    def printed(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def starts(self) -> int:
+        """How often it became ready. Not to be asked before: Automatic1111 gives up when a request comes too early."""
+        return self.printed.count("Startup time")
+
+    @property
     def loras(self) -> Path:
         return self.data / "models" / "Lora"
 
@@ -120,7 +129,7 @@ class RealHost:
         """Look until it is good."""
         end = time.monotonic() + START
         while not good(seen := look()):
-            assert time.monotonic() < end, f"{seen}\n{self.log.read_text(encoding='utf-8', errors='replace')[-3000:]}"
+            assert time.monotonic() < end, f"{seen}\n{self.printed[-3000:]}"
             time.sleep(0.05)
         return seen
 
@@ -143,8 +152,8 @@ def started(name: str, data: Path) -> Iterator[RealHost]:
     with host.log.open("wb") as log:
         running = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment)
         try:
-            host.until(lambda: (_answers(host), running.poll()), lambda seen: seen != (False, None))
-            assert running.poll() is None, host.log.read_text(encoding="utf-8", errors="replace")[-3000:]
+            host.until(lambda: (host.starts, running.poll()), lambda seen: seen != (0, None))
+            assert running.poll() is None, host.printed[-3000:]
             yield host
         finally:
             running.terminate()
@@ -173,13 +182,6 @@ def _cpu(folder: Path) -> list[str]:
         if path.is_file() and word in path.read_text(encoding="utf-8"):
             return switches
     raise AssertionError(f"the host at {folder} has no switch for a CPU that is known")
-
-
-def _answers(host: RealHost) -> bool:
-    try:
-        return bool(host.ask("sdapi/v1/sd-models"))
-    except (OSError, ValueError):
-        return False
 
 
 def _free_port() -> int:

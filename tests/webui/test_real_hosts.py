@@ -130,11 +130,11 @@ def shelf(real, count: int = 60) -> dict:
             save_file(tiny_sd.lora(number), folder / f"s{number:02}.safetensors")
         (folder / "s30.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
     names = [f"shelf/{file.stem}" for file in sorted(folder.iterdir())]
-    return {"loras": names, **BASES, "method": "prolora"}
+    return {"shelf": names, **BASES, "method": "prolora"}
 
 
 def test_the_hosts_progress_shows_a_job_and_its_interrupt_stops_it(real):
-    job = real.job("shelf", **shelf(real), output="interrupted")
+    job = real.job("shelf", **shelf(real), folder="interrupted")
     shown = real.until(real.progress, lambda told: 0.01 < told["progress"] < 1)
     assert shown["state"]["job"] == "lora_graft"
     real.ask("sdapi/v1/interrupt", {})
@@ -148,15 +148,15 @@ def test_the_hosts_progress_shows_a_job_and_its_interrupt_stops_it(real):
 
 def test_stop_on_the_page_and_the_job_there_after_reload_ui(real, chromium):
     with opened(chromium, real) as page:
-        job = real.job("shelf", **shelf(real), output="stopped")
+        job = real.job("shelf", **shelf(real), folder="stopped")
         listed = page.locator("#lora_graft_jobs [role=listitem]", has_text=f"{job}: Shelf")
         listed.locator("progress").wait_for()
         page.locator("button#lora_graft_stop").click()
         assert real.ended(job)["state"] == "stopped"
         page.locator("#lora_graft_result p", has_text=re.compile(rf"^{job}: .*stopped")).first.wait_for()
+        starts = real.starts
         page.evaluate("gradioApp().getElementById('settings_restart_gradio').click()")
-        page.wait_for_timeout(3000)
-        real.until(lambda: real.status("lora-graft/v1/jobs"), lambda status: status == 200)
+        real.until(lambda: real.starts, lambda seen: seen > starts)
     with opened(chromium, real) as page:
         page.locator("#lora_graft_jobs [role=listitem]", has_text=f"{job}: Shelf").wait_for()
         page.locator("#lora_graft_tabs button", has_text=re.compile(r"^\s*Inspect\s*$")).first.click()
