@@ -79,7 +79,7 @@ def test_a_lora_is_moved_on_the_page_and_drawn_by_the_host(real, chromium):
         choose(page, "transfer_target", "new")
         page.locator("#lora_graft_transfer_output input, #lora_graft_transfer_output textarea").first.fill("moved")
         page.locator("button#lora_graft_transfer_start").click()
-        result = page.locator("#lora_graft_result")
+        result = page.locator("#lora_graft_result").first  # Gradio 3 writes an id twice
         result.locator("p", has_text=re.compile(r"style.*: done")).first.wait_for()
         assert "<lora:moved:1>" in result.inner_text() and "18 of 18 modules" in result.inner_text()
         assert result.locator("img").evaluate("image => image.naturalWidth") > 500
@@ -149,20 +149,24 @@ def test_the_hosts_progress_shows_a_job_and_its_interrupt_stops_it(real):
 def test_stop_on_the_page_and_the_job_there_after_reload_ui(real, chromium):
     with opened(chromium, real) as page:
         job = real.job("shelf", **shelf(real), folder="stopped")
-        listed = page.locator("#lora_graft_jobs [role=listitem]", has_text=f"{job}: Shelf")
+        listed = page.locator("#lora_graft_jobs").first.locator("[role=listitem]", has_text=f"{job}: Shelf")
         listed.locator("progress").wait_for()
         page.locator("button#lora_graft_stop").click()
         assert real.ended(job)["state"] == "stopped"
-        page.locator("#lora_graft_result p", has_text=re.compile(rf"^{job}: .*stopped")).first.wait_for()
+        page.locator("#lora_graft_result").first.locator(
+            "p", has_text=re.compile(rf"^{job}: .*stopped")
+        ).first.wait_for()
         starts = real.starts
         page.evaluate("gradioApp().getElementById('settings_restart_gradio').click()")
         real.until(lambda: real.starts, lambda seen: seen > starts)
     with opened(chromium, real) as page:
-        page.locator("#lora_graft_jobs [role=listitem]", has_text=f"{job}: Shelf").wait_for()
+        page.locator("#lora_graft_jobs").first.locator("[role=listitem]", has_text=f"{job}: Shelf").wait_for()
         page.locator("#lora_graft_tabs button", has_text=re.compile(r"^\s*Inspect\s*$")).first.click()
         choose(page, "inspect_lora", "style")
         page.locator("button#lora_graft_inspect_start").click()
-        page.locator("#lora_graft_result p", has_text=re.compile(r"Inspect, style: done")).first.wait_for()
+        page.locator("#lora_graft_result").first.locator(
+            "p", has_text=re.compile(r"Inspect, style: done")
+        ).first.wait_for()
 
 
 def test_a_job_waits_behind_the_hosts_own_picture(real):
