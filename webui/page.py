@@ -166,4 +166,4 @@ def _every(blocks: gr.Blocks, look: Callable[..., Any], inputs: list[Any], outpu
     else:
         button = gr.Button(visible=False, elem_id="lora_graft_look")
         button.click(look, inputs, outputs, **QUIET)
-        blocks.load(None, None, None, _js=PRESS)
+        blocks.load(None, None, None, _js=PRESS)  # pyright: ignore[reportCallIssue]

@@ -205,6 +205,26 @@ def test_the_settings_page_chooses_the_folder_for_results(real):
     assert (real.loras / "grafted" / "small.safetensors").is_file()
 
 
+PALEST = """() => new Promise(done => {
+  let found = 1;
+  const end = Date.now() + 3000, look = () => {
+    for (const part of document.querySelectorAll('#lora_graft_jobs *, #lora_graft_result *'))
+      found = Math.min(found, getComputedStyle(part).opacity);
+    Date.now() < end ? requestAnimationFrame(look) : done(found);
+  };
+  look();
+})"""
+
+
+def test_what_is_read_stays_still(real, chromium):
+    """While the page asks for news, each second, nothing pales."""
+    job = real.job("inspect", lora="style")
+    assert real.ended(job)["state"] == "done"
+    with opened(chromium, real) as page:
+        page.locator("#lora_graft_result").first.locator("p", has_text=re.compile(rf"^{job}: ")).first.wait_for()
+        assert page.evaluate(PALEST) == 1
+
+
 @pytest.mark.parametrize("width, theme", [(1300, "dark"), (420, "light")])
 def test_every_tab_can_be_seen(real, chromium, width, theme):
     with opened(chromium, real, width, theme) as page:
