@@ -208,8 +208,9 @@ def test_the_settings_page_chooses_the_folder_for_results(real):
 PALEST = """() => new Promise(done => {
   let found = 1;
   const end = Date.now() + 3000, look = () => {
-    for (const part of document.querySelectorAll('#lora_graft_jobs *, #lora_graft_result *'))
-      found = Math.min(found, getComputedStyle(part).opacity);
+    for (let part of document.querySelectorAll('.lora-graft-job, .lora-graft-report'))
+      for (; part.id !== 'lora_graft_page'; part = part.parentElement)
+        found = Math.min(found, getComputedStyle(part).opacity);
     Date.now() < end ? requestAnimationFrame(look) : done(found);
   };
   look();
