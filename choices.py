@@ -105,7 +105,7 @@ class Resize:
 
 class Prompts:
     template = "{trigger}, {3::{tags}|{seed}}"
-    count = 32
+    count = 64
     seed = 0
     guard_share: float | None = None  # guard_share_known where the trigger words are known, else none
     guard_share_known = 0.25
@@ -124,8 +124,31 @@ class Drawing:
     batch = 4  # pictures at a time
 
 
+class Effort:
+    """How much a distillation may cost; what is set by itself wins. Figures: benchmarks/quality_effort.py."""
+
+    efforts = ("quick", "normal", "thorough")
+    effort = "normal"
+
+
+class Budget:
+    """What an effort stands for."""
+
+    samples = {"quick": 16, "normal": 16, "thorough": 64}
+    noisy_latents = {"quick": 104, "normal": 256, "thorough": 1000}
+    steps = {"quick": 20, "normal": 80, "thorough": 100}
+    at_once = {"quick": 16, "normal": 16, "thorough": 32}  # noisy latents for one step
+
+
+class Learning:
+    """How long learning is where no effort says so, as on text."""
+
+    steps = 100
+    accumulation = 4  # times the batch the 32 that were measured for quality
+
+
 class Dataset:
-    count = 64
+    count: int | None = None  # as the effort says
     seed = 0
     least_action = 0.05
     least_likeness = 0.5
@@ -144,14 +167,14 @@ class Distill:
     modules = "auto"
     effect = 1.0
     match_effect = False
-    noisy_latents: int | None = None
+    noisy_latents: int | None = None  # as the effort says; of steps that are set enough, at most 1024
     guards = 8  # guard prompts on which side effects are measured
-    steps = 100
+    steps: int | None = None  # as the effort says
     learning_rate = 0.0  # chosen from the number of weights
     schedules = ("cosine", "linear", "constant")
     schedule = "cosine"
-    batch = 8  # as much memory as was measured; times accumulation the 32 that were measured for quality
-    accumulation = 4
+    batch = 8  # as much memory as was measured
+    accumulation: int | None = None  # as the effort says
     dtypes = ("auto", "bf16", "fp16", "fp32")
     dtype = "auto"
     seed = 0
@@ -167,8 +190,9 @@ class Pipelines:
     offload = "auto"
     checkpointing = "auto"
     checkpoint_every = 25
-    starts = ("none", "copy")  # or a file
-    start_from = "none"
+    # or a file; auto: a copy of one LoRA, unless the bases are strangers
+    starts = ("auto", "none", "copy")
+    start_from = "auto"
     negative = Drawing.negative
 
 
@@ -193,6 +217,8 @@ class Text:
     max_new_tokens = 64
     stop = ""
     chat = False
+    starts = ("none", "copy")
+    start_from = "none"
 
 
 class Page:

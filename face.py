@@ -24,6 +24,7 @@ from .jobs.distill.dataset import load as _load_dataset
 from .jobs.distill.denoiser import Drawing
 from .jobs.distill.distill import Distillation, Distilled
 from .jobs.distill.distill import distill as _distill
+from .jobs.distill.effort import planned
 from .jobs.distill.prompts import Prompts, PromptSettings, synthesize
 from .jobs.distill.schedule import Training
 from .jobs.distill.writer import Write
@@ -186,7 +187,8 @@ def distill(
     start_from: Lora = choices.Pipelines.start_from,
     source_parts: Path | None = None,
     target_parts: Path | None = None,
-    count: int = choices.Dataset.count,
+    effort: str = choices.Effort.effort,
+    count: int | None = choices.Dataset.count,
     drawing: Drawing | None = None,
     precision: str = choices.Pipelines.precision,
     one_at_a_time: bool | None = None,
@@ -205,8 +207,10 @@ def distill(
     source, target: diffusers folders, or single files with a folder of their kind in source_parts and target_parts.
     prompts: to draw from; else they are made from the seed prompts `seeds` and the LoRA's training tags.
     dataset: a file or a dataset that is drawn already.
-    start_from: "none", "copy", or an adapter of the target.
-    count: pictures in all. drawing: a :class:`.jobs.distill.denoiser.Drawing`; None for what suits the models.
+    start_from: "auto" (a copy of one LoRA, unless the bases are strangers), "none", "copy", or a target's adapter.
+    effort: "quick" (for a start from a copy), "normal" or "thorough"; what is set by itself wins.
+    count: pictures in all; None for the effort's.
+    drawing: a :class:`.jobs.distill.denoiser.Drawing`; None for what suits the models.
     precision, one_at_a_time: see :func:`.pipelines.models.open_models`.
     keep: a folder for checkpoints; the same call goes on there after a stop, and its files go when it is done.
     more: fields of :class:`.jobs.distill.distill.Distillation` and of :class:`.jobs.distill.schedule.Training`:
@@ -220,8 +224,10 @@ def distill(
     loras = [_weighted(entry) for entry in entries]
     checkpointing = more.pop("checkpointing", choices.Pipelines.checkpointing)
     of_training = {field.name for field in fields(Training)} & more.keys()
-    training = Training(**{name: more.pop(name) for name in of_training})
-    chosen = Distillation(**more, training=training)
+    plan = planned(
+        effort, noisy_latents=more.pop("noisy_latents", None), **{name: more.pop(name) for name in of_training}
+    )
+    chosen = Distillation(**more, noisy_latents=plan.noisy_latents, training=plan.training, effort=plan.effort)
     begin = start_from if start_from in choices.Pipelines.starts else _adapter(start_from)
     models = open_models(
         loras,
@@ -234,7 +240,7 @@ def distill(
         one_at_a_time=one_at_a_time,
     )
     if dataset is None:
-        data: Dataset | Data = Data(prompts, seeds, count, training.seed, drawing)
+        data: Dataset | Data = Data(prompts, seeds, count, plan.training.seed, drawing, effort=effort)
     else:
         data = dataset if isinstance(dataset, Dataset) else _load_dataset(dataset)
     run = Run(None if keep is None else pathlib.Path(keep))

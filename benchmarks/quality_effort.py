@@ -1,19 +1,17 @@
 """Effect and side effects by what a distillation costs: ``python benchmarks/quality_effort.py [--out FILE]``.
 
-Every effect of base A, the styles and the new class, is taught to B, C, S and W in the ways of WAYS: samples drawn,
-noisy latents learnt from, steps, noisy latents a step, factor on the learning rate, what it starts from. Columns: lift
-(of styles as in quality.py; of the new class how surely the judge sees it, over the LoRA's own on A), other (class
-accuracy of ordinary digits, of the new class only, the styles' own class accuracy else), share (of the effect, as the
-report gives it) and evaluations, all of them. Each run is a line of FILE as soon as it is done; the same call goes on.
+Every effect of base A, the styles and the new class, is taught to B, C, S and W with the efforts of choices.py, from a
+copy or from nothing, and the prompts that Synthetic Prompts makes unless told otherwise. Columns: lift (of styles as in
+quality.py; of the new class how surely the judge sees it, over the LoRA's own on A), other (class accuracy of ordinary
+digits, of the new class only, the styles' own class accuracy else), share (of the effect, as the report gives it) and
+evaluations, all of them. Each run is a line of FILE as soon as it is done; the same call goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import tempfile
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -22,38 +20,24 @@ import torch
 from ledger import Ledger
 from lora_graft import adapters
 from lora_graft.adapters import Adapter
+from lora_graft.choices import Budget, Prompts
 from lora_graft.family import materialize
 from lora_graft.jobs.distill.denoiser import Teacher
 from lora_graft.jobs.distill.distill import Distillation, distill
+from lora_graft.jobs.distill.effort import planned, samples
 from lora_graft.jobs.distill.generate import Generation, generate
-from lora_graft.jobs.distill.schedule import MOST, PEAK, Training
 from quality_distill import DRAWING, Bench
 from quality_guard import EFFECTS, others, prompts_for, sureness
 
 TARGETS = ("b", "c", "s", "w")
 RELATIVES = ("b", "c")
-GUARDS = 0.25
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a distillation is done; start: "none" or "copy"."""
-
-    samples: int
-    latents: int
-    steps: int
-    batch: int
-    rate: float = 1.0
-    start: str = "none"
-
-
-WAYS = {
+WAYS = {  # (effort, start)
     "copy": None,
-    "64 samples, 100 × 32": Way(64, 1024, 100, 32),
-    "16 samples, 80 × 16, rate × 2": Way(16, 256, 80, 16, 2.0),
-    "32 samples, 60 × 16, rate × 2": Way(32, 320, 60, 16, 2.0),
-    "copy, 20 × 16": Way(16, 128, 20, 16, 1.0, "copy"),
-    "64 samples, 200 × 32": Way(64, 1024, 200, 32),
+    "quick from the copy": ("quick", "copy"),
+    "normal from the copy": ("normal", "copy"),
+    "normal from nothing": ("normal", "none"),
+    "thorough from the copy": ("thorough", "copy"),
+    "thorough from nothing": ("thorough", "none"),
 }
 
 
@@ -66,19 +50,21 @@ class Efforts:
     def copied(self, effect: str, target: str) -> Adapter:
         return self.bench.project(self.loras[effect], target, "copy")
 
-    def made(self, effect: str, target: str, way: Way, seed: int) -> tuple[Adapter, dict]:
+    def made(self, effect: str, target: str, way: tuple[str, str], seed: int) -> tuple[Adapter, dict]:
+        effort, start = way
         lora, student = self.loras[effect], self.bench.denoiser(target)
         teacher = Teacher(self.bench.denoiser("a"), [self.bench.denoiser("a", [(lora, 1.0)])])
-        lines = prompts_for(effect, lora, GUARDS, seed, way.samples)
-        data = generate(teacher, student, lines, Generation(way.samples, 100_000 + seed, DRAWING))
-        training = Training(steps=way.steps, seed=seed, batch=way.batch, accumulation=1)
-        if way.rate != 1.0:
-            peak = way.rate * min(MOST, PEAK / math.sqrt(len(lora.modules)))
-            training = replace(training, learning_rate=peak)
-        begin = self.copied(effect, target) if way.start == "copy" else None
-        how = Distillation(rank=8, noisy_latents=way.latents, training=training)
+        lines = prompts_for(effect, lora, Prompts.guard_share, seed, Prompts.count)
+        data = generate(teacher, student, lines, Generation(samples(effort), 100_000 + seed, DRAWING))
+        plan = planned(effort, batch=Budget.at_once[effort], seed=seed)
+        begin = self.copied(effect, target) if start == "copy" else None
+        how = Distillation(rank=8, noisy_latents=plan.noisy_latents, training=plan.training)
         result = distill(data, teacher, student, [lora], how, warm_start=begin)
-        figures = {"share": result.report.explained, "beyond": result.report.spilled or 0.0}
+        figures = {
+            "share": result.report.explained,
+            "shown": result.report.shown,
+            "beyond": result.report.spilled or 0.0,
+        }
         return result.adapter, figures | {"evaluations": sum(result.report.evaluations.values())}
 
     def run(self, effect: str, target: str, name: str, seed: int) -> dict:
@@ -106,7 +92,7 @@ def main() -> None:
         efforts = Efforts(materialize.materialize(folder, text_encoder=False))
         for name in asked.ways:
             for target in asked.targets:
-                if target not in RELATIVES and (WAYS[name] is None or WAYS[name].start == "copy"):
+                if target not in RELATIVES and (WAYS[name] is None or WAYS[name][1] == "copy"):
                     continue
                 for effect, seed in itertools.product(asked.effects, range(asked.seeds)):
                     run = (effect, target, name, seed)

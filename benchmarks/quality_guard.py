@@ -31,7 +31,7 @@ SHARES = (0.0, 0.125, 0.25, 0.5)
 EFFECTS = (materialize.CONCEPT, *materialize.EFFECTS)
 
 
-def prompts_for(effect: str, lora: Adapter, share: float, seed: int, count: int = 64) -> list[str]:
+def prompts_for(effect: str, lora: Adapter, share: float | None, seed: int, count: int = 64) -> list[str]:
     """Synthetic Prompts from the seeds that a user would write."""
     everything = [(d, c) for d in range(10) for c in range(4)]
     concept = effect == materialize.CONCEPT

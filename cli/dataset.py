@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from ..choices import Dataset, Drawing, Pipelines, Prompts, Work
+from ..choices import Dataset, Drawing, Effort, Pipelines, Prompts, Work
 from .drawing import (
     Cfg,
     Count,
+    EffortOption,
     GuardShare,
     Height,
     LeastAction,
@@ -30,6 +31,7 @@ from .drawing import (
 )
 from .guard import cleanly
 from .menus import Device, Offload, Precision
+from .menus import Effort as EffortMenu
 from .options import Debug, DeviceOption, Force, Output
 from .output import outputs
 from .progress import progress
@@ -48,6 +50,7 @@ def dataset(
     target_parts: TargetParts = None,
     prompts: PromptFile = None,
     seeds: SeedFile = None,
+    effort: EffortOption = EffortMenu[Effort.effort],
     count: Count = Dataset.count,
     width: Width = None,
     height: Height = None,
@@ -85,7 +88,8 @@ def dataset(
     from ..jobs.distill.generate import account
     from ..pipelines.job import draw
 
-    data = data_of(prompts, seeds, count=count, seed=seed, least_action=least_action, guard_share=guard_share)
+    how = dict(count=count, seed=seed, least_action=least_action, guard_share=guard_share, effort=effort.value)
+    data = data_of(prompts, seeds, **how)
     models, given = models_of(
         wanted, source, target, source_parts, target_parts, device=device, precision=precision, offload=offload
     )

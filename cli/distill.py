@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from ..choices import Dataset, Distill, Drawing, File, Pipelines, Prompts, Text, Work
+from ..choices import Dataset, Distill, Drawing, Effort, File, Learning, Pipelines, Prompts, Text, Work
 from .drawing import (
     MODEL_HELP,
     Cfg,
     Count,
+    EffortOption,
     GuardShare,
     Height,
     LeastAction,
@@ -26,6 +27,7 @@ from .drawing import (
 )
 from .guard import cleanly
 from .menus import Checkpointing, Device, Dtype, Kind, Layout, Modules, Objective, Offload, Precision, Schedule
+from .menus import Effort as EffortMenu
 from .options import AsJson, Debug, DeviceOption, Force, Output, Report, only_for
 
 TeachersBase = Annotated[
@@ -54,6 +56,7 @@ Seeds = Annotated[
 ]
 OF_PICTURES = (
     *("source_parts", "target_parts", "drawn", "match_effect", "noisy_latents", "guards", "count", "width", "height"),
+    "effort",
     *("draw_steps", "cfg", "negative", "least_action", "offload", "layout"),
 )
 OF_TEXT = (
@@ -104,12 +107,19 @@ def distill(
         str,
         typer.Option(
             "--start-from",
-            metavar="none|copy|FILE",
-            help="copy: the LoRA itself, between related bases; FILE: an adapter of the target.",
+            metavar="auto|none|copy|FILE",
+            help="copy: the LoRA itself, between related bases; FILE: an adapter of the target; auto: a copy of one "
+            "LoRA, unless the bases are strangers. Of text auto is none.",
         ),
     ] = Pipelines.start_from,
+    effort: EffortOption = EffortMenu[Effort.effort],
     steps: Annotated[
-        int, typer.Option("--steps", min=1, help="From a copy 25 to 50 do, from nothing 50 to 200.")
+        int | None,
+        typer.Option(
+            "--steps",
+            min=1,
+            help=f"Default: as the effort says; of text {Learning.steps}.",
+        ),
     ] = Distill.steps,
     learning_rate: Annotated[
         float, typer.Option("--learning-rate", min=0, help="Highest rate; 0 chooses one.")
@@ -119,7 +129,8 @@ def distill(
         int, typer.Option("--batch", min=1, help="Noisy latents at a time: as many as memory holds.")
     ] = Distill.batch,
     accumulation: Annotated[
-        int, typer.Option("--accumulation", min=1, help="Batches for one step.")
+        int | None,
+        typer.Option("--accumulation", min=1, help="Batches for one step. Default: as many as a step needs."),
     ] = Distill.accumulation,
     checkpointing: Annotated[
         Checkpointing,
@@ -132,7 +143,9 @@ def distill(
     ] = Distill.match_effect,
     noisy_latents: Annotated[
         int | None,
-        typer.Option("--noisy-latents", min=1, help="How many to learn from. Default: enough, at most 1024."),
+        typer.Option(
+            "--noisy-latents", min=1, help="How many to learn from. Default: as the effort says; with --steps enough."
+        ),
     ] = Distill.noisy_latents,
     guards: Annotated[
         int,

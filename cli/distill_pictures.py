@@ -38,11 +38,19 @@ def distill(asked: SimpleNamespace) -> None:
     from .. import adapters
     from ..jobs.distill.dataset import load
     from ..jobs.distill.distill import Distillation
-    from ..jobs.distill.schedule import Training
+    from ..jobs.distill.effort import planned
     from ..pipelines.job import Run, layout_of, teach
 
-    training = Training(
-        asked.steps, asked.learning_rate, asked.schedule.value, asked.batch, asked.accumulation, seed=asked.seed
+    effort = asked.effort.value
+    plan = planned(
+        effort,
+        steps=asked.steps,
+        batch=asked.batch,
+        accumulation=asked.accumulation,
+        noisy_latents=asked.noisy_latents,
+        learning_rate=asked.learning_rate,
+        schedule=asked.schedule.value,
+        seed=asked.seed,
     )
     settings = Distillation(
         asked.objective.value,
@@ -52,11 +60,18 @@ def distill(asked: SimpleNamespace) -> None:
         asked.modules.value,
         asked.effect,
         asked.match_effect,
-        asked.noisy_latents,
-        training,
+        plan.noisy_latents,
+        plan.training,
         asked.guards,
+        plan.effort,
     )
-    how = dict(count=asked.count, seed=asked.seed, least_action=asked.least_action, guard_share=asked.guard_share)
+    how = dict(
+        count=asked.count,
+        seed=asked.seed,
+        least_action=asked.least_action,
+        guard_share=asked.guard_share,
+        effort=effort,
+    )
     data = load(asked.drawn) if asked.drawn else data_of(asked.prompts, asked.seeds, **how)
     start = adapters.read(begin) if begin else asked.start_from
     run = Run(asked.output.with_name(asked.output.stem + ".unfinished"), asked.checkpoint_every)

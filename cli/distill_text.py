@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import typer
 
-from ..choices import Text
+from ..choices import Learning, Pipelines, Text
 from .guard import INTERRUPTED
 from .options import device_of
 from .output import outputs, publish
@@ -34,11 +34,11 @@ def distill(asked: SimpleNamespace) -> None:
     from ..language.several import teach_several
 
     training = Training(
-        asked.steps,
+        asked.steps or Learning.steps,
         asked.learning_rate,
         asked.schedule.value,
         asked.batch,
-        asked.accumulation,
+        asked.accumulation or Learning.accumulation,
         asked.checkpointing.value == "on" or asked.checkpointing.value == "auto" and _large(asked.target),
         asked.seed,
     )
@@ -48,7 +48,7 @@ def distill(asked: SimpleNamespace) -> None:
         asked.rank,
         asked.alpha,
         asked.modules.value,
-        asked.start_from,
+        Text.start_from if asked.start_from == Pipelines.start_from else asked.start_from,
         asked.effect,
         asked.max_new_tokens,
         asked.stop.replace("\\n", "\n"),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..choices import Drawing
-from .menus import Offload, Precision
+from .menus import Effort, Offload, Precision
 from .options import device_of
 
 MODEL_HELP = "a diffusers folder, or a .safetensors file with --{0}-parts"
@@ -40,7 +40,18 @@ SeedFile = Annotated[
         "Default: the tags alone.",
     ),
 ]
-Count = Annotated[int, typer.Option("--count", min=2, help="Pictures in all, half of them the target's own.")]
+EffortOption = Annotated[
+    Effort,
+    typer.Option(
+        "--effort",
+        help="How much it may cost: quick, for a start from a copy, normal, or thorough. Sets how many pictures are "
+        "drawn and how long is learnt; options that are given win.",
+    ),
+]
+Count = Annotated[
+    int | None,
+    typer.Option("--count", min=2, help="Pictures in all, half of them the target's own. Default: as the effort says."),
+]
 Width = Annotated[int | None, typer.Option("--width", help="Pixels. Default: 512 for SD 1 and 2, 1024 for others.")]
 Height = Annotated[int | None, typer.Option("--height", help="Pixels. Default: as --width.")]
 Cfg = Annotated[float | None, typer.Option("--cfg", min=0, help=f"Guidance. Default: {Drawing.cfg:g}, for Flux 1.")]

@@ -102,8 +102,8 @@ def show_distill(report: DistillReport, written: list[Path]) -> None:
     """Sentences, the checks, the files written."""
     out = console()
     out.print(report.summary())
-    if aside := report.side_effects():
-        out.print(Text(visible(aside.replace("**", ""))))
+    for found in filter(None, (report.arrived(), report.side_effects())):
+        out.print(Text(visible(found.replace("**", ""))))
     for note in report.notes:
         out.print(f"- {note}")
     table = Table("step", box=None, pad_edge=False, header_style="bold")

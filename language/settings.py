@@ -95,7 +95,7 @@ class TextDistillation:
     rank: int = choices.Distill.rank
     alpha: float | None = choices.Distill.alpha
     modules: str = choices.Text.modules
-    start_from: str = choices.Pipelines.start_from
+    start_from: str = choices.Text.start_from
     effect: float = choices.Distill.effect
     max_new_tokens: int = choices.Text.max_new_tokens
     stop: str = choices.Text.stop
@@ -107,7 +107,7 @@ class TextDistillation:
             ("objective", choices.Text.objectives),
             ("kind", choices.Text.kinds),
             ("modules", choices.Text.module_sets),
-            ("start_from", choices.Pipelines.starts),
+            ("start_from", choices.Text.starts),
         ):
             if getattr(self, name) not in words:
                 raise SettingsError(

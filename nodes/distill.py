@@ -8,13 +8,14 @@ from dataclasses import replace
 import torch
 from comfy_api.latest import io
 
-from ..choices import Distill
+from ..choices import Distill, Effort
 from . import host, merging
 from .common import CATEGORY, fitting, menu, picture, shown, to_adapter, to_state
 from .distilling import (
     DATASET,
     comparable,
     decoded,
+    effort_input,
     given,
     learning,
     nothing_to_show,
@@ -78,10 +79,10 @@ class DistillAdapter(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "steps",
-                    default=Distill.steps,
-                    min=1,
+                    default=Distill.steps or 0,
+                    min=0,
                     max=100000,
-                    tooltip="Steps. From a transferred LoRA 25 to 50 do, from nothing 50 to 200.",
+                    tooltip="Steps; 0: as the effort says. From a transferred LoRA 20 to 50 do, else 80 to 200.",
                 ),
                 io.Float.Input(
                     "learning_rate",
@@ -109,11 +110,12 @@ class DistillAdapter(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "accumulation",
-                    default=Distill.accumulation,
-                    min=1,
+                    default=Distill.accumulation or 0,
+                    min=0,
                     max=1024,
                     advanced=True,
-                    tooltip="Batches for one step. batch × accumulation of about 32 is what was measured.",
+                    tooltip="Batches for one step; 0: as many as a step needs, 16 noisy latents or, of steps that are "
+                    "set and in the effort thorough, 32.",
                 ),
                 io.Combo.Input(
                     "checkpointing",
@@ -152,7 +154,8 @@ class DistillAdapter(io.ComfyNode):
                     min=0,
                     max=1000000,
                     advanced=True,
-                    tooltip="Noisy latents to learn from, computed once; 0 for enough, at most 1024.",
+                    tooltip="Noisy latents to learn from, computed once; 0: as the effort says, of steps that are set "
+                    "enough, at most 1024.",
                 ),
                 io.Int.Input(
                     "checkpoint_every",
@@ -205,6 +208,7 @@ class DistillAdapter(io.ComfyNode):
                     tooltip="Prompts without the trigger words on which the LoRA and the new adapter are compared at "
                     "the end, so that the report can tell what else the new adapter changes; 0 for none.",
                 ),
+                effort_input("steps, accumulation and lessons"),
             ],
             outputs=[
                 io.LoraModel.Output("lora", display_name="lora", tooltip="The new adapter, for the target base."),
@@ -260,11 +264,12 @@ class DistillAdapter(io.ComfyNode):
         source_vae=None,
         target_vae=None,
         guards=Distill.guards,
+        effort=Effort.effort,
     ) -> io.NodeOutput:
         from ..adapters.metadata import with_provenance
         from ..jobs.distill.checkpoint import FileKeeper, identity
         from ..jobs.distill.distill import Distillation, distill
-        from ..jobs.distill.schedule import Training
+        from ..jobs.distill.effort import planned
         from .host.denoiser import HostDenoiser, training_dtype
 
         loras, progress = _loras(dataset, source, loras, strengths), host.Progress(spoken=True)
@@ -276,6 +281,17 @@ class DistillAdapter(io.ComfyNode):
             teacher = _teacher(source, source_clip, marks[0], loras, conditionings)
             student = HostDenoiser(target, target_clip, marks[1], dtype=dtype, conditionings=conditionings)
             size = sum(torch.Size(shape).numel() for shape in student.base.weights().values())
+            plan = planned(
+                effort,
+                steps=steps or None,
+                batch=batch,
+                accumulation=accumulation or None,
+                noisy_latents=lessons or None,
+                learning_rate=learning_rate,
+                schedule=schedule,
+                checkpointing=checkpointing == "on" or (checkpointing == "auto" and size > LARGE),
+                seed=seed,
+            )
             settings = Distillation(
                 objective,
                 kind,
@@ -284,17 +300,10 @@ class DistillAdapter(io.ComfyNode):
                 modules,
                 effect,
                 match_effect,
-                lessons or None,
-                Training(
-                    steps,
-                    learning_rate,
-                    schedule,
-                    batch,
-                    accumulation,
-                    checkpointing == "on" or (checkpointing == "auto" and size > LARGE),
-                    seed,
-                ),
+                plan.noisy_latents,
+                plan.training,
                 guards,
+                plan.effort,
             )
             warm_start = None if start_from is None else to_adapter(start_from)
             who = [
@@ -438,9 +447,9 @@ def _before_and_after(dataset, before, model, clip, source_vae, target_vae, coun
     count = min(count, len(dataset.prompts))
     if vae is None or not count:
         return nothing_to_show()
-    own = dataset.target[:count] if dataset.target is not None else draw_again(before, dataset, count, progress)
+    own = dataset.target[:count] if dataset.target is not None else draw_again(before, dataset, range(count), progress)
     taught = HostDenoiser(model, clip, label="target with the new adapter", conditionings=before.conditionings)
-    after = draw_again(taught, dataset, count, progress)
+    after = draw_again(taught, dataset, range(count), progress)
     label, eye = ("source\nwith its LoRAs", source_vae) if dataset.has_teacher else ("pictures", vae)
     rows = [(label, decoded(eye, dataset.taught[:count]))] if eye is not None else []
     rows += [("target", decoded(vae, own)), ("target with the\nnew adapter", decoded(vae, after))]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from comfy_api.latest import io
 
-from ..choices import Drawing
+from ..choices import Drawing, Effort
 from . import host, merging
 from .common import fitting
 
@@ -72,6 +72,18 @@ def drawing_inputs(*, folded: bool = False) -> list[io.Input]:
         ),
         io.Int.Input("batch", default=Drawing.batch, min=1, max=64, advanced=True, tooltip="Pictures drawn at a time."),
     ]
+
+
+def effort_input(what: str) -> io.Input:
+    """Optional and last, so that the values in older workflows keep their places. what: that it sets."""
+    return io.Combo.Input(
+        "effort",
+        options=list(Effort.efforts),
+        default=Effort.effort,
+        optional=True,
+        tooltip="How much the distillation may cost. quick: for a start from a copied LoRA; normal: for most; "
+        f"thorough: some three times as much. Sets {what}; what is not 0 there wins.",
+    )
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..choices import Dataset
+from ..choices import Dataset, Effort
 from . import host
 from .common import CATEGORY, shown
 from .distilling import (
@@ -13,6 +13,7 @@ from .distilling import (
     comparable,
     decoded,
     drawing_inputs,
+    effort_input,
     given,
     learning,
     nothing_to_show,
@@ -43,10 +44,11 @@ class SyntheticDataset(io.ComfyNode):
                 *teacher_inputs(),
                 io.Int.Input(
                     "count",
-                    default=Dataset.count,
-                    min=2,
+                    default=Dataset.count or 0,
+                    min=0,
                     max=100000,
-                    tooltip="Samples in all: half from the source with its LoRAs, half from the target.",
+                    tooltip="Samples in all: half from the source with its LoRAs, half from the target. 0: as the "
+                    "effort says.",
                 ),
                 *drawing_inputs(),
                 io.Int.Input(
@@ -100,6 +102,7 @@ class SyntheticDataset(io.ComfyNode):
                     tooltip="Judges the samples as real pictures would, without any: from Train Discriminator or Load "
                     "Discriminator. Needs source_vae, and the clip_vision that it was trained with.",
                 ),
+                effort_input("count"),
             ],
             outputs=[
                 DATASET.Output("dataset", display_name="dataset", tooltip="For Distill Adapter and Save Dataset."),
@@ -139,14 +142,16 @@ class SyntheticDataset(io.ComfyNode):
         references=None,
         clip_vision=None,
         discriminator=None,
+        effort=Effort.effort,
     ) -> io.NodeOutput:
         from ..errors import SettingsError
         from ..jobs.distill.denoiser import Drawing, Teacher
+        from ..jobs.distill.effort import samples
         from ..jobs.distill.generate import Generation, account, generate
         from .host.denoiser import HostDenoiser
 
         drawing = Drawing(width, height, steps, cfg, sampler_name, scheduler, negative, batch)
-        settings = Generation(count, seed, drawing, least_action, least_likeness)
+        settings = Generation(samples(effort, count or None), seed, drawing, least_action, least_likeness)
         if references is not None and (clip_vision is None or source_vae is None):
             raise SettingsError(
                 "References need something to look at them and at the samples",

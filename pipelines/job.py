@@ -13,12 +13,13 @@ import torch
 from .. import adapters as files
 from .. import choices
 from ..adapters import Adapter
-from ..errors import NO_MEMORY, AdapterError, SettingsError, lacks_memory
+from ..errors import NO_MEMORY, AdapterError, GraftError, SettingsError, lacks_memory
 from ..jobs.distill import dataset as datasets
 from ..jobs.distill.checkpoint import FileKeeper, identity
 from ..jobs.distill.dataset import Dataset
 from ..jobs.distill.denoiser import Drawing
 from ..jobs.distill.distill import Distillation, Distilled, distill
+from ..jobs.distill.effort import samples
 from ..jobs.distill.generate import Generation, generate
 from ..jobs.distill.prompts import PromptSettings, synthesize
 from ..jobs.progress import Progress
@@ -33,16 +34,18 @@ class Data:
     """What to draw.
 
     prompts: to draw from, used in turn. seeds: seed prompts, from which and from the LoRA's training tags prompts are
-    made where there are none. guard_share: as in PromptSettings. drawing: None for what the models are made for.
+    made where there are none. count: of pictures; None for the effort's. guard_share: as in PromptSettings. drawing:
+    None for what the models are made for.
     """
 
     prompts: Sequence[str] = ()
     seeds: Sequence[str] = ()
-    count: int = choices.Dataset.count
+    count: int | None = choices.Dataset.count
     seed: int = choices.Dataset.seed
     drawing: Drawing | None = None
     least_action: float = choices.Dataset.least_action
     guard_share: float | None = choices.Prompts.guard_share
+    effort: str = choices.Effort.effort
 
     def lines(self, adapters: Sequence[Adapter]) -> list[str]:
         """The prompts.
@@ -64,7 +67,8 @@ class Data:
         return made.lines
 
     def generation(self, models: Models) -> Generation:
-        return Generation(self.count, self.seed, self.drawing or models.drawing, self.least_action)
+        count = samples(self.effort, self.count)
+        return Generation(count, self.seed, self.drawing or models.drawing, self.least_action)
 
 
 def draw(models: Models, loras: Given, data: Data, progress: Progress | None = None) -> Dataset:
@@ -152,7 +156,8 @@ def teach(
 
     Args:
         dataset: drawn already, or what to draw.
-        start_from: "none", "copy" (the LoRA on the target's weights of the same name), or an adapter of the target.
+        start_from: "none", "copy" (the LoRA on the target's weights of the same name), "auto" (the copy of
+            one LoRA for a student of its kind where the bases are no strangers), or an adapter of the target.
         checkpointing: "on", "off", or "auto": for large networks.
         run: where a broken run goes on.
 
@@ -172,6 +177,9 @@ def teach(
         data = dataset
         drawn = asdict(replace(data, prompts=data.lines(given), drawing=data.drawing or models.drawing))
         dataset = run.dataset(identity("dataset", drawn, *marks), lambda: draw(models, loras, data, progress))
+    alone = len(loras) == 1 and settings.kind == "lora"
+    if start_from == "auto" and not alone:
+        start_from = "none"
     warm_start = _warm_start(start_from, loras, models)
     who = [
         *marks,
@@ -218,7 +226,13 @@ def _warm_start(asked: str | Adapter, loras: Given, models: Models) -> Adapter |
 
     adapter, strength, _ = loras[0]
     settings = TransferSettings(method="copy", strength=strength)
-    return transfer(adapter, models.base.base, models.target.base, settings).adapter
+    try:
+        copied = transfer(adapter, models.base.base, models.target.base, settings)
+    except GraftError:
+        if asked == "auto":  # no weight in common: nothing to start from
+            return None
+        raise
+    return None if asked == "auto" and copied.report.advice == "distil" else copied.adapter
 
 
 @contextmanager

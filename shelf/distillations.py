@@ -7,6 +7,7 @@ from typing import Any
 from .. import choices
 from ..errors import GraftError
 from ..jobs.distill.distill import Distillation
+from ..jobs.distill.effort import planned
 from ..jobs.distill.prompt_file import read_lines
 from ..jobs.distill.schedule import Training
 from ..language.models import is_language_model
@@ -47,6 +48,7 @@ def read_distillation(reader: Reader, table: Table) -> list[Order]:
     source, targets = reader.base(table.get("source", str, need=True)), table.each("targets", str, need=True)
     training = reader.settings(table, _TRAINING, Training)
     student = reader.settings(table, _STUDENT, Distillation)
+    effort = reader.menu(table, "effort", choices.Effort.efforts) or choices.Effort.effort
     modules = reader.menu(table, "modules", choices.Distill.module_sets)
     how: dict[str, Any] = {
         "start_from": reader.menu(table, "start_from", choices.Pipelines.starts),
@@ -74,8 +76,9 @@ def read_distillation(reader: Reader, table: Table) -> list[Order]:
         return []
     if modules:
         student["where"] = modules
-    settings = Distillation(**student, training=Training(**training))
-    data["seed"] = settings.training.seed
+    plan = planned(effort, noisy_latents=student.pop("noisy_latents", None), **training)
+    settings = Distillation(**student, noisy_latents=plan.noisy_latents, training=plan.training, effort=plan.effort)
+    data |= {"seed": plan.training.seed, "effort": effort}
     orders = []
     for target in there:
         files = reader.find(loras, reader.output / (name.value if name else "") / target[0] / FOLDER)

@@ -49,6 +49,7 @@ def distill(values: Values, host: Host, progress: Progress) -> Result:
         values["count"],
         values["seed"],
         replace(models.drawing, negative=values["negative"], **drawing),
+        effort=values["effort"],
     )
     layout = layout_of(values["layout"], [adapter for adapter, *_ in given])
     assert models.target is not None
@@ -79,9 +80,15 @@ def distill(values: Values, host: Host, progress: Progress) -> Result:
 
 def _settings(values: Values):
     from ..jobs.distill.distill import Distillation
-    from ..jobs.distill.schedule import Training
+    from ..jobs.distill.effort import planned
 
-    names = ("steps", "learning_rate", "schedule", "batch", "accumulation", "seed")
-    training = Training(**{name: values[name] for name in names})
+    names = ("effort", "steps", "learning_rate", "schedule", "batch", "accumulation", "seed")
+    plan = planned(**{name: values[name] for name in names})
     chosen = ("objective", "kind", "rank", "effect", "match_effect", "guards")
-    return Distillation(**{name: values[name] for name in chosen}, where=values["modules"], training=training)
+    return Distillation(
+        **{name: values[name] for name in chosen},
+        where=values["modules"],
+        noisy_latents=plan.noisy_latents,
+        training=plan.training,
+        effort=plan.effort,
+    )

@@ -35,7 +35,7 @@ class Dataset:
         teacher.
     likeness: (n,) probability that a sample looks like the references; None without references.
     kept: (n,) bool, the samples that passed the filter.
-    info: seeds, sampler, labels, spaces; plain values.
+    info: seeds, sampler, labels, spaces, ``lines`` (prompts it was made from, drawn or not); plain values.
     """
 
     prompts: list[str]
@@ -119,6 +119,9 @@ def _check(found: Dataset) -> None:
     target = 0 if found.target is None else len(found.target)
     if not isinstance(found.prompts, list) or not isinstance(found.info, dict):
         raise ValueError("prompts")
+    lines = found.info.get("lines", [])
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise ValueError("lines")
     if n < 1 or not all(isinstance(line, str) for line in found.prompts) or target > n:
         raise ValueError("prompts")
     if any(score.shape != (n,) for score in scores) or found.kept.dtype != torch.bool:

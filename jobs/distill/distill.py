@@ -23,7 +23,7 @@ from ..memory import memory_told
 from ..progress import Progress, silent
 from .dataset import Dataset
 from .denoiser import Denoiser, Teacher, Trainee
-from .effect import Scaled, matched_effect, require_target
+from .effect import Scaled, matched_effect, require_target, shown
 from .noisy_latents import make_noisy_latents, set_target_predictions
 from .pictures import tag_frequency
 from .report import DistillReport
@@ -41,6 +41,7 @@ KEPT_WORDS = (
     "modelspec.title",
 )
 _STORED_NAMES = {"noisy_latents": "lessons"}  # a setting's name in files that differs from its name here
+_NO_MATTER = ("guards", "effort")  # settings without a part in the result
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ class Distillation:
     effect: λ, the factor on what the LoRAs do. match_effect: scale the result until it moves the target's pictures as
         far as the LoRAs moved the source's, see effect.py.
     noisy_latents: how many to learn from; None for as many as the steps can use, at most 1024.
-    guards: on how many guard prompts the side effects are measured, see side_effects.py; 0 for none.
+    guards: on how many guard prompts the side effects are measured, see side_effects.py; 0 for none, and for none of
+        the pictures that tell how much of the effect arrived, see effect.py.
+    effort: in words, for the report; see effort.py, which chooses the settings.
 
     Raises:
         SettingsError: unknown objective or kind, or a value out of range.
@@ -70,6 +73,7 @@ class Distillation:
     noisy_latents: int | None = choices.Distill.noisy_latents
     training: Training = field(default_factory=Training)
     guards: int = choices.Distill.guards
+    effort: str = ""
 
     def __post_init__(self) -> None:
         if self.objective not in choices.Distill.objectives:
@@ -91,8 +95,9 @@ class Distillation:
             raise SettingsError(f"the number of guard prompts must not be negative, got {self.guards}")
 
     def stored(self) -> dict[str, object]:
-        """As files name these settings; `guards`, which do not change the result, are none of them."""
-        return {_STORED_NAMES.get(name, name): value for name, value in asdict(self).items() if name != "guards"}
+        """As files name these settings, without those that do not change the result."""
+        settings = {name: value for name, value in asdict(self).items() if name not in _NO_MATTER}
+        return {_STORED_NAMES.get(name, name): value for name, value in settings.items()}
 
 
 @dataclass
@@ -184,6 +189,9 @@ def distill(
                 "distance between two seeds, the new adapter the target's by "
                 f"{tried[-1][1]:.2f} at {tried[-1][0]:.2f}."
             ]
+        pictures = shown(target, final, dataset, tell) if settings.guards and training_set.has_effect else None
+        if pictures is not None:
+            spent["pictures"] = pictures.evaluations
         aside = None if seen is None else side_effects(seen, target, final, tell)
         if aside is not None:
             spent["guard prompts"] = aside.evaluations
@@ -202,7 +210,7 @@ def distill(
         best=result.step,
         losses=result.losses,
         checks=result.checks,
-        measured=training_set.base_prediction is not None,
+        measured=training_set.has_effect,
         effect=training_set.effect(),
         learning_rate=result.learning_rate,
         resumed=result.resumed,
@@ -218,6 +226,9 @@ def distill(
         notes=_notes(adapters, warm=warm_start is not None) + effects,
         seconds={"preparing": prepared - started, "learning": time.perf_counter() - prepared},
         guards=[] if aside is None else aside.rows(),
+        effort=settings.effort,
+        pictures=[] if pictures is None else pictures.rows,
+        spread=1.0 if pictures is None else pictures.spread,
     )
     provenance = {
         "version": __version__,

@@ -6,20 +6,21 @@ Distances are those of :func:`kernels.distill.filter.action`: 1 is the distance 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from ...errors import SettingsError
-from ...kernels.distill.filter import action
+from ...kernels.distill.filter import action, apart
 from ...kernels.distill.students import Change, Student
 from ..progress import Progress
 from .dataset import Dataset
-from .denoiser import Denoiser, Drawing
+from .denoiser import Denoiser, Drawing, Trainee
 from .generate import TARGET_SEEDS
 
 ROUNDS, LEAST, MOST = 2, 0.25, 4.0
-PICTURES = 8
+PICTURES, SHOWN = 8, 4
 
 
 class Scaled:
@@ -42,11 +43,37 @@ def drawing_of(dataset: Dataset) -> Drawing:
     return Drawing(**dataset.info["drawing"])
 
 
-def draw_again(target: Denoiser, dataset: Dataset, count: int, progress: Progress) -> torch.Tensor:
-    """The first pictures of the dataset's target half once more, by the model as it is now: latents (count, …)."""
-    seeds = [dataset.info["seed"] + TARGET_SEEDS + i for i in range(count)]
+def draw_again(target: Denoiser, dataset: Dataset, which: Sequence[int], progress: Progress) -> torch.Tensor:
+    """Some pictures (n) of the dataset's target half once more, by the model as it is now: latents (n, …)."""
+    seeds = [dataset.info["seed"] + TARGET_SEEDS + i for i in which]
     with torch.no_grad():
-        return target.draw(dataset.prompts[:count], seeds, drawing_of(dataset), progress)
+        return target.draw([dataset.prompts[i] for i in which], seeds, drawing_of(dataset), progress)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """rows: (prompt, action of the LoRAs on the source, of the new adapter on the target), of the prompts on which the
+    LoRAs act most. spread: largest over least action of the LoRAs in the dataset. evaluations: forward passes."""
+
+    rows: list[tuple[str, float, float]]
+    spread: float
+    evaluations: int
+
+
+def shown(target: Denoiser, students: Mapping[str, Trainee], dataset: Dataset, progress: Progress) -> Shown | None:
+    """What the effect comes to in finished pictures; None where the dataset has none of the target to compare with."""
+    before, acts = dataset.target, dataset.acts
+    if before is None or acts is None or len(before) < 2:
+        return None
+    known: dict[str, int] = {}
+    for i in acts[: len(before)].argsort(descending=True).tolist():
+        known.setdefault(dataset.prompts[i], i)
+    which = list(known.values())[:SHOWN]
+    with target.training(students, checkpointing=False):
+        after = draw_again(target, dataset, which, progress)
+    moved = (after.double().cpu() - before[which].double()).flatten(1).norm(dim=1) / apart(before)
+    rows = [(dataset.prompts[i], float(acts[i]), float(far)) for i, far in zip(which, moved, strict=True)]
+    return Shown(rows, float(acts.max() / acts.min().clamp(min=1e-6)), len(which) * drawing_of(dataset).passes)
 
 
 def require_target(dataset: Dataset) -> torch.Tensor:
@@ -83,7 +110,7 @@ def matched_effect(
     for _ in range(ROUNDS):
         shown = {name: Scaled(student, strength) for name, student in students.items()}
         with target.training(shown, checkpointing=False):
-            moved = draw_again(target, dataset, count, progress)
+            moved = draw_again(target, dataset, range(count), progress)
         acts = float(action(moved, before).median())
         tried.append((strength, acts))
         if acts <= 0:

@@ -36,7 +36,7 @@ class Generation:
         SettingsError: a value out of range.
     """
 
-    count: int = choices.Dataset.count
+    count: int = choices.Budget.samples["thorough"]
     seed: int = choices.Dataset.seed
     drawing: Drawing = field(default_factory=Drawing)
     least_action: float = choices.Dataset.least_action
@@ -71,7 +71,7 @@ def generate(
     Args:
         teacher: the source, and the source with all LoRAs on it as its one adapted model.
         target: draws the other half; None, or a model of another latent space, leaves that half to the teacher.
-        prompts: used in turn.
+        prompts: used in turn; the dataset's info keeps all of them as ``lines``.
         references: embeddings (n, d) of pictures of the real thing.
         embed: latents (n, …) of the teacher → embeddings (n, d); needed with references.
         discriminator: one that was trained before, and what makes embeddings for it of the teacher's latents. With
@@ -133,6 +133,7 @@ def generate(
         "target": second.label if second is not None else "",
         "evaluations": settings.drawing.passes * total,
         "distinct_prompts": len(set(asked)),
+        "lines": lines,
     }
     if references is not None:
         info["references"] = len(references)

@@ -22,6 +22,8 @@ from .denoiser import Denoiser, Progress, Teacher
 
 EMPTY = 0.1  # share of noisy latents without a prompt, for the side of guidance that has none
 HELD_OUT = 32  # noisy latents never learnt from, to measure with
+CROSSED = 0.5  # share of noisy latents with another prompt than their picture's
+LINES = 64  # prompts at most that they take turns in
 
 
 @dataclass
@@ -61,6 +63,11 @@ class NoisyLatents:
             [torch.randn(shape, generator=torch.Generator().manual_seed(int(self.seeds[i]))) for i in which]
         )
 
+    @property
+    def has_effect(self) -> bool:
+        """Whether there is an effect to measure, as a teacher's is."""
+        return self.base_prediction is not None
+
     def effect(self) -> float:
         """RMS of what the target predictions add to the untouched base's, relative to the latter."""
         base = self.base_prediction
@@ -71,6 +78,10 @@ def make_noisy_latents(
     dataset: Dataset, student: Denoiser, objective: str, count: int, seed: int, limits: Sequence[Denoiser]
 ) -> NoisyLatents:
     """A training set whose target predictions are the clean latents; see :func:`set_target_predictions`.
+
+    Where a teacher answers, half of the noisy latents have one of all the dataset's prompts, those for which no picture
+    was drawn too, instead of their own picture's: what a prompt sets off is told from what a picture shows, and few
+    pictures do.
 
     count: noisy latents to learn from; HELD_OUT more are added.
     limits: denoisers within whose range every sigma must lie.
@@ -96,8 +107,15 @@ def make_noisy_latents(
     for other in limits:
         low, high = other.sigmas(torch.tensor([1e-6, 1 - 1e-6]))
         sigma = sigma.clamp(float(low), float(high))
-    prompts = list(dict.fromkeys(["", *dataset.prompts]))
-    prompt_index = torch.tensor([prompts.index(dataset.prompts[owners[i]]) for i in pick])
+    lines = [] if objective == "samples" else dataset.info.get("lines", dataset.prompts)[:LINES]
+    prompts = list(dict.fromkeys(["", *dataset.prompts, *lines]))
+    where = {line: i for i, line in enumerate(prompts)}
+    prompt_index = torch.tensor([where[dataset.prompts[owners[i]]] for i in pick])
+    if lines:
+        own = torch.Generator().manual_seed(seed + 1)
+        turns = torch.cat([torch.randperm(len(lines), generator=own) for _ in range(-(-total // len(lines)))])[:total]
+        crossed = torch.tensor([where[lines[i]] for i in turns])
+        prompt_index = torch.where(torch.rand(total, generator=own) < CROSSED, crossed, prompt_index)
     prompt_index[torch.rand(total, generator=dice) < EMPTY] = 0
     seeds = torch.randint(2**62, (total,), generator=dice)
     made = NoisyLatents(latents, pick, seeds, sigma, prompts, prompt_index, target_prediction=latents[pick])

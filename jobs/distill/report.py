@@ -9,6 +9,8 @@ from ...untrusted import code
 from ..text import ReportText, cell, joined, percent, table
 
 GOOD, FAIR = 0.95, 0.75  # shares of the effect on held-out noisy latents; see benchmarks/RESULTS.md
+SHOWN = 0.8  # of the LoRA's own movement of pictures; see benchmarks/RESULTS.md
+UNEVEN = 5.0  # strongest over weakest action, from which the effect sits on few prompts
 SPILLED = 0.12  # of the distance between pictures of unlike prompts, on average; see benchmarks/RESULTS.md
 
 
@@ -17,7 +19,8 @@ class DistillReport(ReportText):
     """effect: RMS of what was taught, relative to the target's own predictions. measured: whether `checks` are shares
     of the effect (with ``samples`` they are shares of the loss without an adapter). source: empty
     where pictures were learnt without a teacher. guards: (guard prompt, how far the LoRAs move its picture, how far
-    the new adapter does), see side_effects.py; empty where that was not measured. seconds, evaluations: by phase.
+    the new adapter does), see side_effects.py; empty where that was not measured. effort: in words, empty where it was
+    not said. pictures, spread: see effect.Shown; empty and 1 where there were none. seconds, evaluations: by phase.
     """
 
     source: str
@@ -43,6 +46,9 @@ class DistillReport(ReportText):
     evaluations: dict[str, int]
     samples: int
     guards: list[tuple[str, float, float]] = field(default_factory=list)
+    effort: str = ""
+    pictures: list[tuple[str, float, float]] = field(default_factory=list)
+    spread: float = 1.0
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     job: str = "distill"
@@ -51,6 +57,7 @@ class DistillReport(ReportText):
     def totals(self) -> dict:
         return {
             "explained": self.explained,
+            "shown": self.shown,
             "spilled": self.spilled,
             "evaluations": sum(self.evaluations.values()),
             "seconds": sum(self.seconds.values()),
@@ -59,12 +66,36 @@ class DistillReport(ReportText):
     @property
     def explained(self) -> float:
         """Share of the effect that the adapter reproduces on noisy latents it did not learn from."""
-        return max((share for _, share in self.checks), default=0.0)
+        return dict(self.checks).get(self.best, 0.0)
+
+    @property
+    def shown(self) -> float | None:
+        """How far the new adapter moves the target's pictures over how far the LoRAs move the source's, where these act
+        most; None: not measured."""
+        taught = sum(row[1] for row in self.pictures)
+        return sum(row[2] for row in self.pictures) / taught if taught > 0 else None
 
     @property
     def spilled(self) -> float | None:
         """By how much more than the LoRAs the new adapter moves pictures on guard prompts, mean; None: not measured."""
         return fmean(max(0.0, learnt - taught) for _, taught, learnt in self.guards) if self.guards else None
+
+    def arrived(self) -> str:
+        """How much of the effect finished pictures show, in plain words; empty where there were none."""
+        if self.shown is None:
+            return ""
+        count = len(self.pictures)
+        found = (
+            f"In pictures of the {count} prompts on which the LoRA acts most, the new adapter moves the target "
+            f"{percent(self.shown)} as far as the LoRA moves its own base"
+        )
+        if self.spread < UNEVEN:
+            return f"{found}."
+        worst = code(max(self.pictures, key=lambda row: row[1])[0])
+        return (
+            f"{found}. The LoRA acts {self.spread:.0f} times as strongly on some prompts as on others, most of all on "
+            f"{worst}: the share on noisy latents then says little, and the prompts should name what sets the LoRA off."
+        )
 
     def side_effects(self) -> str:
         """What the new adapter does to other pictures, in plain words; empty where that was not measured."""
@@ -112,6 +143,17 @@ class DistillReport(ReportText):
             )
         if not self.measured:
             return "Compare the pictures before and after; more steps and more samples make the effect surer."
+        if self.explained < FAIR and self.shown is not None and self.shown >= SHOWN:
+            return (
+                "The share on noisy latents is no measure here, nor is it where only some prompts set the LoRA off. "
+                "Pictures move as far as they should; look whether it is the effect that moves them."
+            )
+        if self.explained < FAIR and self.shown is None:
+            return (
+                "How much arrived cannot be told from this share: on the example models shares like this went with all "
+                "of the effect and with none of it. Look at the pictures. If little is there, take a greater effort, "
+                "or start from a transferred adapter if the bases are related."
+            )
         if self.explained >= GOOD:
             return (
                 "On the example models a share like this draws as well as training on real data does. Look at the "
@@ -123,23 +165,26 @@ class DistillReport(ReportText):
                 "transferred adapter, or a higher rank will make them cleaner."
             )
         return (
-            "Little was learnt. Give more steps, start from a transferred adapter if the bases are related, and check "
-            "that the LoRA acts on the samples (the dataset's report says how strongly)."
+            "Little was learnt. Take a greater effort, start from a transferred adapter if the bases are related, and "
+            "check that the LoRA acts on the samples (the dataset's report says how strongly)."
         )
 
     def to_markdown(self) -> str:
-        lines = [self.summary(), *filter(None, [self.side_effects()]), self.advice()]
+        lines = [self.summary(), *filter(None, [self.arrived(), self.side_effects()]), self.advice()]
         lines.append(f"Objective: {self.objective}. {self.reason} Weights: {self.where} Started from {self.start}.")
         spent = ", ".join(f"{name} {count}" for name, count in self.evaluations.items())
         times = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items())
+        effort = f"Effort: {self.effort}. " if self.effort else ""
         lines.append(
-            f"Network evaluations (forward passes of one sample): {sum(self.evaluations.values())} ({spent}). "
+            f"{effort}Network evaluations (forward passes of one sample): {sum(self.evaluations.values())} ({spent}). "
             f"Time: {times}."
         )
         if self.resumed:
             lines.append(f"An earlier run was broken off; this one went on from its step {self.resumed}.")
         if self.best < self.steps:
-            lines.append(f"The result is that of step {self.best}, which did best on the held-out noisy latents.")
+            lines.append(
+                f"The result is that of step {self.best}, the best of the second half on held-out noisy latents."
+            )
         lines += self.notes
         rows = [
             [str(step), cell(share), cell(self.losses[step - 1] if 0 < step <= len(self.losses) else None)]
@@ -155,6 +200,9 @@ class DistillReport(ReportText):
             "size of the effect": self.effect,
         }
         lines.append(table(("setting", "value"), [[name, cell(value)] for name, value in facts.items()]))
+        if self.pictures:
+            rows = [[code(line), cell(taught), cell(learnt)] for line, taught, learnt in self.pictures]
+            lines.append(table(("prompt", "moved by the LoRA", "moved by the new adapter"), rows))
         if self.guards:
             rows = [[code(line), cell(taught), cell(learnt)] for line, taught, learnt in self.guards]
             lines.append(table(("guard prompt", "moved by the LoRA", "moved by the new adapter"), rows))

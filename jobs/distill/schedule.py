@@ -30,11 +30,11 @@ class Training:
         SettingsError: a value out of range.
     """
 
-    steps: int = choices.Distill.steps
+    steps: int = choices.Learning.steps
     learning_rate: float = choices.Distill.learning_rate
     schedule: str = choices.Distill.schedule
     batch: int = choices.Distill.batch
-    accumulation: int = choices.Distill.accumulation
+    accumulation: int = choices.Learning.accumulation
     checkpointing: bool = False
     seed: int = choices.Distill.seed
 

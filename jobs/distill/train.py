@@ -7,7 +7,7 @@ on ends with the same bytes as one that was not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -31,7 +31,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 class State:
     """Where a run is: what a checkpoint holds.
 
-    params, moments: by name. best: the params that did best on the held-out noisy latents.
+    params, moments: by name. best: the params of the check that :func:`kept_check` names.
     losses: by step. checks: (step, share of the effect explained on the held-out noisy latents).
     reference: error on the held-out noisy latents that counts as nothing explained.
     """
@@ -96,7 +96,7 @@ def train(
     progress: Progress | None = None,
     show: Callable[[Tensor], None] | None = None,
 ) -> Trained:
-    """Fit the students in place; at the end they hold the values that did best on the held-out noisy latents.
+    """Fit the students in place; at the end they hold the values of the check that :func:`kept_check` names.
 
     Args:
         controls: students of the source's look, for training sets with control latents; not part of the result.
@@ -129,8 +129,20 @@ def train(
         finally:
             run.settle(broken)
     state = run.state
-    best = max(state.checks, key=lambda check: (check[1], check[0]))[0]
+    best = kept_check(state.checks, settings.steps)
     return Trained(state.losses, state.checks, best, run.rate, resumed, trouble, run.evaluations)
+
+
+def kept_check(checks: Sequence[tuple[int, float]], steps: int) -> int:
+    """The step of the check whose values a run hands out: the best since half of its steps, before that the best but
+    the start.
+
+    While the rate is high a student overshoots, and what only some prompts set off looks worse then than nothing
+    learnt, though it is nearly there; only late checks can be compared.
+    """
+    learnt = [check for check in checks if check[0] and math.isfinite(check[1])]
+    late = [check for check in learnt if 2 * check[0] >= steps]
+    return max(late or learnt or checks, key=lambda check: (check[1], check[0]))[0]
 
 
 class _Run:
@@ -222,7 +234,7 @@ class _Run:
         return self.state.step % self.every == 0 or self.state.step == self.settings.steps
 
     def check(self) -> None:
-        """Measure on the held-out noisy latents and keep the values that do best."""
+        """Measure on the held-out noisy latents and keep the values if they are those to keep so far."""
         state = self.state
         with torch.no_grad():
             held = torch.arange(self.learnt, len(self.training_set)).split(self.settings.batch)
@@ -230,12 +242,10 @@ class _Run:
         if state.reference is None:
             state.reference = error
         explained = 1 - error / state.reference if state.reference > 0 else 0.0
-        if state.checks and not explained >= max(value for _, value in state.checks):
-            explained = explained if math.isfinite(explained) else -math.inf
-        else:
+        state.checks.append((state.step, explained if math.isfinite(explained) else -math.inf))
+        if kept_check(state.checks, self.settings.steps) == state.step:
             for name, value in state.params.items():
                 state.best.setdefault(name, torch.empty_like(value, requires_grad=False)).copy_(value.detach())
-        state.checks.append((state.step, explained))
 
     def errors(self, which: Tensor) -> Tensor:
         """(n,) squared errors of some noisy latents; those on the source's look without the main students."""

@@ -87,7 +87,7 @@ def _advise(report: Report, inside: float | None) -> tuple[str, str]:
             f"{totals['dropped']} of {totals['modules']} modules, with {percent(lost)} of the update's energy, have no "
             "weight in the target and are left out. By that a copy can lose part of the effect: on the example models "
             "it kept 0.82 to 1.00, and 20 steps of learning from it brought 0.98 to 1.00. Distil with this file as the "
-            "start (start from copy)."
+            "start and the effort quick."
         )
     if stored := _rounded(report):
         return "copy", (

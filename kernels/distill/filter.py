@@ -16,6 +16,11 @@ def action(taught: Tensor, plain: Tensor) -> Tensor:
     between samples of different seeds without the adapter (for a single sample, its own norm times √2).
     """
     moved = (taught.double() - plain.double()).flatten(1).norm(dim=1)
+    return (moved / apart(plain)).float()
+
+
+def apart(plain: Tensor) -> Tensor:
+    """The unit of :func:`action`: the mean distance between samples (n, …) of different seeds, n ≥ 1."""
     flat = plain.double().flatten(1)
     far = torch.pdist(flat).mean() if len(flat) > 1 else flat.norm() * 2**0.5
-    return (moved / far.clamp(min=1e-12)).float()
+    return far.clamp(min=1e-12)

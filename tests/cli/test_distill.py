@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 import torch
 from lora_graft import adapters
 from lora_graft.adapters import metadata
+from lora_graft.choices import Budget
 from lora_graft.jobs.distill import dataset as datasets
+from lora_graft.jobs.distill.noisy_latents import HELD_OUT
 
 HERE = Path(__file__).parent
 SMALL = ("--count", 4, "--width", 32, "--draw-steps", 2, "--noisy-latents", 8, "--batch", 4, "--accumulation", 1)
@@ -150,15 +153,32 @@ def test_prompts_come_from_the_loras_tags(cli, zoo, tmp_path):
     assert done.exit_code == 0, done.output
 
 
-def test_the_example_family_draws_with_its_own_networks(cli, family_models, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("target", "start"), [("s", "nothing"), ("b", "an adapter (cut")])
+def test_the_example_family_draws_with_its_own_networks(cli, family_models, tmp_path, monkeypatch, target, start):
+    """Unasked, learning starts from a copy between relatives and from nothing between strangers."""
     monkeypatch.setitem(sys.modules, "diffusers", None)
     files = {file.stem: file for file in family_models.rglob("*.safetensors")}
     done = cli(
-        *("distill", files["family_frame_a"], "--source", files["family_a"], "--target", files["family_s"]),
-        *("--count", 16, "--noisy-latents", 16, "--steps", 2, "--rank", 4, "-o", tmp_path / "o.safetensors"),
+        *("distill", files["family_frame_a"], "--source", files["family_a"], "--target", files[f"family_{target}"]),
+        *("--count", 4, "--draw-steps", 2, "--noisy-latents", 16, "--steps", 1, "--rank", 4, "--guards", 0),
+        *("-o", tmp_path / "o.safetensors", "--report", tmp_path / "o.md"),
     )
     assert done.exit_code == 0, done.output
     assert len(adapters.read(tmp_path / "o.safetensors").modules) == 15
+    text = (tmp_path / "o.md").read_text()
+    assert f"Started from {start}" in text
+    assert "Effort: normal, but for what was set by itself (steps, noisy latents)." in text
+
+
+def test_an_effort_says_how_much_is_drawn_and_learnt(cli, zoo, tmp_path):
+    words = ("distill", zoo / "lora.safetensors", "--source", zoo / "a", "--target", zoo / "b", "--width", 32)
+    more = ("--prompts", zoo / "prompts.txt", "--draw-steps", 1, "--guards", 0, "--rank", 4, "--effort", "quick")
+    done = cli(*words, *more, "-o", tmp_path / "o.safetensors", "--report", tmp_path / "o.json")
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "o.json").read_text())
+    assert (report["effort"], report["asked"]) == ("quick", Budget.steps["quick"])
+    kept = report["evaluations"]["target"] - HELD_OUT
+    assert kept == Budget.noisy_latents["quick"]
 
 
 @pytest.fixture

@@ -218,3 +218,17 @@ def test_matched_strength_is_built_into_the_adapter(family):  # noqa: F811
     compared = graph.compare([ours, 0], core)
     seen = parsed(ok(family.run(graph, seconds=300)), compared)
     assert seen["worst"] < 2e-3 and len(seen["patched"]) == 15
+
+
+def test_an_effort_stands_for_what_is_not_set_and_older_workflows_set_everything(family):  # noqa: F811
+    graph = DistillGraph()
+    models, lora = graph.models("family_a", "family_s"), graph.lora("family_frame_a")
+    data = graph.dataset(models, lora, count=0, steps=1, effort="quick")
+    new = graph.distill([data, 0], models, lora, steps=0, accumulation=0, lessons=8, guards=0, effort="quick")
+    old = graph.distill([data, 0], models, lora, guards=0)
+    result = ok(family.run(graph, seconds=300))
+    assert "8 samples of family_a with its LoRA" in result.text(data) and "8 of family_s" in result.text(data)
+    assert "was taught to family_s in 20 steps" in result.text(new)
+    assert "Effort: quick, but for what was set by itself (noisy latents)." in result.text(new)
+    assert "was taught to family_s in 2 steps" in result.text(old)
+    assert "Effort: normal, but for what was set by itself (steps, accumulation, noisy latents)." in result.text(old)

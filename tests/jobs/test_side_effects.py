@@ -102,9 +102,30 @@ def test_one_that_does_nothing_has_no_side_effects_and_the_lora_is_measured_by_i
 def test_evaluations_are_counted_and_none_are_spent_where_none_is_asked(learnt):
     spent = learnt(None, guards=3).report.evaluations
     assert spent.pop("guard prompts") == 4 * 3 * 3 * 2, "models × prompts × steps × both sides of guidance"
+    assert spent.pop("pictures") == 4 * 6 * 2, "pictures × steps × both sides of guidance"
     without = learnt(None, guards=0)
     assert without.report.evaluations == spent and without.side_effects is None and without.report.spilled is None
     assert "guard prompt" not in without.report.to_markdown()
+
+
+def test_pictures_tell_how_much_of_the_effect_arrived(learnt):
+    """An adapter trained on the target itself moves its stars as far as A's LoRA does; one that is empty none."""
+    own, nothing = learnt("star_s").report, learnt(None).report
+    assert own.shown == pytest.approx(1, abs=0.4) and nothing.shown == pytest.approx(0, abs=1e-3)
+    assert len(own.pictures) == 4 == len({line for line, *_ in own.pictures})
+    assert max(taught for _, taught, _ in own.pictures) == learnt.data.acts[:8].max()
+    assert "prompts on which the LoRA acts most" in own.to_markdown()
+    assert "| prompt | moved by the LoRA | moved by the new adapter |" in own.to_markdown()
+    assert "Little was learnt" in nothing.advice()
+
+
+def test_a_share_that_says_little_is_told_as_such(learnt):
+    report = learnt(None).report
+    taught = [(line, far, 0.9 * far) for line, far, _ in report.pictures]
+    assert "no measure here" in replace(report, pictures=taught).advice()
+    assert "cannot be told from this share" in replace(report, pictures=[]).advice()
+    uneven = replace(report, pictures=taught, spread=40.0).to_markdown()
+    assert "90 % as far" in uneven and "acts 40 times as strongly on some prompts" in uneven
 
 
 def test_scaled_adapters_are_watched_as_they_are_written(learnt):

@@ -23,7 +23,7 @@ PAGES = {
     "convert": (choices.File,),
     "inspect": (choices.Inspect,),
     "shelf": (choices.Transfer, choices.Subspace, choices.File, choices.Work),
-    "distill": (choices.Distill, choices.Pipelines, choices.Dataset, choices.File, choices.Work),
+    "distill": (choices.Distill, choices.Effort, choices.Pipelines, choices.Dataset, choices.File, choices.Work),
 }
 LISTS = {
     "method": "methods",
@@ -42,6 +42,7 @@ LISTS = {
     "objective": "objectives",
     "modules": "module_sets",
     "schedule": "schedules",
+    "effort": "efforts",
     "precision": "precisions",
 }
 OURS = {"output", "lora", "loras", "source", "target", "base", "shelf", "folder", "prompts", "seeds", "width", "height"}
