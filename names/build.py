@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from . import flux, flux2, hunyuan, language, lumina, mmdit, text, unet, wan
+from . import aura, flux, flux2, hunyuan, krea2, language, lumina, mmdit, pixart, text, unet, wan
 from .weight_slice import DENOISER, Names, Shape, WeightSlice, module_of
 
 _STABLE_UNETS = (768, 1024)  # context widths whose kohya files spell blocks as diffusers does
@@ -49,6 +49,15 @@ def names_for(weights: Mapping[str, Shape]) -> Names:
         found.update(_transformer_keys(theirs))
         for key, weight_slice in theirs.items():
             found.setdefault(DENOISER + module_of(key), weight_slice)
+
+    else:
+        for model in (aura, pixart, krea2):
+            if model.is_native(native):
+                found.update(_transformer_keys(_prefixed(model.aliases(native))))
+    if krea2.is_native(native):
+        for key, weight_slice in _prefixed(krea2.aliases(native)).items():
+            found.setdefault(DENOISER + module_of(key), weight_slice)
+    found.update(_decoder_keys(native))
 
     for key, weight_slice in {**language.aliases(native), **_own_keys(native)}.items():
         found.setdefault(key, weight_slice)
@@ -98,6 +107,22 @@ def _transformer_keys(theirs: Mapping[str, WeightSlice]) -> dict[str, WeightSlic
         found["lycoris_" + flat] = weight_slice
         found["lora_unet_" + flat] = weight_slice
         found[module] = weight_slice
+    return found
+
+
+def _decoder_keys(native: Mapping[str, Shape]) -> dict[str, WeightSlice]:
+    """Keys of parts that trainers train alone: ACE-Step 1.5's decoder, and the prior of Stable Cascade."""
+    found: dict[str, WeightSlice] = {}
+    for name in native:
+        weight_slice, module = WeightSlice(DENOISER + name), module_of(name)
+        if not name.endswith(".weight"):
+            continue
+        if name.startswith("decoder.") and "encoder.lyric_encoder.layers.0.input_layernorm.weight" in native:
+            inner = module.removeprefix("decoder.")
+            found["base_model.model." + inner] = weight_slice
+            found["lycoris_" + inner.replace(".", "_")] = weight_slice
+        if "clip_txt_mapper.weight" in native:
+            found["lora_prior_unet_" + module.replace(".", "_")] = weight_slice
     return found
 
 
