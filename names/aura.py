@@ -15,7 +15,10 @@ def _feed_forward(theirs: str, ours: str) -> tuple[str, ...]:
 
 
 _DOUBLE = rows_of(
-    *(f"attn.{theirs} = attn.w2{ours}" for theirs, ours in zip(("to_q", "to_k", "to_v", "to_out.0"), "qkvo", strict=True)),
+    *(
+        f"attn.{theirs} = attn.w2{ours}"
+        for theirs, ours in zip(("to_q", "to_k", "to_v", "to_out.0"), "qkvo", strict=True)
+    ),
     *(f"attn.add_{letter}_proj = attn.w1{letter}" for letter in "qkv"),
     "attn.to_add_out = attn.w1o",
     *_feed_forward("ff", "mlpX"),
@@ -24,7 +27,10 @@ _DOUBLE = rows_of(
     "norm1_context.linear = modC.1",
 )
 _SINGLE = rows_of(
-    *(f"attn.{theirs} = attn.w1{ours}" for theirs, ours in zip(("to_q", "to_k", "to_v", "to_out.0"), "qkvo", strict=True)),
+    *(
+        f"attn.{theirs} = attn.w1{ours}"
+        for theirs, ours in zip(("to_q", "to_k", "to_v", "to_out.0"), "qkvo", strict=True)
+    ),
     *_feed_forward("ff", "mlp"),
     "norm1.linear = modCX.1",
 )

@@ -54,6 +54,9 @@ def names_for(weights: Mapping[str, Shape]) -> Names:
         for model in (aura, pixart, krea2):
             if model.is_native(native):
                 found.update(_transformer_keys(_prefixed(model.aliases(native))))
+    if pixart.is_native(native):
+        for key, weight_slice in _prefixed(pixart.aliases(native)).items():
+            found.setdefault("unet.base_model.model." + module_of(key), weight_slice)
     if krea2.is_native(native):
         for key, weight_slice in _prefixed(krea2.aliases(native)).items():
             found.setdefault(DENOISER + module_of(key), weight_slice)
@@ -126,7 +129,7 @@ def _decoder_keys(native: Mapping[str, Shape]) -> dict[str, WeightSlice]:
     return found
 
 
-# Models that diffusers spells in ways not known here: Mochi, AuraFlow, PixArt, Lumina 2, CogVideoX. Their own names
+# Models that diffusers spells in another way than the checkpoint: Mochi, AuraFlow, PixArt, CogVideoX. Their own names
 # behind its prefixes would be a file that no loader reads.
 _STRANGE = re.compile(
     r"blocks\.0\.(attn\.qkv_x|cross_attn\.kv_linear|norm1\.linear)\.|double_layers\.0\.|layers\.0\.attention\.qkv\."
@@ -136,7 +139,7 @@ _STRANGE = re.compile(
 def _own_keys(native: Mapping[str, Shape]) -> dict[str, WeightSlice]:
     """Keys made of the checkpoint's own names: Qwen-Image, language models in PEFT layout, any other."""
     found: dict[str, WeightSlice] = {}
-    strange = any(_STRANGE.match(name) for name in native) and not (lumina.is_native(native) and lumina.aliases(native))
+    strange = any(_STRANGE.match(name) for name in native) and not lumina.is_native(native)
     prefixes = ("",) if strange else ("", "transformer.", "base_model.model.")
     for name in native:
         weight_slice, module = WeightSlice(DENOISER + name), module_of(name)

@@ -1,4 +1,4 @@
-"""Run by the host's own python: prints, as JSON, weights and adapter keys of every class in ``supported_models.models``.
+"""Run by the host's own python: prints, as JSON, weights and adapter keys of each class in ``supported_models.models``.
 
 Networks stand on the "meta" device with the host's own defaults; SETTINGS gives what a class's own configuration leaves
 to its checkpoint. A class that cannot be built is in the answer with its error.
@@ -20,7 +20,14 @@ import torch
 
 host = known.host
 FOUR = host.UNET | host.FOUR
-VIDEO = FOUR | {"num_head_channels": 64, "num_classes": "sequential"}
+VIDEO = FOUR | {
+    "num_heads": 8,
+    "num_head_channels": 64,
+    "num_classes": "sequential",
+    "video_kernel_size": [3, 1, 1],
+    "merge_strategy": "learned_with_images",
+    "merge_factor": 0.0,
+}
 COSMOS = {
     "max_img_h": 240,
     "max_img_w": 240,
@@ -69,11 +76,16 @@ SETTINGS = {
     "chroma_radiance": known.CHROMA | {"in_channels": 3, "out_channels": 3} | RADIANCE,
     "mochi_preview": known.MOCHI,
     "hunyuan_video": known.HUNYUAN,
-    "cosmos": COSMOS | {"num_blocks": 2, "block_config": "FA-CA-MLP", "block_x_format": "THWBD"},
+    "cosmos": COSMOS | {"pos_emb_cls": "rope3d", "block_config": "FA-CA-MLP", "block_x_format": "THWBD"},
     "cosmos_predict2": PREDICT,
     "anima": PREDICT | {"in_channels": 16},
     "lumina2": known.LUMINA,
     "ZImage": host.Z_IMAGE,
+    "zimage_pixel": host.Z_IMAGE,
+    "AuraFlow": {"n_double_layers": 4, "n_layers": 8},
+    "pixart_alpha": known.PIXART | {"depth": 2},
+    "pixart_sigma": known.PIXART | {"depth": 2},
+    "krea2": {"layers": 2},
     "hidream": known.HIDREAM,
     "seedvr2": SEEDVR,
     "trellis2": {"resolution": 32},
@@ -84,7 +96,7 @@ class _Absent(dict):
     """A checkpoint of which nothing is asked but that it is there."""
 
     def __missing__(self, key):
-        return torch.zeros(1)
+        return torch.zeros(768, 772)
 
 
 def build(kind):
