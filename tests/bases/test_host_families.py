@@ -5,6 +5,7 @@ A family that a newer host adds fails here by its class until ``FAMILY`` and the
 
 from collections.abc import Callable
 
+from lora_graft.jobs import loaders
 from lora_graft.names import WeightSlice, adapter_families, guess_architecture, names_for
 
 # The host's class -> what the names are told as.
@@ -114,6 +115,24 @@ def test_an_adapter_of_every_family_is_told(host_families):
         if family != "unknown" and any(family not in each for each in told):
             strange[name] = told
     assert strange == {name: {one} for name, one in ALIKE.items()}
+
+
+def test_what_is_said_of_layouts_is_what_the_host_reads(host_families):
+    """jobs/loaders.py: the families of whose diffusers and PEFT files the host knows most keys."""
+    for layout, prefix, said in (
+        ("diffusers", "transformer.", loaders._DIFFUSERS_READ),
+        ("peft", "base_model.model.", loaders._PEFT_READ),
+    ):
+        read = {FAMILY[name] for name, found in host_families.items() if _reads_most(found, layout, prefix)}
+        assert read == said - {"SD3.5 medium", "SD3.5 large"}  # which the host has no class of their own for
+
+
+def _reads_most(found, layout: str, prefix: str) -> bool:
+    names = names_for(_shapes(found))
+    matrices = [name for name, shape in names.shapes.items() if name.endswith(".weight") and len(shape) > 1]
+    cut = [WeightSlice(name, rows) for name in matrices for rows in names.slices(name) or (None,)]
+    keys = [key for key in (names.layout_key(one, layout) for one in cut) if key and key.startswith(prefix)]
+    return 2 * sum(key in found["aliases"] for key in keys) > len(keys)
 
 
 def _shapes(found):
