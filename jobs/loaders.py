@@ -11,9 +11,9 @@ from ..names.keys import is_text_encoder
 
 # Families whose diffusers and PEFT keys ComfyUI 0.33 maps to its own names (comfy/lora.py).
 _DIFFUSERS_READ = {"SD3", "SD3.5 medium", "SD3.5 large", "Flux", "Flux.2", "Chroma", "Qwen-Image", "Z-Image"}
-_DIFFUSERS_READ |= {"HiDream", "PixArt"}
+_DIFFUSERS_READ |= {"HiDream", "PixArt", "AuraFlow", "Krea 2", "Kandinsky 5", "Ernie-Image"}
+_PEFT_READ = {"SD3", "SD3.5 medium", "SD3.5 large", "PixArt", "HunyuanDiT", "ACE-Step 1.5"}
 LANGUAGE_MODEL = "language model"  # as names.guess calls the family
-_PEFT_READ = {"SD3", "SD3.5 medium", "SD3.5 large"}
 
 
 def unread(adapter: Adapter) -> list[str]:

@@ -329,10 +329,8 @@ def test_video_models_under_other_names(names, key, weight, rows):
     "native",
     [
         "blocks.0.attn.qkv_x",  # Mochi
-        "double_layers.0.attn.w1q",  # AuraFlow
-        "blocks.0.cross_attn.kv_linear",  # PixArt
         "blocks.0.norm1.linear",  # CogVideoX
-        "layers.0.attention.qkv",  # Lumina 2: keys narrower than queries
+        "layers.0.attention.qkv",  # without its refiners no model that is known
     ],
 )
 def test_no_name_rather_than_one_that_nothing_reads(native):
@@ -349,3 +347,33 @@ def test_no_name_rather_than_one_that_nothing_reads(native):
         assert names.layout_key(weight_slice, layout)
     for key in (native, f"base_model.model.{native}", f"diffusion_model.{native}"):
         assert names.resolve(key) == weight_slice
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "rows"),
+    [
+        ("joint_transformer_blocks.0.attn.add_q_proj", {"double_layers.0.attn.w1q": (32, 16)}, None),
+        (
+            "transformer_blocks.0.attn2.to_v",
+            {"blocks.0.cross_attn.kv_linear": (32, 16), "blocks.0.cross_attn.q_linear": (16, 16)},
+            (16, 16),
+        ),
+        (
+            "context_refiner.0.attn.to_v",
+            {
+                "context_refiner.0.attention.qkv": (24, 16),
+                "layers.0.attention.qkv": (24, 16),
+                "noise_refiner.0.attention.out": (16, 16),
+            },
+            (20, 4),
+        ),
+        ("text_fusion.refiner_blocks.0.attn.to_q", {"txtfusion.refiner_blocks.0.attn.wq": (16, 16)}, None),
+    ],
+    ids=["AuraFlow", "PixArt", "Lumina 2", "Krea 2"],
+)
+def test_names_of_diffusers(theirs, ours, rows):
+    more = {"txtfusion.projector": (1, 12)} if "txtfusion" in next(iter(ours)) else {}
+    names = names_for({f"diffusion_model.{name}.weight": shape for name, shape in (ours | more).items()})
+    weight_slice = WeightSlice(f"diffusion_model.{next(iter(ours))}.weight", rows)
+    assert names.resolve(f"transformer.{theirs}") == weight_slice
+    assert names.layout_key(weight_slice, "diffusers") == f"transformer.{theirs}"
