@@ -7,7 +7,11 @@ TORCH ?= torch==2.13.0
 WORKERS ?= 2
 PARALLEL = -n $(WORKERS) --dist loadfile
 
-.PHONY: help demo test test-fast lint docs install dev clean
+# What the page runs in Automatic1111, on Python 3.10 and the packages that come with it.
+OLDEST := $(VENV)/oldest
+OLDEST_TESTS := tests/kernels tests/adapters tests/bases tests/jobs tests/webui tests/test_oldest.py
+
+.PHONY: help demo test test-fast test-oldest lint docs install dev clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -42,6 +46,12 @@ test: dev lint docs  ## the checks, the site and all tests
 
 test-fast: dev lint  ## the same without what needs a ComfyUI or a browser
 	$(BIN)/python -m pytest -q $(PARALLEL) -m "not host"
+
+test-oldest:  ## what the page runs, on the oldest stack that must work: PYTHON=python3.10
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet -r tests/oldest.txt
+	$(OLDEST)/bin/pip install --quiet --no-deps -e .
+	$(OLDEST)/bin/python -m pytest -q $(PARALLEL) -m "not host" $(OLDEST_TESTS)
 
 clean:  ## removes .venv and out
 	rm -rf $(VENV) out

@@ -213,6 +213,7 @@ class Text:
     guard_share: float | None = None  # of what is learnt, texts that the target writes by itself: guard_share_text
     guard_share_text = 0.5
     shipped = "discriminator"  # the folder in an adapter's own that is taken for one
+    shipped_seeds = "seeds.jsonl"  # the examples there that are shown where no others are given
     max_new_tokens = 64
     stop = ""
     chat = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -19,8 +20,11 @@ _MARKUP = re.compile(
 )
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, strict: bool = False) -> Any:
     """The data in a JSON text; lone surrogates in its strings become U+FFFD.
+
+    Args:
+        strict: refuse NaN, Infinity and 1e999, which Python reads and JSON cannot hold: for what is written again.
 
     Raises:
         ValueError: no JSON, not UTF-8, nested deeper than DEEPEST, or a number of thousands of digits.
@@ -28,8 +32,14 @@ def parse_json(text: str | bytes) -> Any:
     text = text.decode("utf-8") if isinstance(text, (bytes, bytearray)) else text
     if text.count("[") + text.count("{") > DEEPEST and _too_deep(text):
         raise ValueError(f"nested deeper than {DEEPEST} levels")
-    data = json.loads(text)
+    data = json.loads(text, **({"parse_constant": _finite, "parse_float": _finite} if strict else {}))
     return _whole(data) if _SURROGATE.search(text) else data
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return number
 
 
 def _too_deep(text: str) -> bool:

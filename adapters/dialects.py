@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..errors import AdapterError
 from . import cloneofsimo
 
 Translation = tuple[dict[str, Tensor], dict[str, "str | None"]]
@@ -32,7 +33,16 @@ _PROCESSOR_MODULES = {
 
 
 def renamed(tensors: dict[str, Tensor], rename: Callable[[str], str]) -> Translation:
+    """The tensors under new names.
+
+    Raises:
+        AdapterError: two of them would have one name.
+    """
     names = {key: rename(key) for key in tensors}
+    first: dict[str, str] = {}
+    for key, name in names.items():
+        if (other := first.setdefault(name, key)) != key:
+            raise AdapterError(f"The file holds {other!r} as well, which means the same tensor", key=key)
     return {names[k]: t for k, t in tensors.items()}, {names[k]: k for k in tensors if names[k] != k}
 
 

@@ -63,7 +63,7 @@ def read(path: str | os.PathLike) -> Adapter:
     config = Path(path).with_name("adapter_config.json")
     if Path(path).name == "adapter_model.safetensors" and config.is_file() and PEFT_CONFIG not in metadata:
         try:
-            metadata[PEFT_CONFIG] = json.dumps(parse_json(config.read_bytes()), sort_keys=True)
+            metadata[PEFT_CONFIG] = json.dumps(parse_json(config.read_bytes(), strict=True), sort_keys=True)
         except (OSError, ValueError) as problem:
             raise AdapterError(f"The adapter's configuration cannot be read: {problem}", file=config) from problem
     return _adapter(tensors, metadata, str(path), digest)
@@ -85,9 +85,18 @@ def from_state_dict(
 
 
 def _adapter(tensors: dict[str, Tensor], metadata: dict[str, str], file: str | None, digest: str) -> Adapter:
+    _finite(tensors, file)
+    return parsed(tensors, metadata, file, digest)
+
+
+def parsed(tensors: dict[str, Tensor], metadata: dict[str, str], file: str | None, digest: str) -> Adapter:
+    """The adapter in tensors whose values nobody looks at.
+
+    Raises:
+        AdapterError: as :func:`read`, but for NaN and Inf.
+    """
     if not tensors:
         raise AdapterError("The file holds no tensors", file=file)
-    _finite(tensors, file)
     try:
         ours, aliases = translate(tensors)
     except AdapterError as problem:

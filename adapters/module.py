@@ -30,7 +30,7 @@ def _explained(method: Any) -> Any:
     def run(self: AdapterModule, *args: Any) -> Any:
         try:
             return method(self, *args)
-        except (GraftError, torch.OutOfMemoryError):
+        except (GraftError, torch.cuda.OutOfMemoryError):
             raise
         except (IndexError, TypeError, ValueError, RuntimeError) as problem:
             shapes = ", ".join(f"{suffix} {tuple(t.shape)}" for suffix, t in self.tensors.items())

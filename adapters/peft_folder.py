@@ -35,6 +35,11 @@ EMBEDDING = (".lora_embedding_B", ".lora_embedding_A")
 _KINDS = {"LOHA": Loha, "LOKR": Lokr}
 
 
+def is_peft_folder(path: Path) -> bool:
+    """Whether this is a folder with an adapter as PEFT writes it."""
+    return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
+
+
 def read_parts(folder: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str], str, dict[str, Any]]:
     """Tensors by file key, metadata with the configuration among it, the file's sha256, and the configuration.
 
@@ -52,7 +57,7 @@ def read_parts(folder: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
             hint=f"Copy it from where the adapter was trained, or give {WEIGHTS} itself to read it at scale 1.",
         )
     try:
-        config = parse_json(file.read_bytes())
+        config = parse_json(file.read_bytes(), strict=True)
     except (OSError, ValueError) as problem:
         raise AdapterError(f"The adapter's configuration cannot be read: {problem}", file=file) from problem
     config = check(config, file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..names import flux, lumina, mmdit, text, unet
+from ..names.encoders import encoder_names
 from ..names.weight_slice import DENOISER, Shape, StoredPart
 
 _IGNORED = ("first_stage_model.", "vae.", "model_ema.", "embedder.", "noise_augmentor.", "clip_vision.")
@@ -16,8 +17,8 @@ def canonical_parts(raw: Mapping[str, Shape]) -> dict[str, list[StoredPart]]:
     """Canonical weight name -> the stored tensors' rows that stack up to it.
 
     Understood: a full checkpoint (``model.diffusion_model.`` with its text encoders), a denoiser alone (bare
-    names or behind ``diffusion_model.``), a diffusers component, a CLIP or T5 file. In any other file every
-    tensor counts as the denoiser's: its canonical name is ``diffusion_model.`` before its own.
+    names or behind ``diffusion_model.``), a diffusers component, a CLIP, T5 or language model's file. In any other
+    file every tensor counts as the denoiser's: its canonical name is ``diffusion_model.`` before its own.
 
     Args:
         raw: stored tensor name -> shape.
@@ -36,8 +37,8 @@ def canonical_parts(raw: Mapping[str, Shape]) -> dict[str, list[StoredPart]]:
         return encoders
     if text.is_clip(raw):
         return text.clip_parts(raw, "", text.clip_kind(raw))
-    if text.is_t5(raw):
-        return text.t5_parts(raw)
+    if language := encoder_names(raw):
+        return {name: [StoredPart(key)] for name, key in language.items()}
     return {_modern(DENOISER + name): [StoredPart(name)] for name in raw if not name.startswith(_IGNORED)}
 
 

@@ -98,14 +98,14 @@ def main() -> None:
         outcomes, findings = play(name, chosen.seed, chosen.only or 0, count)
         bad = sum(n for outcome, n in outcomes.items() if outcome not in GOOD)
         rows.append((name, sum(outcomes.values()), outcomes["right"], outcomes["refused"] + outcomes["usage"], bad))
-        found += [(name, number, what) for what, number in findings.items()]
-        print(f"{rows[-1]} after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        news = [f"{name} {chosen.seed} {number}: {what}" for what, number in findings.items()]
+        found += news
+        print("\n".join([f"{rows[-1]} after {time.monotonic() - began:.0f} s", *news]), file=sys.stderr, flush=True)
     rows.append(("all", *(sum(row[i] for row in rows) for i in range(1, 5))))
     print("| entrance | inputs | right result | clear error | promise broken |\n|---|--:|--:|--:|--:|")
     for row in rows:
         print(f"| {row[0]} | " + " | ".join(f"{n:,}" for n in row[1:]) + " |")
-    for name, number, what in found:
-        print(f"{name} {chosen.seed} {number}: {what}")
+    print("\n".join(found))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 from lora_graft.kernels.spectral import ROUTES, SubspaceSize, choose
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 from unets import matrix
 
@@ -26,7 +26,7 @@ class Operators(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if func.__name__.split(".")[0] not in VIEWS:
             self.number += 1
-            used = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)]
+            used = [t for t in tree_flatten((args, kwargs, result))[0] if isinstance(t, Tensor)]
             self.bytes += sum(t.numel() * t.element_size() for t in used)
         return result
 

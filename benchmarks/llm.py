@@ -1,7 +1,8 @@
 """What Trans-LoRA recovers on text, measured as right answers: ``python benchmarks/llm.py [PART …] [--out FOLDER]``.
 
 Parts: ``pairs`` (the paper's table: LoRAs for four tasks, taught to a newer base and to one of another layout and
-tokenizer, and back), ``samples``, ``seeds``, ``hops`` and ``kinds``. Models and LoRAs are those of family/language.
+tokenizer, and back; ``--ways`` and ``--rows`` measure some of it), ``samples``, ``seeds``, ``hops`` and ``kinds``.
+Models and LoRAs are those of family/language.
 
 Accuracy: share of 200 new prompts of the task that get the right answer, to the letter. Others: the same for the
 twelve tasks that every base knows, 20 prompts each. Accepted: prompts learnt from. Tokens: read and written by
@@ -150,13 +151,17 @@ def mean(figures: Iterable[dict], name: str) -> str:
     return f"{middle:.2f}" + (f" ± {half:.2f}" if half >= 0.005 else "")
 
 
-def pairs(bench: Bench, seeds: range) -> None:
+def pairs(bench: Bench, seeds: range, ways: list[str], names: list[str]) -> None:
     shared = {("old", "new")}
     for source, target in PAIRS:
+        if ways and f"{source}-{target}" not in ways:
+            continue
         print(f"\n### {source} → {target}\n")
         print(f"| | {' | '.join(tasks.NEW)} | others | accepted | tokens |")
         print(f"|---|{'---|' * (len(tasks.NEW) + 3)}")
         for name, title in TITLES.items():
+            if names and name not in names:
+                continue
             if (source, target) not in shared and name in ("copy", "lora-x", "difference"):
                 continue  # no weight of the one has a place in the other, and no token
             drawn = seeds if name in TAUGHT else range(1)
@@ -245,16 +250,20 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--out", type=Path, default=Path("out/llm"))
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--ways", nargs="+", default=[], help="of pairs: " + ", ".join(map("-".join, PAIRS)))
+    parser.add_argument("--rows", nargs="+", default=[], choices=TITLES, help="of pairs")
     asked = parser.parse_args()
     if unknown := set(asked.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
     bench, seeds = Bench(asked.out), range(asked.seeds)
     for part in asked.parts or PARTS:
-        if part in ("samples", "seeds"):
+        if part == "pairs":
+            pairs(bench, seeds, asked.ways, asked.rows)
+        elif part in ("samples", "seeds"):
             counted(bench, part, seeds)
         else:
-            {"pairs": pairs, "hops": hops, "kinds": kinds}[part](bench, seeds)
+            {"hops": hops, "kinds": kinds}[part](bench, seeds)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,8 @@ Seeds = Annotated[
         "--seeds",
         metavar="FILE",
         help="Instead: a few prompts, one a line, from which and from the LoRA's training tags prompts are made. "
-        "Default: the tags alone. Of text: JSON lines with a prompt and an answer each, which the generator is shown.",
+        "Default: the tags alone. Of text: JSON lines with a prompt and an answer each, which the generator is shown; "
+        "by default, and for several adapters, the seeds.jsonl in each one's folder.",
     ),
 ]
 OF_PICTURES = (

@@ -105,29 +105,11 @@ def models_of(wanted, source, target, source_parts, target_parts, *, device, pre
 
 def data_of(prompts: Path | None, seeds: Path | None, **how):
     """What to draw from."""
+    from ..jobs.distill.prompt_file import read_lines
     from ..pipelines.job import Data
 
-    return Data(_lines(prompts, "prompts"), _lines(seeds, "seed prompts"), **how)
-
-
-def _lines(file: Path | None, what: str) -> list[str]:
-    """The lines of a text file that are not empty.
-
-    Raises:
-        SettingsError: there is none, or the file is no text.
-    """
-    if file is None:
-        return []
-    from ..errors import SettingsError
-
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as problem:
-        raise SettingsError("The file is not a text in UTF-8", file=file, hint=f"Give {what}, one a line.") from problem
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
-        raise SettingsError(f"The file holds no {what}", file=file, hint="Write some, one a line.")
-    return lines
+    lines = {"prompts": prompts and read_lines(prompts), "seeds": seeds and read_lines(seeds, "seed prompts")}
+    return Data(**{name: found for name, found in lines.items() if found}, **how)
 
 
 def drawn_with(data, models, width, height, steps, cfg, negative, batch):

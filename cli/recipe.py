@@ -38,7 +38,7 @@ def recipe(
     device: DeviceOption = Device[Work.device],
     debug: Debug = False,
 ) -> None:
-    """Transfer and merge a whole shelf as a recipe says.
+    """Transfer, distil and merge a whole shelf as a recipe says.
 
     \b
     The recipe in short (names start from its own folder):
@@ -46,6 +46,8 @@ def recipe(
       bases: {old: OLD_BASE, new: NEW_BASE}
       transfers:
         - {loras: loras/*.safetensors, source: old, targets: [new], methods: [copy, lora-x]}
+      distillations:
+        - {loras: styles/*.safetensors, source: old, targets: [new], prompts: prompts.txt, steps: 50}
       merges:
         - {name: mix, loras: [A.safetensors, {file: B.safetensors, strength: 0.5}], method: ties}
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ..jobs.transfer.report import Report
     from ..language.report import TextReport
 
+MOST_WIDTH = 32  # that the names of blocks may take from the figures beside them
+
 
 class Visible(Console):
     """A console on which nothing from a file moves the cursor, turns the writing or changes the window's title."""
@@ -84,10 +86,12 @@ def show_merge(report: MergeReport, written: list[Path]) -> None:
     out.print(report.summary())
     for note in report.notes:
         out.print(f"- {note}")
-    table = Table(BLOCK_COLUMNS[0], box=None, pad_edge=False, header_style="bold")
+    blocks = rows(report)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(BLOCK_COLUMNS[0], min_width=min(MOST_WIDTH, max(map(len, blocks), default=0)))
     for column in BLOCK_COLUMNS[1:-1]:
         table.add_column(column, justify="right")
-    for block, modules in rows(report).items():
+    for block, modules in blocks.items():
         table.add_row(*block_row(block, modules)[:-1])
     out.print(table)
     for path in written:

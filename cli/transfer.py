@@ -53,8 +53,8 @@ def transfer(
         typer.Option(
             "--all",
             metavar="'LORAS/*.safetensors'",
-            help="Instead of LORA: every file that matches (in quotes; ** for subfolders). Files that are in FOLDER "
-            "already are left out, so that the same call goes on after a stop.",
+            help="Instead of LORA: every file or PEFT folder that matches (in quotes; ** for subfolders). What is in "
+            "FOLDER already is left out, so that the same call goes on after a stop.",
         ),
     ] = None,
     method: Annotated[

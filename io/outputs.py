@@ -40,6 +40,14 @@ def claim(
             raise GraftError("the folder for the output does not exist", file=path, hint="Create it first.")
 
 
+def beside(output: Path, suffix: str | None) -> Path | None:
+    """The name of a report next to an adapter's file or folder; None without a suffix."""
+    if suffix is None:
+        return None
+    stem = output.stem if output.suffix.lower() == ".safetensors" else output.name  # a folder's name keeps its dots
+    return output.with_name(stem + suffix)
+
+
 def ignores_case(folder: Path) -> bool:
     """Whether the file system of a folder, or of what is there of its path, takes A and a for one name."""
     while not folder.exists() and folder != folder.parent:

@@ -11,8 +11,9 @@ from ..names.keys import is_text_encoder
 
 # Families whose diffusers and PEFT keys ComfyUI 0.33 maps to its own names (comfy/lora.py).
 _DIFFUSERS_READ = {"SD3", "SD3.5 medium", "SD3.5 large", "Flux", "Flux.2", "Chroma", "Qwen-Image", "Z-Image"}
-_DIFFUSERS_READ |= {"HiDream", "PixArt"}
-_PEFT_READ = {"SD3", "SD3.5 medium", "SD3.5 large"}
+_DIFFUSERS_READ |= {"HiDream", "PixArt", "AuraFlow", "Krea 2", "Kandinsky 5", "Ernie-Image"}
+_PEFT_READ = {"SD3", "SD3.5 medium", "SD3.5 large", "PixArt", "HunyuanDiT", "ACE-Step 1.5"}
+LANGUAGE_MODEL = "language model"  # as names.guess calls the family
 
 
 def unread(adapter: Adapter) -> list[str]:
@@ -35,6 +36,11 @@ def _by_comfyui(adapter: Adapter) -> list[str]:
         return (
             [f"ComfyUI reads no magnitudes of PEFT's DoRA and applies a plain LoRA ({doras} modules)."] if doras else []
         )
+    if families == (LANGUAGE_MODEL,):
+        return [
+            f"ComfyUI, which knows language models as text encoders, reads no {adapter.layout} files of them: "
+            "lora-graft convert --layout comfy --base ENCODER.safetensors makes one that it reads."
+        ]
     return [
         f"ComfyUI has no names for {adapter.layout} files of {OR.join(families)} and skips their modules; "
         "it reads the comfy and kohya layouts."

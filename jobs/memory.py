@@ -15,7 +15,7 @@ def memory_told(hint: str) -> Iterator[None]:
     """The body, or as a decorator the function; where memory gives out there, the error says so and what to lower.
 
     Raises:
-        torch.OutOfMemoryError: on a device; a host knows it, and makes room.
+        torch.cuda.OutOfMemoryError: on a device; a host knows it, and makes room.
         MemoryError: otherwise, whatever PyTorch raised.
     """
     try:
@@ -23,5 +23,5 @@ def memory_told(hint: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as problem:
         if not lacks_memory(problem) or str(problem).startswith(NO_MEMORY):
             raise
-        kind = torch.OutOfMemoryError if isinstance(problem, torch.OutOfMemoryError) else MemoryError
+        kind = torch.cuda.OutOfMemoryError if isinstance(problem, torch.cuda.OutOfMemoryError) else MemoryError
         raise kind(f"{NO_MEMORY}\n{hint}") from problem

@@ -39,4 +39,11 @@ def _switches() -> list[Any]:
     """What holds the precision for each kind of device; none before PyTorch 2.9, which has one for all."""
     backends = (torch.backends.cuda, getattr(torch.backends, "mkldnn", None))
     found = [getattr(backend, "matmul", None) for backend in backends]
-    return [switches for switches in found if hasattr(switches, "fp32_precision")]
+    return [switches for switches in found if _known(switches)]
+
+
+def _known(switches: Any) -> bool:
+    try:
+        return bool(switches.fp32_precision)
+    except (AttributeError, AssertionError):  # the second is what older releases raise for a name they lack
+        return False

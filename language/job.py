@@ -82,12 +82,12 @@ def teach(
         adapter = files.read(adapter)
     if not data.pairs and (adapter is None or source is None):
         raise SettingsError("There is no teacher: an adapter and its source are needed")
-    work = _Work(adapter, source and Path(source), Path(target), data, settings, run, tell, device, precision)
+    work = Work(adapter, source and Path(source), Path(target), data, settings, run, tell, device, precision)
     return work.done()
 
 
 @dataclass
-class _Work:
+class Work:
     """One call of :func:`teach`."""
 
     adapter: Adapter | None
@@ -100,22 +100,25 @@ class _Work:
     device: str
     precision: str
 
-    def done(self) -> Taught:
+    def lessons(self) -> tuple[LanguageModel, LanguageModel | None, Collected, Answered, dict[str, float]]:
+        """(target, teacher, prompts, what the teacher answers to them, seconds spent)."""
         started = time.perf_counter()
-        goal = self.settings.words
-        student_model = self._open(self.target)
-        form = Format(student_model, self.settings.chat)
+        target = self._open(self.target)
+        Format(target, self.settings.chat)  # raises where there is no template for a chat
         teacher = None if self.adapter is None or self.source is None else self._open(self.source)
         if teacher is not None and self.adapter is not None:
             check_belongs(self.adapter, teacher.base)
-        if goal == "difference":
-            _require_shared(teacher, student_model)
-        asked, prompts = gathered(
-            self.data, student_model, teacher, self.settings.chat, self._open, self.run, self.tell
-        )
+        if self.settings.words == "difference":
+            _require_shared(teacher, target)
+        asked, prompts = gathered(self.data, target, teacher, self.settings.chat, self._open, self.run, self.tell)
         generated = time.perf_counter()
         found = self._answers(asked, prompts, teacher)
-        taught = time.perf_counter()
+        return target, teacher, asked, found, dict(prompts=generated - started, answers=time.perf_counter() - generated)
+
+    def done(self) -> Taught:
+        goal = self.settings.words
+        student_model, teacher, asked, found, seconds = self.lessons()
+        form, started = Format(student_model, self.settings.chat), time.perf_counter()
         base = None if teacher is None else teacher.base
         if goal != "difference" and teacher is not None:
             teacher = None  # its memory is free for the student
@@ -181,11 +184,7 @@ class _Work:
                 for example, written in list(zip(held, after, strict=True))[:SHOWN]
             ],
             notes=[*asked.notes, *found.notes, *student.notes, *self.run.notes],
-            seconds={
-                "prompts": generated - started,
-                "answers": taught - generated,
-                "learning": learned - taught,
-            },
+            seconds=seconds | {"learning": learned - started},
         )
         return Taught(made, report, report.figures(), self._provenance(report, base, student_model))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from . import flux, flux2, hunyuan, language, lumina, mmdit, text, unet, wan
+from . import aura, flux, flux2, hunyuan, krea2, language, lumina, mmdit, pixart, text, unet, wan
 from .weight_slice import DENOISER, Names, Shape, WeightSlice, module_of
 
 _STABLE_UNETS = (768, 1024)  # context widths whose kohya files spell blocks as diffusers does
@@ -49,6 +49,18 @@ def names_for(weights: Mapping[str, Shape]) -> Names:
         found.update(_transformer_keys(theirs))
         for key, weight_slice in theirs.items():
             found.setdefault(DENOISER + module_of(key), weight_slice)
+
+    else:
+        for model in (aura, pixart, krea2):
+            if model.is_native(native):
+                found.update(_transformer_keys(_prefixed(model.aliases(native))))
+    if pixart.is_native(native):
+        for key, weight_slice in _prefixed(pixart.aliases(native)).items():
+            found.setdefault("unet.base_model.model." + module_of(key), weight_slice)
+    if krea2.is_native(native):
+        for key, weight_slice in _prefixed(krea2.aliases(native)).items():
+            found.setdefault(DENOISER + module_of(key), weight_slice)
+    found.update(_decoder_keys(native))
 
     for key, weight_slice in {**language.aliases(native), **_own_keys(native)}.items():
         found.setdefault(key, weight_slice)
@@ -101,7 +113,23 @@ def _transformer_keys(theirs: Mapping[str, WeightSlice]) -> dict[str, WeightSlic
     return found
 
 
-# Models that diffusers spells in ways not known here: Mochi, AuraFlow, PixArt, Lumina 2, CogVideoX. Their own names
+def _decoder_keys(native: Mapping[str, Shape]) -> dict[str, WeightSlice]:
+    """Keys of parts that trainers train alone: ACE-Step 1.5's decoder, and the prior of Stable Cascade."""
+    found: dict[str, WeightSlice] = {}
+    for name in native:
+        weight_slice, module = WeightSlice(DENOISER + name), module_of(name)
+        if not name.endswith(".weight"):
+            continue
+        if name.startswith("decoder.") and "encoder.lyric_encoder.layers.0.input_layernorm.weight" in native:
+            inner = module.removeprefix("decoder.")
+            found["base_model.model." + inner] = weight_slice
+            found["lycoris_" + inner.replace(".", "_")] = weight_slice
+        if "clip_txt_mapper.weight" in native:
+            found["lora_prior_unet_" + module.replace(".", "_")] = weight_slice
+    return found
+
+
+# Models that diffusers spells in another way than the checkpoint: Mochi, AuraFlow, PixArt, CogVideoX. Their own names
 # behind its prefixes would be a file that no loader reads.
 _STRANGE = re.compile(
     r"blocks\.0\.(attn\.qkv_x|cross_attn\.kv_linear|norm1\.linear)\.|double_layers\.0\.|layers\.0\.attention\.qkv\."
@@ -111,7 +139,7 @@ _STRANGE = re.compile(
 def _own_keys(native: Mapping[str, Shape]) -> dict[str, WeightSlice]:
     """Keys made of the checkpoint's own names: Qwen-Image, language models in PEFT layout, any other."""
     found: dict[str, WeightSlice] = {}
-    strange = any(_STRANGE.match(name) for name in native) and not (lumina.is_native(native) and lumina.aliases(native))
+    strange = any(_STRANGE.match(name) for name in native) and not lumina.is_native(native)
     prefixes = ("",) if strange else ("", "transformer.", "base_model.model.")
     for name in native:
         weight_slice, module = WeightSlice(DENOISER + name), module_of(name)

@@ -23,6 +23,11 @@ _DOUBLE = (
         "attn.norm_added_q = txt_attn.norm.query_norm",
         "attn.norm_added_k = txt_attn.norm.key_norm",
     ),
+    *(  # Flux.1's names for the same layers, which ComfyUI reads here too
+        Row(f"{theirs}.net.{end}", f"{ours}_mlp.{n}", alias_only=True)
+        for theirs, ours in (("ff", "img"), ("ff_context", "txt"))
+        for end, n in (("0.proj", 0), ("2", 2))
+    ),
 )
 _SINGLE = rows_of(
     "attn.to_qkv_mlp_proj = linear1",
@@ -44,6 +49,11 @@ _STEM = (
         "proj_out = final_layer.linear",
     ),
     Row("norm_out.linear", "final_layer.adaLN_modulation.1", swap=True),
+    *(
+        Row(f"time_text_embed.{theirs}_embedder.linear_{n}", f"{ours}_in.{layer}_layer", alias_only=True)
+        for theirs, ours in (("timestep", "time"), ("guidance", "guidance"))
+        for n, layer in ((1, "in"), (2, "out"))
+    ),
 )
 TABLE = Table(
     {"double_blocks": ("transformer_blocks", _DOUBLE), "single_blocks": ("single_transformer_blocks", _SINGLE)}, _STEM

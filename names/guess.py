@@ -17,6 +17,47 @@ _FEED_FORWARD = (
 _WRAPPERS = ("model.diffusion_model.", "diffusion_model.")
 
 
+# Weights that together stand in the checkpoints of one family alone, in any published size; first match wins.
+_MARKS = tuple(
+    (family, frozenset(f"{name}.weight" for name in needed.split()))
+    for family, needed in (
+        ("Stable Cascade", "clf.1 effnet_mapper.0"),
+        ("Stable Cascade", "clf.1 clip_txt_mapper"),
+        ("Stable Audio", "preprocess_conv transformer.project_in to_cond_embed.0"),
+        ("MiniMax Music", "diffusion_transformer.transformer.project_in latent_conditioners.0"),
+        ("AuraFlow", "double_layers.0.attn.w1q cond_seq_linear"),
+        ("PixArt", "blocks.0.cross_attn.kv_linear t_block.1"),
+        ("HunyuanDiT", "blocks.0.attn1.Wqkv mlp_t5.0"),
+        ("Hunyuan3D", "latent_in cond_in"),
+        ("Hunyuan3D", "blocks.0.attn1.to_q x_embedder t_embedder.mlp.0"),
+        ("Mochi", "blocks.0.attn.qkv_x t5_yproj"),
+        ("MiniMax H3", "video_patch_proj audio_patch_proj"),
+        ("LTX-Video", "patchify_proj transformer_blocks.0.attn2.to_k"),
+        ("Anima", "llm_adapter.embed blocks.0.cross_attn.q_proj"),
+        ("Cosmos Predict2", "x_embedder.proj.1 blocks.0.cross_attn.q_proj"),
+        ("Cosmos", "x_embedder.proj.1 blocks.block0.blocks.0.block.attn.to_q.0"),
+        ("PixelDiT", "s_embedder.proj patch_blocks.0.attn.qkv_y"),
+        ("PixelDiT", "core.pixel_embedder.proj"),
+        ("TripoSplat", "cam_refiner.mlp.0 context_refiner.0.attn.qkv"),
+        ("HiDream", "double_stream_blocks.0.block.attn1.to_q"),
+        ("HiDream O1", "visual.merger.norm x_embedder.proj1"),
+        ("SeedVR2", "emb_in.proj_hid vid_in.proj"),
+        ("ACE-Step", "genre_embedder transformer_blocks.0.cross_attn.to_k"),
+        ("ACE-Step 1.5", "encoder.lyric_encoder.layers.0.input_layernorm decoder.layers.0.self_attn.q_proj"),
+        ("Boogu", "double_stream_layers.0.img_self_attn.to_v"),
+        ("Omnigen2", "ref_image_patch_embedder layers.0.attn.to_k"),
+        ("JoyImage", "double_blocks.0.attn.img_attn_qkv"),
+        ("Ideogram 4", "embed_image_indicator llm_cond_proj"),
+        ("Krea 2", "txtfusion.projector first"),
+        ("Lens", "transformer_blocks.0.attn.img_qkv"),
+        ("Kandinsky 5", "visual_transformer_blocks.0.cross_attention.key_norm"),
+        ("Ernie-Image", "layers.0.mlp.linear_fc2 layers.0.self_attention.to_q"),
+        ("CogVideoX", "blocks.0.norm1.linear patch_embed.text_proj"),
+        ("Trellis 2", "structure_model.input_layer"),
+    )
+)
+
+
 def guess_architecture(shapes: Mapping[str, Shape]) -> str:
     """The family of a base from its weight names (canonical, or a checkpoint's own) and shapes.
 
@@ -24,12 +65,15 @@ def guess_architecture(shapes: Mapping[str, Shape]) -> str:
     "SD3.5 large", "Flux", "Flux.2", "Chroma", "HunyuanVideo", "Z-Image", "Lumina 2", "Qwen-Image", "Wan",
     "language model", "text encoder", "unknown".
     """
+    wrapped = [name for name in shapes if name.startswith(_WRAPPERS)]  # what else there is tells of text encoders
     names: dict[str, Shape] = {}
-    for name, shape in shapes.items():
+    for name in wrapped or shapes:
         wrapper = next((p for p in _WRAPPERS if name.startswith(p)), "")
-        names[name[len(wrapper) :]] = tuple(shape)
+        names[name[len(wrapper) :]] = tuple(shapes[name])
     if any(name.startswith(("input_blocks.", "middle_block.")) for name in names):
         return _unet(names)
+    if family := next((family for family, needed in _MARKS if needed.issubset(names)), None):
+        return family
     if any(name.startswith("joint_blocks.") for name in names):
         return _sd3(names)
     if any(name.startswith(("double_blocks.", "single_blocks.")) for name in names):

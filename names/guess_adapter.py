@@ -15,6 +15,34 @@ Shapes = Mapping[str, "Shape | None"]
 Block = tuple[str, int, int]
 
 # Patterns over an adapter's module keys; "." and "_" are the same there. First match wins.
+_YOUNG = (
+    (r"(^|_)(repo_layers_\d+|cam_refiner)_", "TripoSplat"),
+    (r"(down|up)_blocks_\d+_\d+_(attention_attn|kv_mapper|channelwise)_", "Stable Cascade"),
+    (r"(^|_)diffusion_transformer_transformer_layers_\d+_", "MiniMax Music"),
+    (r"(^|_)transformer_layers_\d+_(self_attn_to_qkv|cross_attn_to_kv)$", "Stable Audio"),
+    (r"(^|_)blocks_\d+_cross_attn_(q|kv)_linear$", "PixArt"),
+    (r"(^|_)blocks_\d+_attn\d_(Wqkv|q_proj|kv_proj)$", "HunyuanDiT"),
+    (r"(^|_)blocks_\d+_moe_", "Hunyuan3D"),
+    (r"(^|_)transformer_blocks_\d+_(audio_to_video|video_to_audio)_attn_", "LTX-Video"),
+    (r"(^|_)blocks_\d+_attn_(qkv_proj|out_proj)$", "MiniMax H3"),
+    (r"(^|_)blocks_block\d+_blocks_", "Cosmos"),
+    (r"(^|_)llm_adapter_blocks_\d+_", "Anima"),
+    (r"(^|_)blocks_\d+_(self|cross)_attn_(q|k|v|output)_proj$", "Cosmos Predict2"),
+    (r"(^|_)(patch|pixel)_blocks_\d+_", "PixelDiT"),
+    (r"(^|_)blocks_\d+_(attn_proj_(qkv|out)|mlp)_(vid|txt|all)(_|$)", "SeedVR2"),
+    (r"(^|_)transformer_blocks_\d+_cross_attn_(to|add)_", "ACE-Step"),
+    (r"^(diffusion_model_|lora_unet_)?decoder_layers_\d+_(self|cross)_attn_[qkvo]_proj$", "ACE-Step 1.5"),
+    (r"(^|_)(double_stream|single_stream)_layers_\d+_", "Boogu"),
+    (r"(^|_)ref_image_refiner_\d+_", "Omnigen2"),
+    (r"(^|_)double_blocks_\d+_attn_img_attn_", "JoyImage"),
+    (r"(^|_)layers_\d+_(attention_o|adaln_modulation)$", "Ideogram 4"),
+    (r"(^|_)blocks_\d+_attn_w[qkvo]$|(^|_)(txtfusion|text_fusion)_|(^|_)blocks_\d+_attn_to_gate$", "Krea 2"),
+    (r"(^|_)transformer_blocks_\d+_attn_(img|txt)_qkv$", "Lens"),
+    (r"(^|_)(visual|text)_transformer_blocks_\d+_", "Kandinsky 5"),
+    (r"(^|_)layers_\d+_self_attention_to_", "Ernie-Image"),
+    (r"(^|_)blocks_\d+_(q|k|v|attn_out|ff_proj)$", "CogVideoX"),
+    (r"(^|_)(img2shape\w*|shape2txt|structure_model)_blocks_\d+_", "Trellis 2"),
+)
 _ADAPTER = (
     (r"(^|_)joint_blocks_\d+_", "SD3"),
     (r"(^|_)joint_transformer_blocks_\d+_|(^|_)(double|single)_layers_\d+_(attn_w|mlp)", "AuraFlow"),
@@ -54,6 +82,9 @@ def adapter_families(modules: Shapes) -> tuple[str, ...]:
     """Every family that the keys and shapes leave open, the commonest first; none when nothing speaks for any."""
     names = {flat(key): shape for key, shape in modules.items()}
     bodies = {flat(key): shape for key, shape in modules.items() if not is_text_encoder(key)}
+    for pattern, family in _YOUNG:
+        if any(re.search(pattern, key) for key in bodies):
+            return ("Cosmos Predict2", "Anima") if family == "Cosmos Predict2" else (family,)
     if any(re.search(r"(input|down|output|up)_blocks_\d|(middle|mid)_block_", key) for key in bodies):
         return _unet(bodies)
     for pattern, family in _ADAPTER:
@@ -91,6 +122,8 @@ def _narrowed(family: str, bodies: Shapes) -> tuple[str, ...]:
     if family == "SD3":
         return _sd3(bodies)
     if family == "Z-Image":
+        if any(shape and 2520 in shape[:2] for shape in bodies.values()):
+            return ("Omnigen2",)
         narrow = any(shape and 2304 in shape[:2] for shape in bodies.values())
         return ("Lumina 2",) if narrow else ("Z-Image",)
     if family != "Flux":

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from .encoders import aliases as keys
+from .encoders import is_encoder, plain
 from .weight_slice import DENOISER, Shape, WeightSlice, module_of
 
 # The gate projection's name -> that of the up projection, which lies below it in the fused weight.
@@ -31,6 +33,12 @@ def aliases(native: Mapping[str, Shape]) -> dict[str, WeightSlice]:
         native: the model's own weight names -> shapes; an expert's gate and up projections are one ``gate_up_proj``.
     """
     found: dict[str, WeightSlice] = {}
+    if is_encoder(native):
+        for name in native:
+            if name.endswith(".weight"):
+                module = module_of(plain(name))
+                for key in (f"text_encoders.transformer.{module}", *keys(module, alone=True)):
+                    found[key] = WeightSlice(DENOISER + name)
     for theirs, ours in _OF_TEXT.items():
         for name in native:
             if name.startswith(theirs) and name.endswith(".weight"):

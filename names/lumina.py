@@ -1,11 +1,14 @@
-"""Z-Image (the Lumina 2 family with equal q, k and v): slices of the fused attention.qkv."""
+"""Z-Image and Lumina 2: slices of the fused attention.qkv, whose keys and values are narrower in Lumina 2.
+
+diffusers renames more of Lumina 2 than of Z-Image; ComfyUI also reads Z-Image's names on Lumina 2.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from . import table
-from .table import Table, fused, rows_of
+from .table import Row, Table, fused, rows_of
 from .weight_slice import Shape, StoredPart, WeightSlice
 
 _SAME = (
@@ -42,6 +45,44 @@ TABLE = Table(
     {"x_pad_token": "x_pad_token", "cap_pad_token": "cap_pad_token"},
 )
 
+_FIRST = {"layers": "norm1.norm", "noise_refiner": "norm1.norm", "context_refiner": "norm1"}
+
+
+def _lumina_block(first: str) -> tuple[Row, ...]:
+    """Lumina 2's block under diffusers' names, then under Z-Image's."""
+    ours = (
+        *fused("attention.qkv", "attn.to_q", "attn.to_k", "attn.to_v"),
+        *rows_of(
+            "attn.to_out.0 = attention.out",
+            "attn.norm_q = attention.q_norm",
+            "attn.norm_k = attention.k_norm",
+            *(f"feed_forward.linear_{n} = feed_forward.w{n}" for n in (1, 2, 3)),
+            "norm1.linear = adaLN_modulation.1",
+            f"{first} = attention_norm1",
+            "norm2 = attention_norm2",
+            "ffn_norm1 = ffn_norm1",
+            "ffn_norm2 = ffn_norm2",
+        ),
+    )
+    return (*ours, *(row._replace(alias_only=True) for row in _BLOCK))
+
+
+LUMINA_TABLE = Table(
+    {name: (name, _lumina_block(first)) for name, first in _FIRST.items()},
+    (
+        *rows_of(
+            "x_embedder = x_embedder",
+            "time_caption_embed.caption_embedder.0 = cap_embedder.0",
+            "time_caption_embed.caption_embedder.1 = cap_embedder.1",
+            "time_caption_embed.timestep_embedder.linear_1 = t_embedder.mlp.0",
+            "time_caption_embed.timestep_embedder.linear_2 = t_embedder.mlp.2",
+            "norm_out.linear_1 = final_layer.adaLN_modulation.1",
+            "norm_out.linear_2 = final_layer.linear",
+        ),
+        *(row._replace(alias_only=True) for row in _STEM),
+    ),
+)
+
 
 def is_native(names: Mapping[str, Shape]) -> bool:
     return "layers.0.attention.qkv.weight" in names and any(name.startswith("noise_refiner.0.") for name in names)
@@ -52,10 +93,13 @@ def is_diffusers(names: Mapping[str, Shape]) -> bool:
 
 
 def aliases(native: Mapping[str, Shape]) -> dict[str, WeightSlice]:
-    """Diffusers tensor name -> WeightSlice (names without prefix); none when keys are narrower than queries."""
-    rows, width = native["layers.0.attention.qkv.weight"]
-    if rows != 3 * width:
-        return {}
+    """Diffusers tensor name -> WeightSlice (names without prefix)."""
+    fused_rows, width = native["layers.0.attention.qkv.weight"]
+    narrow = (fused_rows - width) // 2
+    if narrow != width:
+        return table.aliases(
+            native, LUMINA_TABLE, lambda rows: [width, narrow, narrow] if rows == fused_rows else [rows]
+        )
     return table.aliases(native, TABLE, lambda count: [count // 3] * 3)
 
 

@@ -105,7 +105,7 @@ def _weight_slice(name: str, shape: Shape, row: Row, lengths: Lengths, last: boo
 
 
 def _block(module: str, lists: Mapping[str, object]) -> tuple[tuple[str, int] | None, str]:
-    match = re.match(rf"([A-Za-z_]+)\.({NUMBER})\.(.+)$", module)
+    match = re.match(rf"([A-Za-z_.]+)\.({NUMBER})\.(.+)$", module)
     if match and match.group(1) in lists:
         return (match.group(1), int(match.group(2))), match.group(3)
     return None, module

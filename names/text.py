@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from .encoders import aliases as language_keys
 from .keys import DENOISER, ENCODERS
 from .weight_slice import Shape, StoredPart, WeightSlice, module_of
 
@@ -33,11 +34,6 @@ _TRAINED = re.compile(r"text_model\.encoder\.layers\.\d+\.(mlp\.fc[12]|self_attn
 def is_clip(names: Iterable[str]) -> bool:
     """Whether the names are a CLIP text encoder as transformers stores it."""
     return any(name.removeprefix("text_model.").startswith("encoder.layers.0.self_attn.") for name in names)
-
-
-def is_t5(names: Iterable[str]) -> bool:
-    """Whether the names are a T5 encoder as transformers stores it."""
-    return any(name.startswith("encoder.block.0.layer.0.SelfAttention.") for name in names)
 
 
 def clip_kind(names: Mapping[str, Shape]) -> str:
@@ -86,12 +82,6 @@ def open_clip_parts(raw: Mapping[str, Shape], prefix: str, encoder: str) -> dict
     return found
 
 
-def t5_parts(raw: Mapping[str, Shape], prefix: str = "") -> dict[str, list[StoredPart]]:
-    """Canonical name -> part, for a T5 encoder; its token embedding is stored under one or two names."""
-    names = [name for name in raw if name.startswith(prefix)]
-    return {f"t5xxl.transformer.{name[len(prefix) :]}": [StoredPart(name)] for name in names}
-
-
 def aliases(weights: Mapping[str, Shape], *, numbered: bool) -> dict[str, WeightSlice]:
     """Adapter module key -> WeightSlice for every text encoder weight.
 
@@ -121,10 +111,11 @@ def aliases(weights: Mapping[str, Shape], *, numbered: bool) -> dict[str, Weight
                     found["lora_prior_te_text_projection"] = weight_slice
             else:
                 found[f"text_encoder{'_2' if second else ''}.{rest}"] = weight_slice
-        elif encoder == "t5xxl":
-            found.update(dict.fromkeys(_t5_keys(flat, rest, encoders), weight_slice))
-        elif rest.startswith("model.") and len(encoders) == 1:
-            found[f"lora_te_{flat.removeprefix('model_')}"] = weight_slice
+        else:
+            if encoder == "t5xxl":
+                found.update(dict.fromkeys(_t5_keys(flat, rest, encoders), weight_slice))
+            for key in language_keys(rest, alone=len(encoders) == 1) if rest else ():
+                found.setdefault(key, weight_slice)
     return found
 
 

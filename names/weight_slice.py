@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from .. import choices
+from .encoders import spellings
 from .keys import DENOISER, parse_key
 
 Shape = tuple[int, ...]
@@ -145,6 +146,11 @@ class Names:
             return key
         return self.key_for(target, style_of(key, source))
 
+    def _language(self, weight_slice: WeightSlice) -> bool:
+        """Whether the base is one language model, alone, with this weight in it."""
+        encoder = weight_slice.name.split(".")[0]
+        return not encoder.startswith("clip_") and all(name.startswith(encoder + ".") for name in self.shapes)
+
     def layout_key(self, weight_slice: WeightSlice, layout: str) -> str | None:
         """The key for ``weight_slice`` in one of ``choices.File.layouts``; None where that has no name (a slice)."""
         text = not weight_slice.name.startswith(DENOISER)
@@ -154,8 +160,7 @@ class Names:
                 weight_slice, ("te-kohya-numbered" if self.kohya == "own" else "te-kohya") if text else own
             )
         if layout in ("diffusers", "peft"):
-            key = self.key_for(weight_slice, "diffusers" if text else layout)
-            return key
+            return self.key_for(weight_slice, "diffusers" if text and not self._language(weight_slice) else layout)
         if layout == "comfy":
             return self.key_for(weight_slice, "comfy")
         raise ValueError(f"unknown layout {layout!r}; one of {', '.join(choices.File.layouts)}")
@@ -187,6 +192,7 @@ def _spellings(key: str):
             yield encoder + key[len(encoder + "base_model.model.") :]
         if key.startswith(encoder + "encoder.layers."):  # CLIP as transformers 5 names it
             yield encoder + "text_model." + key[len(encoder) :]
+    yield from spellings(key)
     if key.startswith("base_model.model."):
         yield DENOISER + key[len("base_model.model.") :]
     if key.startswith("pipe.dit."):

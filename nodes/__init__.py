@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from . import host
 from .apply_lora import ApplyLoRA
 from .distill import DistillAdapter
 from .lego_merge import LEGOMerge
@@ -22,7 +23,10 @@ from .transfer import LoRAXTransfer
 
 
 class LoraGraftExtension(ComfyExtension):
-    """LoRA Graft's nodes."""
+    """LoRA Graft's nodes, and what the editor asks the server about files."""
+
+    async def on_load(self) -> None:
+        host.serve()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

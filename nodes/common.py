@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,6 +11,13 @@ from comfy_api.latest import io, ui
 from ..choices import Subspace
 
 CATEGORY = "LoRA Graft"
+
+
+def only_with(**others: Sequence | None) -> dict:
+    """For an input's ``extra_dict``: the values of other inputs with which it means something, None for any that is
+    not 0 or off. The editor hides it otherwise (``web/fields.js``); to the API it is always there.
+    """
+    return {"lora_graft_with": {name: values and list(values) for name, values in others.items()}}
 
 
 def size_inputs() -> list[io.Input]:
@@ -30,15 +37,16 @@ def size_inputs() -> list[io.Input]:
             max=1.0,
             step=0.01,
             tooltip="k as a share of the weight's smaller side. Used when subspace is 'share'.",
+            extra_dict=only_with(subspace=["share"]),
         ),
         io.Int.Input(
             "k",
             default=Subspace.k,
             min=1,
             max=8192,
-            advanced=True,
             tooltip="Size of the subspace, k, the same for every weight (the LoRA-X paper uses 320). Used when "
             "subspace is 'fixed'.",
+            extra_dict=only_with(subspace=["fixed"]),
         ),
         io.Float.Input(
             "energy",
@@ -46,9 +54,9 @@ def size_inputs() -> list[io.Input]:
             min=0.01,
             max=1.0,
             step=0.01,
-            advanced=True,
             tooltip="Smallest k whose singular vectors hold this share of the weight's energy. Used when subspace is "
             "'energy'; needs a full decomposition of every weight and is slow.",
+            extra_dict=only_with(subspace=["energy"]),
         ),
     ]
 
@@ -131,9 +139,16 @@ def picture(report, drawing: str = "heatmap") -> torch.Tensor:
     return torch.from_numpy(pixels).float().div(255).unsqueeze(0)
 
 
-def shown(text: str, image: torch.Tensor, cls) -> dict:
-    """What a node shows under itself: the picture and the text."""
-    return ui.PreviewImage(image, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
+def shown(text: str, image: torch.Tensor, cls, compared=None) -> dict:
+    """What a node shows under itself: the picture and the text; of a report on two bases also its heat map's cells,
+    which the modules in ``web/`` draw.
+    """
+    both = ui.PreviewImage(image, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
+    if compared is None:
+        return both
+    from ..plots.cells import cells
+
+    return both | {"lora_graft": ({"heat_map": cells(compared)},)}
 
 
 def _note(text: str):

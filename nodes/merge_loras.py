@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..choices import Merge
 from . import merging
-from .common import CATEGORY, menu
+from .common import CATEGORY, menu, only_with
 
 
 class MergeLoRAs(io.ComfyNode):
@@ -33,6 +33,7 @@ class MergeLoRAs(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Share of entries kept. Used by the methods that drop entries, such as ties and dare.",
+                    extra_dict=only_with(method=Merge.readers["density"]),
                 ),
                 *merging.unit_inputs(),
                 merging.seed_input("of clustering and of random masks"),

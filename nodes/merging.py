@@ -10,10 +10,11 @@ from comfy_api.latest import io
 
 from ..choices import Merge
 from . import host
-from .common import picture, shown, to_adapter, to_state
+from .common import only_with, picture, shown, to_adapter, to_state
 
 MOST = 50  # LoRAs per node
 MERGED = "The LoRAs to merge."
+MEANS = ("balanced", "paper")  # forms of units whose clusters become means
 
 
 def lora_inputs(purpose: str = MERGED) -> list[io.Input]:
@@ -51,6 +52,7 @@ def rank_inputs() -> list[io.Input]:
             min=1,
             max=4096,
             tooltip="The rank of the merged LoRA, as a number. Used when rank is 'fixed'.",
+            extra_dict=only_with(rank=["fixed"]),
         ),
         io.Float.Input(
             "energy",
@@ -58,8 +60,8 @@ def rank_inputs() -> list[io.Input]:
             min=0.01,
             max=1.0,
             step=0.01,
-            advanced=True,
             tooltip="Share of the sum's energy to keep. Used when rank is 'auto'.",
+            extra_dict=only_with(rank=["auto"]),
         ),
     ]
 
@@ -74,18 +76,21 @@ def unit_inputs() -> list[io.Input]:
             advanced=True,
             tooltip="Form of LEGO's units. canonical: singular pairs, free of signs and scales, each cluster its best "
             "rank-one; balanced: signs and scales evened out; paper: as LoRA-LEGO prints it.",
+            extra_dict=only_with(method=["lego"]),
         ),
         io.Boolean.Input(
             "parameter_reweighting",
             default=Merge.parameter_reweighting,
             advanced=True,
             tooltip="LEGO: give clusters' means the size of their members. Canonical units need none.",
+            extra_dict=only_with(method=["lego"], units=MEANS),
         ),
         io.Boolean.Input(
             "output_reweighting",
             default=Merge.output_reweighting,
             advanced=True,
             tooltip="LEGO: multiply means by √(r/k): k weigh as much as the r of one LoRA. Canonical units need none.",
+            extra_dict=only_with(method=["lego"], units=MEANS),
         ),
     ]
 
@@ -100,6 +105,7 @@ def seed_input(what: str) -> io.Input:
         advanced=True,
         control_after_generate="fixed",
         tooltip=f"Seed {what}. The same seed, the same LoRA.",
+        extra_dict=only_with(method=Merge.readers["seed"]),
     )
 
 

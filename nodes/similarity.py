@@ -62,4 +62,4 @@ class SubspaceSimilarity(io.ComfyNode):
         )
         text, image = report.to_markdown(), picture(report)
         mean = report.totals["mean_similarity"]
-        return io.NodeOutput(text, image, math.nan if mean is None else mean, ui=shown(text, image, cls))
+        return io.NodeOutput(text, image, math.nan if mean is None else mean, ui=shown(text, image, cls, report))

@@ -13,6 +13,7 @@ from .common import (
     changes_text_encoder,
     fitting,
     menu,
+    only_with,
     picture,
     shown,
     size_inputs,
@@ -91,6 +92,7 @@ class LoRAXTransfer(io.ComfyNode):
                     step=8,
                     advanced=True,
                     tooltip="Width and height of these pictures in pixels. Used when match_strength is on.",
+                    extra_dict=only_with(match_strength=None),
                 ),
                 io.Clip.Input(
                     "source_clip",
@@ -108,6 +110,7 @@ class LoRAXTransfer(io.ComfyNode):
                     advanced=True,
                     tooltip="What becomes of weights below the threshold. auto: leave-out with lora-x, as its paper "
                     "does, copy with prolora and rotate; copy takes every weight. Used when threshold is above 0.",
+                    extra_dict=only_with(threshold=None),
                 ),
                 io.Combo.Input(
                     "match_blocks",
@@ -205,7 +208,7 @@ class LoRAXTransfer(io.ComfyNode):
         model, clip = host.apply(target, target_clip, fitting(adapter, theirs), 1.0, 1.0)
         text, image = result.report.to_markdown(), picture(result.report)
         text += "\n## Matched strength\n\n" + found.to_markdown() if found is not None else ""
-        return io.NodeOutput(to_state(adapter), model, clip, text, image, ui=shown(text, image, cls))
+        return io.NodeOutput(to_state(adapter), model, clip, text, image, ui=shown(text, image, cls, result.report))
 
 
 def _matched(original, moved, source, source_clip, target, target_clip, size: int):

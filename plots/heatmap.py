@@ -22,22 +22,27 @@ def heatmap(report: Report, width: int = WIDTH) -> np.ndarray:
     Returns:
         (height, width, 3) uint8; the height follows the number of blocks.
     """
-    present = grid(report, lambda modules: float(len(modules)))[2]
-    panels = [("similarity beyond chance", grid(report, similarity))]
-    if report.job == "transfer":
-        panels.append(("kept energy", grid(report, kept_energy)))
-    measured = [panel for panel in panels if not np.isnan(panel[1][2]).all()]
+    measured = panels(report)
     if not measured:
         return _message("No module was measured.", width)
+    present = grid(report, lambda modules: float(len(modules)))[2]
     return _draw(report, measured, np.isnan(present), grid(report, _left_out)[2] > 0, width)
+
+
+def panels(report: Report) -> list[tuple[str, tuple[list[str], list[str], np.ndarray]]]:
+    """(title, (rows, roles, values)) of each measured quantity."""
+    found = [("similarity beyond chance", grid(report, similarity))]
+    if report.job == "transfer":
+        found.append(("kept energy", grid(report, kept_energy)))
+    return [panel for panel in found if not np.isnan(panel[1][2]).all()]
 
 
 def _left_out(modules: list[ModuleReport]) -> float:
     return float(sum(m.decision == DECISION_LEFT_OUT for m in modules))
 
 
-def _draw(report: Report, panels: list, absent: np.ndarray, left_out: np.ndarray, width: int) -> np.ndarray:
-    blocks, roles = panels[0][1][:2]
+def _draw(report: Report, measured: list, absent: np.ndarray, left_out: np.ndarray, width: int) -> np.ndarray:
+    blocks, roles = measured[0][1][:2]
     names = [printable(b, 28) for b in blocks]
     labels = [printable(r, 20) for r in roles]
     row = min(max(640 // len(blocks), 18), 44)
@@ -47,9 +52,9 @@ def _draw(report: Report, panels: list, absent: np.ndarray, left_out: np.ndarray
     sheet = figure(width, height)
     sheet.text(0.5, 1 - 18 / height, _title(report), **text_style(12.5, ha="center", va="center"))
     bar, gap = 74, 22
-    span = (width - left - len(panels) * bar - (len(panels) - 1) * gap) / len(panels)
+    span = (width - left - len(measured) * bar - (len(measured) - 1) * gap) / len(measured)
     size = min(10.0, max(6.5, 0.62 * span / len(roles)))  # neighbouring labels must not touch
-    for number, (title, (_, _, table)) in enumerate(panels):
+    for number, (title, (_, _, table)) in enumerate(measured):
         x = left + number * (span + bar + gap)
         axes = sheet.add_axes((x / width, foot / height, span / width, (height - head - foot) / height))
         shades = _cells(axes, table, absent)
@@ -61,7 +66,7 @@ def _draw(report: Report, panels: list, absent: np.ndarray, left_out: np.ndarray
         axes.set_yticks(ticks, [names[t] for t in ticks] if number == 0 else [""] * len(ticks), **text_style(10))
         _scale(sheet, shades, (x + span + 10) / width, foot / height, 14 / width, (height - head - foot) / height)
         _numbers(axes, table, shades, span / len(roles))
-    grey = any((np.isnan(table) & ~absent).any() for _, (_, _, table) in panels)
+    grey = any((np.isnan(table) & ~absent).any() for _, (_, _, table) in measured)
     legend = [*(["grey: not measured"] if grey else []), *(["hatched: left out"] if left_out.any() else [])]
     sheet.text(12 / width, 12 / height, "; ".join(legend), **text_style(9.5, color=QUIET))
     return pixels(sheet)

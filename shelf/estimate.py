@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import GraftError, in_words
-from ..jobs.merge import many as merging
+from ..jobs.merge import order as merging
 from ..jobs.progress import Progress, silent
 from ..jobs.transfer.many import Worker
 from .recipe import Recipe
@@ -49,7 +49,8 @@ class Estimate:
 def estimate(recipe: Recipe, progress: Progress = silent) -> list[Estimate]:
     """Measure the first items of each stage and of the merges. Nothing stays but what the cache learns of the bases.
 
-    Merges of files that the recipe has still to make cannot be tried; they count like those that can.
+    Distillations are counted and not tried: one takes minutes. Merges of files that the recipe has still to make
+    cannot be tried; they count like those that can.
 
     Raises:
         SettingsError: as :func:`.run.missing`.
@@ -66,6 +67,11 @@ def estimate(recipe: Recipe, progress: Progress = silent) -> list[Estimate]:
         bases = {base: _size(base) for base in (stage.job.source, stage.job.target)}
         read = sum(map(_size, work)) + (sum(bases.values()) if work else 0)
         found.append(_estimate(stage.title, len(stage.files), len(work), read, made))
+    if recipe.distillations:
+        to_do = [order for order in recipe.distillations if order.output in waiting]
+        read = sum(_size(order.lora) for order in to_do)
+        read += sum(map(_size, {base for order in to_do for base in (order.source, order.target)}))
+        found.append(_estimate("distillations", len(recipe.distillations), len(to_do), read, ([], "")))
     if recipe.merges:
         progress(count - 1, count, "merges")
         work_left = [order for order in recipe.merges if order.output in waiting]

@@ -1,16 +1,18 @@
-"""A recipe carried out: stage by stage, then the merges, by any engine; a second call does what is missing."""
+"""A recipe carried out, section by section, by any engine; a second call does what is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..batch.manifest import NAME, Manifest, Past, past
 from ..errors import SettingsError
-from ..jobs.merge import many as merging
-from ..jobs.processes import Engine
+from ..jobs.merge import order as merging
+from ..jobs.orders import HasOutput, carry_out_all
+from ..jobs.processes import Engine, LocalEngine
 from ..jobs.transfer import many as transferring
+from ..pipelines import order as distilling
 from ..untrusted import one_line
 from .recipe import Recipe
 
@@ -74,14 +76,20 @@ def carry_out(
                 progress=progress,
                 each=lambda outcome: ended(outcome.output, outcome.status, outcome.error),
             )
-        if recipe.merges:
-            say(f"Merges: {_counted(len(recipe.merges), sum(m.output in waiting for m in recipe.merges))}")
-        merging.merge_many(
-            recipe.merges,
-            engine=engine,
-            progress=lambda done, total, label: progress("Merging", done, total, label),
-            each=lambda outcome: ended(outcome.order.output, outcome.status, outcome.error),
-        )
+
+        def all_of(orders: Sequence[HasOutput], title: str, task: Callable[..., bool], engine: Engine) -> None:
+            if orders:
+                say(f"{title}: {_counted(len(orders), sum(order.output in waiting for order in orders))}")
+            carry_out_all(
+                orders,
+                task,
+                engine=engine,
+                progress=lambda done, total, label: progress(title, done, total, label),
+                each=lambda outcome: ended(outcome.order.output, outcome.status, outcome.error),
+            )
+
+        all_of(recipe.distillations, "Distilling", distilling.carry_out, _one_at_a_time(engine))
+        all_of(recipe.merges, "Merging", merging.carry_out, engine)
         return summary
 
 
@@ -99,6 +107,11 @@ def _missing(recipe: Recipe, known: Past) -> list[Path]:
             hint="Nothing is overwritten: give another output folder, or move these files away.",
         )
     return absent
+
+
+def _one_at_a_time(engine: Engine) -> Engine:
+    """The engine; of this machine with one process, unless so many were asked for: each holds two whole models."""
+    return LocalEngine(1) if isinstance(engine, LocalEngine) and engine.processes is None else engine
 
 
 def _counted(total: int, to_do: int) -> str:

@@ -59,22 +59,40 @@ def language_folder(folder: Path, seed: int, *, adapter: bool) -> None:
     (folder / ("adapter_config.json" if adapter else "config.json")).write_text(json.dumps(config))
 
 
+def text_encoders(folder: Path) -> None:
+    """A Qwen 3 of one layer, the same fine-tuned, and a LoRA for it."""
+    dice, query = torch.Generator().manual_seed(0), "model.layers.0.self_attn.q_proj.weight"
+    weight, more = (torch.randn(24, 24, generator=dice) for _ in range(2))
+    for name, made in {"qwen_3_4b": weight, "qwen_3_4b_tuned": weight + 0.1 * more}.items():
+        norm = {"model.layers.0.self_attn.q_norm.weight": torch.ones(24)}
+        save_file({query: made} | norm, folder / f"{name}.safetensors")
+    key = "lora_te_layers_0_self_attn_q_proj.lora_{}.weight"
+    factors = {"up": torch.ones(24, 2), "down": torch.ones(2, 24)}
+    save_file({key.format(end): factor for end, factor in factors.items()}, folder / "TE_LORA.safetensors")
+
+
 @pytest.fixture(scope="module")
 def shelf(family_models, tmp_path_factory):
     """The example family under the names that the pages use."""
     folder = tmp_path_factory.mktemp("shelf")
     files = {file.stem: file for file in family_models.rglob("*.safetensors")}
-    names = {"LORA": "frame_a", "A": "frame_a", "B": "slant_a", "C": "stripes_a", "loras/frame": "frame_a"}
-    (folder / "loras").mkdir()
+    names = {"LORA": "frame_a", "A": "frame_a", "B": "slant_a", "C": "stripes_a"}
+    names |= {"loras/frame": "frame_a", "styles/stripes": "stripes_a"}
+    for name in ("loras", "styles"):
+        (folder / name).mkdir()
     for name, file in names.items():
         (folder / f"{name}.safetensors").symlink_to(files[f"family_{file}"])
     for name, file in {"SOURCE": "a", "OLD_BASE": "a", "TARGET": "b", "NEW_BASE": "b"}.items():
         (folder / name).symlink_to(files[f"family_{file}"])
     for number, name in enumerate(("OLD_MODEL", "NEW_MODEL", "A_DIR", "B_DIR", "C_DIR")):
         language_folder(folder / name, number, adapter=name.endswith("_DIR"))
-    (folder / "PROMPTS.txt").write_text("red digit two\na green three\n")
+    text_encoders(folder)
+    for name in ("PROMPTS.txt", "prompts.txt"):
+        (folder / name).write_text("red digit two\na green three\n")
     recipe = re.search(r"^```yaml\n(.*?)^```", TEXTS["docs/batch.md"], re.M | re.S)
-    (folder / "recipe.yaml").write_text(recipe[1] if recipe else "")
+    assert recipe and recipe[1].count("    steps: 25") == 1
+    little = "    count: 4\n    draw_steps: 1\n    noisy_latents: 4\n    guards: 0\n    steps: 1"
+    (folder / "recipe.yaml").write_text(recipe[1].replace("    steps: 25", little))
     for name, colour in {"REAL": 200, "GENERATED": 40}.items():
         (folder / name).mkdir()
         for shade in range(6):
@@ -84,7 +102,7 @@ def shelf(family_models, tmp_path_factory):
 
 def only_read(line: str) -> bool:
     """Whether a command needs servers, a cluster or models that answer, or has tests of its own."""
-    return line.split()[1] in ONLY_READ or any(word in line for word in ("--address", ".jsonl"))
+    return line.split()[1] in ONLY_READ or any(word in line for word in ("--address", ".jsonl", "distill A_DIR"))
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if not only_read(line)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ else:
 
 PACK = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((PACK / "pyproject.toml").read_text(encoding="utf-8"))
-NOT_SHIPPED = {"tests", "benchmarks", "docs"}
+NOT_SHIPPED = {"tests", "benchmarks", "docs", "docker"}
 RAW = "https://raw.githubusercontent.com/"
 
 
@@ -77,6 +78,20 @@ def test_every_other_file_is_package_data():
     assert {str(f.relative_to(PACK)) for f in others - covered} <= {"family/README.md"}
 
 
+def test_what_the_image_runs_is_a_command():
+    import typer
+    from lora_graft.cli.app import app
+
+    text = (PACK / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    program, command, *arguments = json.loads(re.search(r"^ENTRYPOINT (.*)$", text, re.M)[1])
+    made = typer.main.get_command(app).commands[command].make_context(command, arguments)
+    assert program in PROJECT["project"]["scripts"] and made.params["listen"] == "0.0.0.0"
+    assert f"EXPOSE {made.params['port']}\n" in text
+    extra, torch = re.search(r"\[(\w+)\]", text)[1], re.search(r"torch==\S+", text)[0]
+    optional = PROJECT["project"]["optional-dependencies"]
+    assert extra in optional and torch in optional["dev"]
+
+
 def test_one_version_everywhere():
     assert PROJECT["project"]["version"] == __version__
     changes = (PACK / "CHANGELOG.md").read_text(encoding="utf-8")
@@ -109,7 +124,7 @@ def test_the_registrys_metadata():
 def test_the_archive_has_what_runs_and_nothing_else(archive):
     inside = {path.relative_to(archive).as_posix() for path in archive.rglob("*") if path.is_file()}
     tops = {name.split("/")[0] for name in inside}
-    assert tops.isdisjoint({"tests", "benchmarks", "docs", ".github", ".ci", "Makefile"})
+    assert tops.isdisjoint({"tests", "benchmarks", "docs", "docker", ".github", ".ci", "Makefile"})
     assert tops >= {
         "__init__.py",
         "pyproject.toml",

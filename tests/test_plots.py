@@ -1,5 +1,6 @@
 """Pictures of reports: right shape, right colours, no warnings, whatever the report lacks."""
 
+import json
 import subprocess
 import sys
 import warnings
@@ -9,6 +10,7 @@ import pytest
 from lora_graft import plots
 from lora_graft.jobs.transfer.report import ModuleReport, Report
 from lora_graft.plots.grid import grid, ordered, rows, similarity
+from lora_graft.plots.sheet import LEFT
 
 ROLES = ["attn1.q", "attn1.k", "attn1.v", "attn1.out", "attn2.q", "attn2.k", "ff.in", "ff.out"]
 
@@ -208,7 +210,7 @@ def test_contact_sheet_of_pictures_that_differ_in_size_or_have_bad_values():
     bad[0, 0, 0] = np.nan, np.inf, -np.inf
     sheet = plots.contact_sheet([("a", pictures(1, 64, 64)), ("b", pictures(2, 40, 56, 0.25)), ("$x_1$ ブ", bad)])
     assert sheet.dtype == np.uint8
-    assert (sheet == 64).all(axis=2).sum() == 2 * 64 * 64
+    assert (sheet[:, LEFT:] == 64).all(axis=2).sum() == 2 * 64 * 64, "the labels left of it have greys of their own"
 
 
 def curve_of(losses, checks, measured=True):
@@ -273,3 +275,20 @@ def test_loss_curve_shows_both_lines():
     assert with_share.sum() > 300 > without.sum()
     rows, columns = np.nonzero(with_share)
     assert rows[columns.argmin()] > rows[columns.argmax()] + 200, "the share rises from left to right"
+
+
+def test_cells_are_the_heat_map_as_plain_values():
+    report = report_of(["b.10", "b.2"], ["q", "k"], value=lambda i: None if i == 3 else i / 10)
+    report.modules.append(ModuleReport("n", block="b.2", role="n", decision="left out"))
+    found = plots.cells(report)
+    assert json.loads(json.dumps(found)) == found
+    assert found["rows"] == ["b.2", "b.10"] and found["columns"] == ["q", "k", "n"]
+    assert found["modules"] == [[1, 0], [1, 1], [0, 0], [0, 1], [0, 2]] and found["left_out"] == [[0, 2]]
+    similar, kept = found["panels"]
+    assert similar["title"] == "similarity beyond chance" and similar["values"] == [[0.2, None, None], [0.0, 0.1, None]]
+    assert kept["title"] == "kept energy" and kept["values"] == [[0.5, 0.5, None], [0.5, 0.5, None]]
+
+
+@pytest.mark.parametrize("report", [Report("compare"), report_of(["a"], value=lambda i: None, job="compare")])
+def test_there_are_no_cells_where_nothing_was_measured(report):
+    assert plots.cells(report) is None

@@ -1,6 +1,7 @@
 /** Right-click on a core LoRA loader: *Move to another base…* puts the nodes of a transfer in place, wired. */
 
 import { app } from "../../scripts/app.js";
+import { feeder, origin, slot, widget } from "./graph.js";
 
 const LOADERS = ["LoraLoader", "LoraLoaderModelOnly"];
 const SOURCE = "lora_graft_source"; // property of a new base's loader: the id of the old base's
@@ -11,27 +12,6 @@ const WORDS = {
 };
 
 const words = () => WORDS[app.extensionManager.setting.get("Comfy.Locale")] ?? WORDS.en;
-const slot = (slots, type) => slots?.findIndex((s) => s.type === type) ?? -1;
-const widget = (node, name) => node.widgets?.find((w) => w.name === name);
-
-/** The output that feeds an input, past reroutes: {node, slot}, or null. */
-function feeder(node, input) {
-  const link = node.inputs[input]?.link != null && node.graph.links.get(node.inputs[input].link);
-  const from = link && node.graph.getNodeById(link.origin_id);
-  if (!from) return null; // nothing, or the border of a subgraph
-  return from.type === "Reroute" ? feeder(from, 0) : { node: from, slot: link.origin_slot };
-}
-
-/** The node where a MODEL or CLIP begins: up through nodes that take one in and give one out. */
-function origin(node, type) {
-  for (let steps = 0; steps < 1000; steps++) {
-    const input = slot(node.inputs, type);
-    const from = input < 0 ? null : feeder(node, input);
-    if (!from) return input < 0 ? { node, slot: slot(node.outputs, type) } : null;
-    node = from.node;
-  }
-  return null;
-}
 
 /** Put a new node where nothing lies, at a point or below it. */
 function add(graph, node, [x, y]) {

@@ -3,17 +3,12 @@
 import { app } from "../../scripts/app.js";
 import { isReport } from "./markdown.js";
 import { fill } from "./report.js";
+import { listen, mapOf } from "./reports.js";
 import { dress } from "./style.js";
+import { words } from "./words.js";
 
 const NAME = "lora_graft_report";
-const LABELS = { en: "Report", zh: "报告" };
-
-/** What the box is called for screen readers, in the editor's language. */
-function label() {
-  const locale = app.extensionManager?.setting?.get("Comfy.Locale") ?? navigator.language;
-  return LABELS[String(locale).split("-")[0]] ?? LABELS.en;
-}
-
+const shown = new Map(); // node → the report in its box
 /**
  * Whether the node's text comes from a node of ours, straight or through reroutes.
  * @param {object} node
@@ -43,7 +38,7 @@ function boxOf(node) {
   box.tabIndex = 0;
   box.dataset.captureWheel = "true";
   box.setAttribute("role", "region");
-  box.setAttribute("aria-label", label());
+  box.setAttribute("aria-label", words().report);
   box.addEventListener("wheel", (event) => !event.ctrlKey && event.stopPropagation(), { passive: true });
   const widget = node.addDOMWidget(NAME, NAME, box, { serialize: false, hideOnZoom: false, getMinHeight: () => 120 });
   widget.serialize = false;
@@ -65,8 +60,10 @@ function show(node, text) {
       widget.hidden = true;
       if (widget.options) widget.options.hidden = true;
     }
-    fill(boxOf(node).element, text);
+    fill(boxOf(node).element, text, mapOf(text));
+    shown.set(node, text);
   } else {
+    shown.delete(node);
     const at = node.widgets.findIndex((widget) => widget.name === NAME);
     if (at < 0) return;
     node.removeWidget(node.widgets[at]);
@@ -80,8 +77,17 @@ function show(node, text) {
   node.setDirtyCanvas?.(true, true);
 }
 
+/** The heat map of a report may come after its text, when the server repeats what it has kept. */
+function complete(_, report) {
+  for (const [node, text] of shown) {
+    if (!node.graph) shown.delete(node);
+    else if (report.map && report.text === text) fill(boxOf(node).element, text, report.map);
+  }
+}
+
 app.registerExtension({
   name: "LoraGraft.Report",
+  setup: () => void listen(complete),
   beforeRegisterNodeDef(type, definition) {
     if (definition.name !== "PreviewAny") return;
     const before = type.prototype.onExecuted;

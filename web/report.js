@@ -1,5 +1,6 @@
 /** A report as elements of the page. Its text never becomes HTML: every character goes in as text. */
 
+import { heatMap } from "./heatmap.js";
 import { parse } from "./markdown.js";
 import { compare } from "./sorting.js";
 
@@ -55,22 +56,59 @@ function tableOf(block) {
   return table;
 }
 
+const FIGURES = ["Φ left", "Φ right", "kept energy"]; // columns that a cell of the heat map tells
+
+/** Bring rows of a table into view, marked; the box alone scrolls, not what it stands in. */
+function pick(box, table, rows) {
+  for (const row of table.querySelectorAll(".lora-graft-picked")) row.classList.remove("lora-graft-picked");
+  for (const row of rows) row.classList.add("lora-graft-picked");
+  const [outer, inner] = [box.getBoundingClientRect(), rows[0].getBoundingClientRect()];
+  const zoom = outer.height / box.offsetHeight || 1;
+  box.scrollTop += (inner.top - outer.top) / zoom - box.clientHeight / 3;
+}
+
+/** The heat map of the modules in a table that has one row for each. */
+function mapOf(map, block, table, box) {
+  const rows = [...table.tBodies[0].rows];
+  const names = block.head.map(said);
+  const describe = (module) => {
+    const cell = (name) => said(block.rows[module][names.indexOf(name)] ?? []);
+    const figures = FIGURES.filter((name) => cell(name) && cell(name) !== "–").map((name) => `${name} ${cell(name)}`);
+    return [cell("module"), ...figures, cell("decision")].filter(Boolean).join(" · ");
+  };
+  return heatMap(
+    map,
+    (modules) => modules.map(describe),
+    (modules) => pick(box, table, modules.map((module) => rows[module])),
+  );
+}
+
+const said = (pieces) => pieces.map(({ text }) => text).join("");
+
 /**
  * Replace what an element holds by a report.
  * @param {HTMLElement} box
  * @param {string} text  Markdown as our reports use it.
+ * @param {import("./reports.js").HeatMap | null} map  Shown after the sentences.
  */
-export function fill(box, text) {
+export function fill(box, text, map = null) {
   const made = [];
+  let drawn = null;
   let list = null;
   for (const block of parse(text)) {
     if (block.kind !== "item") list = null;
     if (block.kind === "item") {
       if (!list) made.push((list = document.createElement("ul")));
       list.append(element("li", block.pieces));
-    } else if (block.kind === "table") made.push(tableOf(block));
-    else made.push(element(block.kind === "heading" ? `h${Math.min(block.level + 2, 6)}` : "p", block.pieces));
+    } else if (block.kind === "table") {
+      const table = tableOf(block);
+      made.push(table);
+      if (map && block.rows.length === map.modules.length && said(block.head[0]) === "module")
+        drawn = mapOf(map, block, table, box);
+    } else made.push(element(block.kind === "heading" ? `h${Math.min(block.level + 2, 6)}` : "p", block.pieces));
   }
+  const sections = made.findIndex(({ tagName }) => tagName === "H4");
+  if (drawn) made.splice(sections < 0 ? made.length : sections, 0, drawn);
   box.replaceChildren(...made);
   box.scrollTop = 0;
 }

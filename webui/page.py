@@ -21,6 +21,12 @@ from .sites import cross_site
 from .words import word
 
 EVERY = 1.0  # seconds between looks at the jobs
+PRESS = f"""() => {{
+  clearInterval(window.lora_graft_timer);
+  window.lora_graft_timer = setInterval(() => {{
+    if (document.getElementById("lora_graft_page")?.offsetParent) document.getElementById("lora_graft_look")?.click();
+  }}, {1000 * EVERY:.0f});
+}}"""
 
 
 def build(desk: Desk) -> gr.Blocks:
@@ -151,8 +157,13 @@ def _lister(desk: Desk, lists: Sequence[tuple[Any, str]]) -> Callable[[], Any]:
 
 
 def _every(blocks: gr.Blocks, look: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
-    """Call `look` again and again while the page is open."""
+    """Call `look` again and again while the page is open.
+
+    Gradio 3 has no timer, and its `every` keeps a line open for whose end Automatic1111's *Reload UI* waits for ever.
+    """
     if hasattr(gr, "Timer"):
         gr.Timer(EVERY).tick(look, inputs, outputs, **QUIET)
-    else:  # Gradio 3
-        blocks.load(look, inputs, outputs, every=EVERY, show_progress="hidden")
+    else:
+        button = gr.Button(visible=False, elem_id="lora_graft_look")
+        button.click(look, inputs, outputs, **QUIET)
+        blocks.load(None, None, None, _js=PRESS)  # pyright: ignore[reportCallIssue]

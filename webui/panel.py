@@ -21,7 +21,9 @@ STYLE = """<style>
 #lora_graft_style {display: none}
 #lora_graft_page {--block-info-text-color: var(--body-text-color); --block-label-text-color: var(--body-text-color);
   --block-title-text-color: var(--body-text-color)}
+#lora_graft_page > div {max-width: 100%}
 #lora_graft_page .generating {border-color: var(--border-color-primary, #888) !important; animation: none !important}
+#lora_graft_page .pending {opacity: 1 !important}
 #lora_graft_tabs > div > button, #lora_graft_tabs [role=tab] {color: var(--body-text-color)}
 #lora_graft_page h2 {font-size: 1.2em; font-weight: 600; margin: 0}
 .lora-graft-job {margin: 0 0 .6em; padding: .5em .7em; border: 1px solid var(--border-color-primary, #888);
@@ -43,9 +45,10 @@ STYLE = """<style>
 .lora-graft-report summary {cursor: pointer; padding: .3em 0}
 .lora-graft-table {overflow-x: auto; max-height: 30em}
 .lora-graft-table table {border-collapse: collapse; font-size: .88em; overflow-wrap: normal}
-.lora-graft-table th, .lora-graft-table td {border: 1px solid var(--border-color-primary, #888); padding: .2em .5em;
+#lora_graft_page .lora-graft-table :is(th, td) {border: 1px solid var(--border-color-primary, #888); padding: .2em .5em;
   text-align: left}
-.lora-graft-table td.lora-graft-number {text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap}
+#lora_graft_page .lora-graft-table td.lora-graft-number {text-align: right; font-variant-numeric: tabular-nums;
+  white-space: nowrap}
 .lora-graft-picture {max-width: 100%; height: auto; background: #fff}
 .lora-graft-tag {display: flex; flex-wrap: wrap; gap: .5em; align-items: center; margin: .5em 0}
 .lora-graft-tag code, .lora-graft-report code {background: var(--background-fill-secondary, #8882); padding: .1em .3em;

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
 from ... import adapters, choices
+from ...adapters.peft_folder import is_peft_folder
 from ...bases import open_base
 from ...errors import GraftError, SettingsError
 from ...io.atomic import sweep
-from ...io.outputs import claim, ignores_case, staged
+from ...io.outputs import beside, claim, ignores_case, staged
 from ...names import WeightSlice
 from ..cache import SubspaceCache, default_folder
 from ..processes import Engine, LocalEngine
@@ -83,7 +84,8 @@ class Job:
 
 
 def find_files(patterns: Iterable[str], folder: Path, *, below: Path | None = None) -> dict[Path, Path]:
-    """Input → output of all files that match; each keeps its place below the part of the pattern without wildcards.
+    """Input → output of all adapters that match, files and PEFT folders; each keeps its place below the part of the
+    pattern without wildcards.
 
     Files in the output folder are what an earlier call made, and no inputs.
 
@@ -102,9 +104,11 @@ def find_files(patterns: Iterable[str], folder: Path, *, below: Path | None = No
         root = Path(below or "", *parts[:fixed])
         found = sorted(glob(str(Path(*parts)), root_dir=below, recursive=True))
         files = [Path(below or "", f) for f in found]
-        files = [f for f in files if f.is_file() and f.suffix.lower() == ".safetensors"]
+        files = [f for f in files if f.suffix.lower() == ".safetensors" and f.is_file() or is_peft_folder(f)]
         if not files:
-            raise GraftError(f"{pattern!r} matches no .safetensors file")
+            raise GraftError(f"{pattern!r} matches no .safetensors file and no PEFT folder")
+        folders = {f for f in files if f.is_dir()}
+        files = [f for f in files if f.parent not in folders]
         if folder.resolve() == root.resolve():
             raise GraftError("the outputs would overwrite the inputs", file=folder, hint="Choose another folder.")
         if folder.resolve().is_relative_to(root.resolve()):
@@ -238,15 +242,15 @@ class Worker:
         job = self.job
         if output.exists() and not job.overwrite:
             return Outcome(file, output, "present")
-        beside = output.with_suffix(job.report) if job.report else None
+        beside_it = beside(output, job.report)
         output.parent.mkdir(parents=True, exist_ok=True)
-        claim(output, beside, force=job.overwrite)
+        claim(output, beside_it, force=job.overwrite, folder=output if file.is_dir() else None)
         result = transfer(
             adapters.read(file), self.source, self.target, job.settings, cache=self.cache, device=job.device
         )
         report, totals = result.report, result.report.totals
         text = report.to_markdown() if job.report == ".md" else report.to_json()
-        with staged({beside: text.encode()} if beside else {}, main=output, overwrite=job.overwrite):
+        with staged({beside_it: text.encode()} if beside_it else {}, main=output, overwrite=job.overwrite):
             adapters.write(
                 result.adapter,
                 output,

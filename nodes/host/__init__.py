@@ -18,6 +18,7 @@ from .files import (
     lora_path,
     save_folder,
 )
+from .routes import serve
 from .work import Progress, check_cancelled, device
 from .writer import ClipWriter
 
@@ -39,4 +40,5 @@ __all__ = [
     "lora_files",
     "lora_path",
     "save_folder",
+    "serve",
 ]

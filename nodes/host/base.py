@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ...errors import BaseModelError
-from ...io.rounding import DTYPES, LAYOUT_STORAGE
 from ...kernels.finite import all_finite
 from ...names import DENOISER, Names, WeightSlice, names_for
 from ...names.guess import guess_architecture
@@ -191,6 +190,8 @@ def _quantised(weight: Tensor, convert) -> bool:
 
 
 def _storage(weight: Tensor, convert) -> str:
+    from ...io.rounding import DTYPES, LAYOUT_STORAGE
+
     if _quantised(weight, None):
         return LAYOUT_STORAGE.get(str(getattr(weight, "_layout_cls", "")), "")
     if convert is not None:

@@ -13,14 +13,24 @@ def _python(root: Path) -> Path | None:
     return next((place for place in places if place.exists()), None)
 
 
-@pytest.fixture(scope="session")
-def host_maps() -> dict:
-    """{family: {"weights": {name: shape}, "aliases": {key: [name, [dim, start, length] | None, function | None]}}}"""
+def _asked(script: str) -> dict:
     root = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "comfy/ComfyUI")
     python = _python(root)
     if python is None:
         pytest.skip(f"no ComfyUI with its python at {root} (set COMFYUI_PATH)")
-    script = Path(__file__).with_name("host_maps.py")
-    done = subprocess.run([python, script, root], capture_output=True, text=True, timeout=900)
+    command = [python, Path(__file__).with_name(script), root]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="session")
+def host_maps() -> dict:
+    """{family: {"weights": {name: shape}, "aliases": {key: [name, [dim, start, length] | None, function | None]}}}"""
+    return _asked("host_maps.py")
+
+
+@pytest.fixture(scope="session")
+def host_families() -> dict:
+    """Class of ``supported_models.models`` -> the same of its network, or {"error": why it was not built}."""
+    return _asked("host_families.py")

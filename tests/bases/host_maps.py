@@ -27,9 +27,15 @@ import comfy.ops  # noqa: E402
 import comfy.sd1_clip  # noqa: E402
 import comfy.sdxl_clip  # noqa: E402
 import comfy.supported_models  # noqa: E402
+import comfy.text_encoders.anima  # noqa: E402
 import comfy.text_encoders.flux  # noqa: E402
+import comfy.text_encoders.hunyuan_video  # noqa: E402
+import comfy.text_encoders.lumina2  # noqa: E402
+import comfy.text_encoders.qwen_image  # noqa: E402
 import comfy.text_encoders.sd2_clip  # noqa: E402
 import comfy.text_encoders.sd3_clip  # noqa: E402
+import comfy.text_encoders.wan  # noqa: E402
+import comfy.text_encoders.z_image  # noqa: E402
 import torch  # noqa: E402
 
 UNET = {
@@ -199,6 +205,15 @@ def main():
     out["text SDXL refiner"] = encoder(comfy.sdxl_clip.SDXLRefinerClipModel(**texts), saved.SDXLRefiner)
     out["text SD3"] = encoder(comfy.text_encoders.sd3_clip.sd3_clip(dtype_t5=half)(**texts), saved.SD3)
     out["text SD3 without T5"] = encoder(comfy.text_encoders.sd3_clip.sd3_clip(t5=False)(**texts))
+    kinds = comfy.text_encoders
+    out["text Z-Image"] = encoder(kinds.z_image.te(dtype_llama=half)(**texts))
+    out["text Anima"] = encoder(kinds.anima.te(dtype_llama=half)(**texts))
+    out["text Qwen-Image"] = encoder(kinds.qwen_image.te(dtype_llama=half)(**texts))
+    out["text Lumina 2"] = encoder(kinds.lumina2.te(dtype_llama=half)(**texts))
+    out["text NetaYume"] = encoder(kinds.lumina2.te(dtype_llama=half, model_type="gemma3_4b")(**texts))
+    out["text Flux.2"] = encoder(kinds.flux.flux2_te(dtype_llama=half)(**texts))
+    out["text HunyuanVideo"] = encoder(kinds.hunyuan_video.hunyuan_video_clip(dtype_llama=half)(**texts))
+    out["text Wan"] = encoder(kinds.wan.te(dtype_t5=half)(**texts))
     out["text Flux"] = encoder(comfy.text_encoders.flux.flux_clip(dtype_t5=half)(**texts), saved.Flux)
     return out
 

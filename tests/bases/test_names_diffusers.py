@@ -215,7 +215,7 @@ def test_text_encoders_of_a_folder(tmp_path):
                 assert torch.equal(base.load(weight_slice.name), module.weight)
 
 
-def test_folder_of_an_unknown_kind_keeps_its_names(tmp_path):
+def test_a_language_models_folder_without_configuration_is_read_like_its_file(tmp_path):
     tensors = {
         "model.layers.0.self_attn.q_proj.weight": torch.ones(4, 4),
         "model.layers.0.mlp.gate_proj.weight": torch.ones(4, 4),
@@ -223,8 +223,29 @@ def test_folder_of_an_unknown_kind_keeps_its_names(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors")
     base = open_base(tmp_path)
     assert base.architecture == "language model"
-    weight_slice = WeightSlice("diffusion_model.model.layers.0.self_attn.q_proj.weight")
+    weight_slice = WeightSlice("llama.transformer.model.layers.0.self_attn.q_proj.weight")
     assert base.names.resolve("base_model.model.model.layers.0.self_attn.q_proj") == weight_slice
+
+
+def test_folder_of_an_unknown_kind_keeps_its_names(tmp_path):
+    save_file({"trunk.0.mixer.weight": torch.ones(4, 4)}, tmp_path / "model.safetensors")
+    base = open_base(tmp_path)
+    assert base.architecture == "unknown"
+    weight_slice = WeightSlice("diffusion_model.trunk.0.mixer.weight")
+    assert base.names.resolve("base_model.model.trunk.0.mixer") == weight_slice
+
+
+def test_the_language_model_of_a_pipeline_has_comfyuis_name(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = dict(num_attention_heads=2, num_key_value_heads=1, intermediate_size=16, vocab_size=10, num_hidden_layers=1)
+    config = transformers.Qwen3Config(hidden_size=16, head_dim=8, **sizes)
+    transformers.Qwen3ForCausalLM(config).save_pretrained(tmp_path / "text_encoder")
+    (tmp_path / "transformer").mkdir()
+    save_file({"other.weight": torch.ones(2, 2)}, tmp_path / "transformer" / "model.safetensors")
+    base = open_base(tmp_path)
+    weight_slice = WeightSlice("qwen3_4b.transformer.model.layers.0.self_attn.q_proj.weight")
+    for key in ("lora_te_layers_0_self_attn_q_proj", "text_encoder.model.layers.0.self_attn.q_proj"):
+        assert base.names.resolve(key) == weight_slice
 
 
 HUNYUAN = names_for(
@@ -308,10 +329,8 @@ def test_video_models_under_other_names(names, key, weight, rows):
     "native",
     [
         "blocks.0.attn.qkv_x",  # Mochi
-        "double_layers.0.attn.w1q",  # AuraFlow
-        "blocks.0.cross_attn.kv_linear",  # PixArt
         "blocks.0.norm1.linear",  # CogVideoX
-        "layers.0.attention.qkv",  # Lumina 2: keys narrower than queries
+        "layers.0.attention.qkv",  # without its refiners no model that is known
     ],
 )
 def test_no_name_rather_than_one_that_nothing_reads(native):
@@ -328,3 +347,33 @@ def test_no_name_rather_than_one_that_nothing_reads(native):
         assert names.layout_key(weight_slice, layout)
     for key in (native, f"base_model.model.{native}", f"diffusion_model.{native}"):
         assert names.resolve(key) == weight_slice
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "rows"),
+    [
+        ("joint_transformer_blocks.0.attn.add_q_proj", {"double_layers.0.attn.w1q": (32, 16)}, None),
+        (
+            "transformer_blocks.0.attn2.to_v",
+            {"blocks.0.cross_attn.kv_linear": (32, 16), "blocks.0.cross_attn.q_linear": (16, 16)},
+            (16, 16),
+        ),
+        (
+            "context_refiner.0.attn.to_v",
+            {
+                "context_refiner.0.attention.qkv": (24, 16),
+                "layers.0.attention.qkv": (24, 16),
+                "noise_refiner.0.attention.out": (16, 16),
+            },
+            (20, 4),
+        ),
+        ("text_fusion.refiner_blocks.0.attn.to_q", {"txtfusion.refiner_blocks.0.attn.wq": (16, 16)}, None),
+    ],
+    ids=["AuraFlow", "PixArt", "Lumina 2", "Krea 2"],
+)
+def test_names_of_diffusers(theirs, ours, rows):
+    more = {"txtfusion.projector": (1, 12)} if "txtfusion" in next(iter(ours)) else {}
+    names = names_for({f"diffusion_model.{name}.weight": shape for name, shape in (ours | more).items()})
+    weight_slice = WeightSlice(f"diffusion_model.{next(iter(ours))}.weight", rows)
+    assert names.resolve(f"transformer.{theirs}") == weight_slice
+    assert names.layout_key(weight_slice, "diffusers") == f"transformer.{theirs}"

@@ -23,6 +23,7 @@ DENOISERS = [
     "Qwen-Image",
 ]
 TEXTS = ["SD 1.5", "SD 2.x", "SDXL", "SDXL refiner", "SD3", "SD3 without T5", "Flux"]
+LANGUAGE = ["Z-Image", "Anima", "Qwen-Image", "Lumina 2", "NetaYume", "Flux.2", "Wan"]  # one language model each
 WHOLE = [("SD 1.5", "SD 1.5"), ("SD 2.x", "SD 2.x"), ("SDXL", "SDXL"), ("SD3.5 medium", "SD3"), ("Flux", "Flux")]
 
 
@@ -41,7 +42,9 @@ def host(maps, *families):
 
 @pytest.mark.parametrize(
     "families",
-    [(f,) for f in DENOISERS] + [(f"text {f}",) for f in TEXTS] + [(d, f"text {t}") for d, t in WHOLE],
+    [(f,) for f in DENOISERS]
+    + [(f"text {f}",) for f in (*TEXTS, *LANGUAGE, "HunyuanVideo")]
+    + [(d, f"text {t}") for d, t in WHOLE],
     ids="+".join,
 )
 def test_every_host_key(host_maps, families):
@@ -118,3 +121,46 @@ def test_checkpoints_the_host_saves(host_maps, family):
     missing = expected.keys() - found.keys()
     assert all(name.endswith("text_projection.weight") for name in missing)  # the host leaves CLIP-L's out of some
     assert found == {name: shape for name, shape in expected.items() if name not in missing}
+
+
+@pytest.mark.parametrize("family", LANGUAGE)
+def test_an_encoders_file_holds_what_the_host_makes_of_it(host_maps, family):
+    weights, _ = host(host_maps, f"text {family}")
+    weights = {name: shape for name, shape in weights.items() if ".transformer." in name}
+    stored = {name.partition(".transformer.")[2]: shape for name, shape in weights.items()}
+    assert set(canonical_parts(stored)) == set(weights)
+    seeing = {"model.": "model.language_model.", "visual.": "model.visual."}
+    renamed = {
+        next((new + name[len(old) :] for old, new in seeing.items() if name.startswith(old)), name): shape
+        for name, shape in stored.items()
+    }
+    assert set(canonical_parts(renamed)) == set(weights)
+
+
+@pytest.mark.parametrize("family", ["Z-Image", "Lumina 2", "Wan"])
+def test_keys_as_trainers_write_them_for_a_language_model(host_maps, family):
+    """kohya, OneTrainer, PEFT and ComfyUI, each key for one weight; and the layouts that are written."""
+    weights, expected = host(host_maps, f"text {family}")
+    names = names_for(weights)
+    inner = "encoder.block.3.layer.0.SelfAttention.q" if family == "Wan" else "layers.3.self_attn.q_proj"
+    module, encoder = inner if family == "Wan" else f"model.{inner}", next(iter(weights)).split(".")[0]
+    target = WeightSlice(f"{encoder}.transformer.{module}.weight")
+    assert target.name in weights
+    keys = [
+        f"text_encoders.{encoder}.transformer.{module}",
+        f"text_encoders.transformer.{module}",
+        f"text_encoders.another_name.transformer.{module}",
+        f"text_encoder.{inner}",
+        f"text_encoder.{module}",
+        f"base_model.model.{module}",
+        f"base_model.model.{inner}",
+        "lora_te_" + inner.replace(".", "_"),
+        "lora_te_" + module.replace(".", "_"),
+        "lora_te1_" + inner.replace(".", "_"),
+    ]
+    if family != "Wan":
+        keys += [f"base_model.model.model.language_model.{inner}", f"text_encoder.model.language_model.{inner}"]
+    assert {key: names.resolve(key) for key in keys} == dict.fromkeys(keys, target)
+    assert names.layout_key(target, "peft") == f"base_model.model.{module}"
+    assert names.layout_key(target, "kohya") == "lora_te_" + inner.replace(".", "_")
+    assert expected[names.layout_key(target, "comfy")] == expected[names.layout_key(target, "diffusers")] == target

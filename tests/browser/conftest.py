@@ -37,9 +37,9 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def family_host(tmp_path_factory):
-    """A running host with the example family's models."""
+    """A running host with the example family's models, one for all files: its start is what takes long."""
     from family_host import running
 
     with running(tmp_path_factory.mktemp("browser")) as host:

@@ -33,14 +33,16 @@ def running(base: Path, *, pack: Path = TESTS.parent) -> Iterator:
     if isinstance(found, str):
         raise FileNotFoundError(found)
     host = Host(*found, base, {PACK_NAME: pack})
-    threads = torch.get_num_threads()
     try:
         host.start()
+        threads = torch.get_num_threads()
         torch.set_num_threads(1)  # threads that wait for each other crawl on a busy machine
-        materialize(host.models)
+        try:
+            materialize(host.models)
+        finally:
+            torch.set_num_threads(threads)
         example_pictures(base / "input")
         host.wait()
         yield host
     finally:
-        torch.set_num_threads(threads)
         host.stop()

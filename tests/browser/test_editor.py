@@ -153,7 +153,17 @@ def shelf(canvas, types) -> dict[str, int]:
 def test_advanced_inputs_are_folded(nodes_2, ours):
     for name, number in shelf(nodes_2, ours).items():
         inputs = {**ours[name]["input"].get("required", {}), **ours[name]["input"].get("optional", {})}
-        folded = {key for key, spec in inputs.items() if spec[1].get("advanced")}
+        value = {key: spec[1].get("default") for key, spec in inputs.items() if len(spec) > 1}
+        folded = {
+            key
+            for key, spec in inputs.items()
+            if spec[1].get("advanced")
+            and all(
+                value[other] in among if among else value[other]
+                for other, among in spec[1].get("lora_graft_with", {}).items()
+                if other in value
+            )
+        }
         box = nodes_2.page.locator(f"[data-node-id='{number}']")
         assert not folded & set(box.inner_text().split("\n")), name
         if folded:

@@ -241,7 +241,7 @@ def test_too_little_memory_names_the_ways_out(refusal, monkeypatch):
     from lora_graft.pipelines.denoiser import DiffusersDenoiser
 
     def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(DiffusersDenoiser, "predict", full)
     assert "--offload" in refusal() and "--batch" in refusal()

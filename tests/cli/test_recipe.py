@@ -10,7 +10,6 @@ import sys
 import pytest
 from lora_graft import cli as package
 from lora_graft.errors import SettingsError
-from lora_graft.jobs.processes import LocalEngine, guarded
 from lora_graft.shelf import recipe as recipes
 from lora_graft.shelf.estimate import Estimate
 from safetensors.torch import load_file
@@ -51,29 +50,6 @@ def folder(shelf, tmp_path):
     return tmp_path
 
 
-class InThisProcess:
-    """A crew without processes, which the tests of ``transfer --all`` see at work."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def each(self, task, items, progress, label=str):
-        for item in items:
-            yield item, *guarded(task, item)
-
-
-@pytest.fixture
-def here(monkeypatch):
-    def crew(self, items, set_up, given, *, device):
-        set_up(given)
-        return InThisProcess()
-
-    monkeypatch.setattr(LocalEngine, "crew", crew)
-
-
 def made(folder):
     return {p.relative_to(folder / "moved").as_posix() for p in (folder / "moved").rglob("*") if p.is_file()}
 
@@ -82,7 +58,7 @@ def events(folder):
     return [json.loads(line) for line in (folder / "moved" / "manifest.jsonl").read_text("utf-8").splitlines()]
 
 
-def test_a_shelf_is_made_once_and_gone_on_with(cli, folder, here):
+def test_a_shelf_is_made_once_and_gone_on_with(cli, folder, crews):
     """Two methods, a merge of what is made and what was there; the broken file is named and is all that is left."""
     first = cli("recipe", folder / "recipe.yaml", "--jobs", 1)
     assert first.exit_code == 1 and "5 made, 2 failed." in first.output, first.output
@@ -112,7 +88,7 @@ def test_a_shelf_is_made_once_and_gone_on_with(cli, folder, here):
     assert all(load_file(folder / "moved" / name) for name in made(folder) if name.endswith(".safetensors"))
 
 
-def test_what_was_made_from_something_else_is_not_taken_for_the_result(cli, folder, here):
+def test_what_was_made_from_something_else_is_not_taken_for_the_result(cli, folder, crews):
     (folder / "loras" / "broken.safetensors").unlink()
     only = TEXT.replace("[copy, lora-x]", "copy").split("merges:")[0]
     (folder / "recipe.yaml").write_text(only)
@@ -194,7 +170,7 @@ def test_every_mistake_is_told_with_its_line_before_anything_is_done(cli, folder
         "line 17, transfers[1].layouts[1]: this must be a text, not 3",
         "line 18, transfers[2]: choose one of k, share and energy",
         "line 24, merges[0].name: 'a/b' cannot be a file's name",
-        "line 25, merges[0].loras[0]: there is no such file, and no transfer of this recipe makes it",
+        "line 25, merges[0].loras[0]: there is no such file, and nothing in this recipe makes it",
         "line 25, merges[0].loras[1]: a strength must be a finite number",
         "line 26, merges[0].density: ",
         "line 27, merges[1]: name is missing",

@@ -140,9 +140,9 @@ def marked(random, file, key):
 def _with_mark(text: str, mark: str) -> str:
     try:
         data = json.loads(text)
+        return json.dumps(_everywhere(data, mark)) if isinstance(data, (dict, list)) else mark + text
     except (ValueError, RecursionError):
         return mark + text
-    return json.dumps(_everywhere(data, mark)) if isinstance(data, (dict, list)) else mark + text
 
 
 def _everywhere(data, mark: str):

@@ -22,5 +22,7 @@ def entrance(name: str) -> Callable[[Entrance], Entrance]:
 
 
 import through_files  # noqa: E402, F401, registers its own
+import through_jobs  # noqa: E402, F401
+import through_models  # noqa: E402, F401
 import through_servers  # noqa: E402, F401
 import through_text  # noqa: E402, F401

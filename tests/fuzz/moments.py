@@ -42,7 +42,7 @@ def no_memory_for_torch() -> None:
 def no_memory_on_the_gpu() -> None:
     import torch
 
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
 MEMORY = {"MemoryError": no_memory, "torch on the CPU": no_memory_for_torch, "torch on the GPU": no_memory_on_the_gpu}

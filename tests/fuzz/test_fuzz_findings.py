@@ -22,6 +22,7 @@ from lora_graft.names.guess import guess_architecture
 from lora_graft.names.guess_adapter import guess_adapter_architecture
 from lora_graft.plots.grid import ordered
 from test_fuzz_bombs import DOWN, UP, Q, box, entry, header  # noqa: F401, a fixture
+from through_models import TEXT_LORA, text_lora
 
 LONG = "9" * 5000
 DIGITS = ["²", "٣", LONG, "99999999999999999999", "999999999"]
@@ -149,3 +150,38 @@ def test_powers_of_two_in_eight_bits_beyond_half_precision(box):  # noqa: F811
     good.claims["ZZ"] = {"dtype": "F8_E8M0"}
     lora, out = box.put("lora.safetensors", good.to_bytes()), box.out / "x.safetensors"
     assert box.cli("convert", lora, "--layout", "same", "--dtype", "fp16", "-o", out, writes=(out,)) == "refused"
+
+
+@pytest.mark.parametrize("number", ["1e999", "-Infinity", "NaN"])
+def test_numbers_that_json_cannot_hold_do_not_get_into_a_new_configuration(number, box):  # noqa: F811
+    box.put("lora/adapter_model.safetensors", text_lora().to_bytes())
+    sound, odd = json.dumps(TEXT_LORA), json.dumps(TEXT_LORA | {"odd": "ZZ"}).replace('"ZZ"', number)
+    lora, out = box.inputs / "lora", box.out / "new"
+    box.put("lora/adapter_config.json", odd)
+    assert box.cli("convert", lora, "--layout", "same", "-o", out) == "refused"
+    box.put("lora/adapter_config.json", sound)
+    written = (out / "adapter_model.safetensors", out / "adapter_config.json")
+    assert box.cli("convert", lora, "--layout", "same", "-o", out, writes=written) == "right"
+
+
+@pytest.mark.parametrize("field", ["output", "loras", "file"])
+def test_a_recipe_with_a_path_longer_than_any(field, box):  # noqa: F811
+    long = "x" * 5000
+    box.put("a.safetensors", corpus.fitting().to_bytes())
+    merge = {"name": "mix", "loras": [{"file": long if field == "file" else "a.safetensors"}]}
+    data = {"output": long if field == "output" else "out", "merges": [merge]}
+    if field == "loras":
+        data["merges"][0]["loras"] = [long]
+    recipe = box.put("recipe.yaml", json.dumps(data))
+    run = box.cli("recipe", recipe, "--dry-run")
+    assert run == "refused"
+
+
+def test_two_names_of_one_tensor(box):  # noqa: F811
+    """A control adapter for Flux with the bias of a module under both of the names that it can have."""
+    good = corpus.adapters()["flux control"]
+    twice = File(good.tensors | {"img_in.diff_b": torch.ones(24)})
+    for file, outcome in ((good, "right"), (twice, "refused")):
+        lora, out = box.put("lora.safetensors", file.to_bytes()), box.out / "x.safetensors"
+        assert box.cli("convert", lora, "--layout", "same", "-o", out, writes=(out,)) == outcome
+        out.unlink(missing_ok=True)

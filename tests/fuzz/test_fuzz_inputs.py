@@ -15,10 +15,10 @@ sys.path.insert(0, str(FOLDER))
 from entrances import ENTRANCES  # noqa: E402
 
 SEED = "2025"
-COUNTS = {name: 107 for name in ENTRANCES} | {
+COUNTS = {name: 85 for name in ENTRANCES} | {
     "adapter: metadata": 80,
     "batch: server's answers": 80,
-    "adapter: inspect": 250,
+    "adapter: inspect": 300,
 }
 
 

@@ -86,7 +86,7 @@ def test_memory_that_gives_out_is_told(kind, tmp_path, one_thread):
 
 @pytest.mark.parametrize("strike", moments.MEMORY.values(), ids=moments.MEMORY)
 def test_what_lacks_and_what_to_lower(strike):
-    with pytest.raises((MemoryError, torch.OutOfMemoryError)) as caught, memory_told("Lower k."):
+    with pytest.raises((MemoryError, torch.cuda.OutOfMemoryError)) as caught, memory_told("Lower k."):
         strike()
     assert in_words(caught.value) == "There is not enough memory\nLower k."
     again = memory_told("Something else.")

@@ -6,9 +6,10 @@ import hashlib
 import json
 
 import pytest
+import torch
 from graphs import NODE, Graph
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.host
 ARCHITECTURES = ["sd15", "vega", "sd3", "flux"]
@@ -136,6 +137,51 @@ def test_text_encoder_modules_move_too(host):
     assert seen["worst"] > 0.1
     assert sum(name.startswith("clip_l.") for name in seen["patched"]) == 12
     assert "clip_l" in report_of(result, moved)
+
+
+SPELLED = {  # kohya's and ComfyUI's the host reads itself; OneTrainer's and PEFT's are brought into its words
+    "lora_te_layers_{}_{}": True,
+    "text_encoders.{encoder}.transformer.model.layers.{}.{}": True,
+    "text_encoder.model.layers.{}.{}": False,
+    "base_model.model.model.layers.{}.{}": False,
+}
+
+
+@pytest.mark.parametrize(("kind", "encoder"), [("gemma", "gemma2_2b"), ("qwen", "qwen3_4b")])
+def test_loras_of_language_models_move_through_clip(host, kind, encoder):
+    """However a trainer spells the keys: a copy is what the host's own loader makes of those that it reads."""
+    dice, graph = torch.Generator().manual_seed(3), Graph()
+    rows = {"gemma": 512, "qwen": 256}[kind]  # heads of 256 and 128, two of them, over a width of 32
+    factors = {"up": torch.randn(rows, 2, generator=dice) / 8, "down": torch.randn(2, 32, generator=dice) / 8}
+    model, clips = graph.unet("sd15_a"), [graph.out("Probe_LanguageModel", kind=kind, seed=n) for n in (7, 8)]
+    found = []
+    for number, (spelled, known) in enumerate(SPELLED.items()):
+        middle = "self_attn_q_proj" if spelled.startswith("lora_te_") else "self_attn.q_proj"
+        key = spelled.format(1, middle, encoder=encoder)
+        state = {f"{key}.lora_{end}.weight": factor for end, factor in factors.items()}
+        name = f"{kind}_{number}"
+        save_file(state, host.models / "loras" / f"{name}.safetensors")
+        moved = graph.transfer(graph.lora(name), model, model, source_clip=clips[0], target_clip=clips[1])
+        if known:
+            core = graph.add(
+                "LoraLoader",
+                model=model,
+                clip=clips[1],
+                lora_name=f"{name}.safetensors",
+                strength_model=1.0,
+                strength_clip=1.0,
+            )
+        found.append(graph.add("Probe_Compare", a=[moved, 1], b=[core, 0], clip_a=[moved, 2], clip_b=[core, 1]))
+    rotated = graph.transfer(
+        graph.lora(f"{kind}_2"), model, model, source_clip=clips[0], target_clip=clips[1], method="rotate", k=8
+    )
+    found.append(graph.add("Probe_Compare", a=[rotated, 1], b=[core, 0], clip_a=[rotated, 2], clip_b=[core, 1]))
+    result = ok(host.run(graph, seconds=300))
+    *copies, turned = [json.loads(result.text(node)) for node in found]
+    for seen in copies:
+        assert seen["patched"] == [f"{encoder}.transformer.model.layers.1.self_attn.q_proj.weight"]
+        assert seen["worst"] == 0 and seen["largest_change"] > 0.01
+    assert turned["worst"] > 0.1
 
 
 def test_source_clip_is_left_alone_when_the_lora_has_no_text_encoder(host):

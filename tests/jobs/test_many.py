@@ -188,10 +188,18 @@ def test_input_and_output_of_patterns(tmp_path):
     assert find_files([str(at("a/**/*"))], at("a/b")) == {at("a/x.safetensors"): at("a/b/x.safetensors")}
     assert find_files([str(at("a/*"))], tmp_path) == {at("a/x.safetensors"): at("x.safetensors")}
     assert find_files([str(at("c/x.safetensors"))], at("out")) == {at("c/x.safetensors"): at("out/x.safetensors")}
+    (at("p/old.v1")).mkdir(parents=True)
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        at("p/old.v1", name).touch()
+    assert find_files([str(at("p/*"))], at("out")) == {at("p/old.v1"): at("out/old.v1")}
+    assert find_files([str(at("p/**/*"))], at("out")) == {at("p/old.v1"): at("out/old.v1")}
+    assert find_files([str(at("p/*/*"))], at("out")) == {
+        at("p/old.v1/adapter_model.safetensors"): at("out/old.v1/adapter_model.safetensors")
+    }
     for patterns, out, message in (
         ([str(at("a/*"))], at("a"), "overwrite the inputs"),
         ([str(at("a/*")), str(at("c/*"))], at("out"), "overwrite or meet"),
-        ([str(at("a/none*"))], at("out"), "matches no .safetensors file"),
+        ([str(at("a/none*"))], at("out"), "matches no .safetensors file and no PEFT folder"),
         ([str(at("a/*"))], at("a/note.txt"), "this is a file"),
     ):
         with pytest.raises(GraftError, match=message):

@@ -12,7 +12,8 @@ import pytest
 from lora_graft.cli.menus import Device, EngineName
 from lora_graft.errors import GraftError, SettingsError
 from lora_graft.jobs import ray_tasks
-from lora_graft.jobs.merge.many import Order, merge_many
+from lora_graft.jobs.merge.order import Order, carry_out
+from lora_graft.jobs.orders import carry_out_all
 from lora_graft.jobs.processes import LocalEngine
 from lora_graft.jobs.progress import silent
 from lora_graft.jobs.ray_tasks import RayEngine, RayTasks, travelling
@@ -93,9 +94,9 @@ def test_merges_are_the_same(engine, family, tmp_path):
         given = {"one": ((a, 1.0, 1.0), (b, 0.5, 0.5)), "none": ((tmp_path / "missing.safetensors", 1.0, 1.0),)}
         return [Order(loras, tmp_path / folder / f"{name}.safetensors") for name, loras in given.items()]
 
-    assert [o.status for o in merge_many(orders("ray"), engine=engine)] == ["merged", "failed"]
-    assert [o.status for o in merge_many(orders("ray")[:1], engine=engine)] == ["present"]
-    merge_many(orders("here"), engine=LocalEngine(1))
+    assert [o.status for o in carry_out_all(orders("ray"), carry_out, engine=engine)] == ["done", "failed"]
+    assert [o.status for o in carry_out_all(orders("ray")[:1], carry_out, engine=engine)] == ["present"]
+    carry_out_all(orders("here"), carry_out, engine=LocalEngine(1))
     assert files_in(tmp_path / "ray") == files_in(tmp_path / "here") != {}
 
 

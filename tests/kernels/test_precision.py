@@ -4,7 +4,7 @@ import pytest
 import torch
 from lora_graft.adapters import from_state_dict
 from lora_graft.jobs.merge.merge import MergeSettings, merge
-from lora_graft.kernels import spectral
+from lora_graft.kernels import precision, spectral
 from lora_graft.kernels.precision import full_precision
 from lora_graft.kernels.spectral import subspace
 
@@ -23,8 +23,12 @@ def loose(request):
 def exact():
     """Whether products on a GPU are in float32 now."""
     switches = torch.backends.cuda.matmul
-    new = getattr(switches, "fp32_precision", None)
-    return new == "ieee" if new else not switches.allow_tf32
+    return switches.fp32_precision == "ieee" if one_per_device() else not switches.allow_tf32
+
+
+def one_per_device():
+    """Whether this PyTorch (2.9 and later) has switches for each kind of device."""
+    return torch.backends.cuda.matmul in precision._switches()
 
 
 def test_inside_and_after(loose):
@@ -44,7 +48,24 @@ def test_an_error_gives_it_back(loose):
     assert torch.get_float32_matmul_precision() == loose
 
 
-@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="PyTorch before 2.9")
+class Older:
+    """A backend of PyTorch 2.1: it answers for a name it lacks with an error that is no AttributeError."""
+
+    def __getattr__(self, name):
+        raise AssertionError(f"Unknown attribute {name}")
+
+
+def test_older_releases_have_one_switch(loose, monkeypatch):
+    for backend in (torch.backends.cuda, torch.backends.mkldnn):
+        monkeypatch.setattr(backend, "matmul", Older(), raising=False)
+    set_to = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", set_to.append)
+    with full_precision():
+        assert set_to == ["highest"]
+    assert set_to == ["highest", loose]
+
+
+@pytest.mark.skipif(not one_per_device(), reason="PyTorch before 2.9")
 def test_a_process_with_the_switches_of_one_device():
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision

@@ -247,3 +247,33 @@ def test_inspect(shelf):
     assert "PEFT: LORA, r 4, lora_alpha 16, rsLoRA, CAUSAL_LM" in found.to_text()
     code, output = run("inspect", shelf[0] / "a")
     assert code == 0 and "rsLoRA" in output and "a (" in output
+
+
+def test_many_folders_at_once(shelf, tmp_path, monkeypatch):
+    """``--all`` makes of each folder what ``transfer`` makes of it, with a report beside it, and nothing twice."""
+    from lora_graft.jobs.processes import LocalEngine, guarded
+
+    class Here:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def each(self, task, items, progress, label=str):
+            for item in items:
+                yield item, *guarded(task, item)
+
+    monkeypatch.setattr(LocalEngine, "crew", lambda self, items, set_up, given, **how: set_up(given) or Here())
+    many = tmp_path / "adapters"
+    for name, new in (("a", "first.v1"), ("b", "second")):
+        shutil.copytree(shelf[0] / name, many / new)
+    bases = ("--source", shelf[0] / "old", "--target", shelf[0] / "new", "--method", "copy")
+    words = ("transfer", "--all", many / "*", *bases, "-o", tmp_path / "moved", "--reports", "md")
+    code, told = run(*words)
+    assert code == 0 and "2 transferred, 0 failed." in told, told
+    assert sorted(p.name for p in (tmp_path / "moved").iterdir()) == ["first.v1", "first.v1.md", "second", "second.md"]
+    assert run("transfer", many / "first.v1", *bases, "-o", tmp_path / "single")[0] == 0
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "single" / file).read_bytes() == (tmp_path / "moved" / "first.v1" / file).read_bytes()
+    assert "2 were there already" in run(*words)[1]

@@ -10,7 +10,6 @@ import torch
 from language_models import peft, transformers
 
 LETTERS = "abcdefgh"
-TASKS = ("same", "next")
 SIZES = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, max_position_embeddings=256)
 SIZES |= dict(num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False)
 
@@ -18,7 +17,8 @@ SIZES |= dict(num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=
 def solve(task: str, word: str) -> str:
     if task == "same":
         return word
-    return "".join(LETTERS[(LETTERS.index(letter) + 1) % len(LETTERS)] for letter in word)
+    by = 1 if task == "next" else -1
+    return "".join(LETTERS[(LETTERS.index(letter) + by) % len(LETTERS)] for letter in word)
 
 
 def question(task: str, word: str) -> str:
@@ -94,17 +94,17 @@ def make(folder: Path, kind: str = "Llama", order: str | None = None, seed: int 
     return model, tok
 
 
-def teach_next(model, tok, folder: Path, steps: int = 150):
-    """A LoRA by which the model knows "next", trained on real data, in a folder; PEFT's model."""
+def teach_next(model, tok, folder: Path, steps: int = 150, task: str = "next"):
+    """A LoRA by which the model knows a task, trained on real data, in a folder; PEFT's model."""
     torch.manual_seed(7)
     config = peft.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
     made = peft.get_peft_model(model, config)
-    fit(made, tok, ("next",), steps, 1e-2, 3, [p for p in made.parameters() if p.requires_grad])
+    fit(made, tok, (task,), steps, 1e-2, 3, [p for p in made.parameters() if p.requires_grad])
     made.save_pretrained(folder)
     return made
 
 
-def write_seeds(file: Path, chosen=("ab", "ch", "fd", "he", "gg")) -> Path:
-    lines = [json.dumps({"prompt": question("next", w), "answer": solve("next", w)}) for w in chosen]
+def write_seeds(file: Path, chosen=("ab", "ch", "fd", "he", "gg"), task: str = "next") -> Path:
+    lines = [json.dumps({"prompt": question(task, w), "answer": solve(task, w)}) for w in chosen]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return file

@@ -39,8 +39,8 @@ def pieces(vocabulary: int) -> bytes:
     return made.getvalue()
 
 
-def weights(keys: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    dice = torch.Generator().manual_seed(7)
+def weights(keys: dict[str, tuple[int, ...]], seed: int) -> dict[str, torch.Tensor]:
+    dice = torch.Generator().manual_seed(seed)
     return {name: torch.randn(shape, generator=dice) * 0.2 for name, shape in keys.items()}
 
 
@@ -58,7 +58,7 @@ def layers(vocabulary: int, head: int, norms: tuple[str, ...]) -> dict[str, tupl
     return found
 
 
-def gemma() -> comfy.sd.CLIP:
+def gemma(seed: int) -> comfy.sd.CLIP:
     """Gemma 2 by the host's loader, which finds out what it is."""
     vocabulary = 285
     norms = (
@@ -67,13 +67,13 @@ def gemma() -> comfy.sd.CLIP:
         "pre_feedforward_layernorm",
         "post_feedforward_layernorm",
     )
-    state = weights(layers(vocabulary, 256, norms))
+    state = weights(layers(vocabulary, 256, norms), seed)
     state["spiece_model"] = torch.frombuffer(bytearray(pieces(vocabulary)), dtype=torch.uint8)
     options = {"gemma2_2b_model_config": dict(SMALL, vocab_size=vocabulary)}
     return comfy.sd.load_text_encoder_state_dicts([state], model_options=options)
 
 
-def qwen() -> comfy.sd.CLIP:
+def qwen(seed: int) -> comfy.sd.CLIP:
     """Qwen 3 as Z-Image has it; the loader knows it by its width of 2560, so that the classes are named here."""
 
     class Target:
@@ -83,7 +83,7 @@ def qwen() -> comfy.sd.CLIP:
 
     vocabulary = 151936
     norms = ("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm")
-    state = weights(layers(vocabulary, 128, norms))
+    state = weights(layers(vocabulary, 128, norms), seed)
     return comfy.sd.CLIP(
         Target,
         state_dict=[state],
@@ -100,13 +100,14 @@ class LanguageModel(io.ComfyNode):
             inputs=[
                 io.Combo.Input("kind", options=["gemma", "qwen"]),
                 io.Int.Input("longest", default=24, optional=True, tooltip="Tokens of an answer."),
+                io.Int.Input("seed", default=7, optional=True, tooltip="Of the weights."),
             ],
             outputs=[io.Clip.Output()],
         )
 
     @classmethod
-    def execute(cls, kind, longest=24):
-        clip = {"gemma": gemma, "qwen": qwen}[kind]()
+    def execute(cls, kind, longest=24, seed=7):
+        clip = {"gemma": gemma, "qwen": qwen}[kind](seed)
         asked, tokenize, generate = [], clip.tokenize, clip.generate
 
         def count(text, **more):
