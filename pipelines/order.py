@@ -18,7 +18,7 @@ class Order:
 
     source, target: diffusers folders, or single files with a folder of their kind in source_parts and target_parts.
     data: its prompts and seeds are tuples. width, height, draw_steps, cfg: None for what suits the models.
-    start_from: "none" or "copy".
+    start_from: "auto", "none" or "copy".
     dtype, layout: as :func:`..adapters.write` takes them.
     report: suffix of a report beside the output, ".md" or ".json"; None for none.
     """

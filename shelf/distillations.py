@@ -79,14 +79,12 @@ def read_distillation(reader: Reader, table: Table) -> list[Order]:
     plan = planned(effort, noisy_latents=student.pop("noisy_latents", None), **training)
     settings = Distillation(**student, noisy_latents=plan.noisy_latents, training=plan.training, effort=plan.effort)
     data |= {"seed": plan.training.seed, "effort": effort}
+    how |= {"settings": settings, "data": Data(**data), "report": report, "device": reader.device}
     orders = []
     for target in there:
         files = reader.find(loras, reader.output / (name.value if name else "") / target[0] / FOLDER)
         for file, output in files.items():
-            order = Order(
-                file, output, source[1], target[1], settings=settings, data=Data(**data), report=report,
-                device=reader.device, **how,
-            )  # fmt: skip
+            order = Order(file, output, source[1], target[1], **how)
             reader.claim(table.entry, output, "distillation", reader.relative(file), order)
             orders.append(order)
     return orders
