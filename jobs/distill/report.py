@@ -76,6 +76,11 @@ class DistillReport(ReportText):
         return sum(row[2] for row in self.pictures) / taught if taught > 0 else None
 
     @property
+    def strongest(self) -> str:
+        """The prompt on which the LoRA acts most, as text of a report."""
+        return code(max(self.pictures, key=lambda row: row[1])[0])
+
+    @property
     def spilled(self) -> float | None:
         """By how much more than the LoRAs the new adapter moves pictures on guard prompts, mean; None: not measured."""
         return fmean(max(0.0, learnt - taught) for _, taught, learnt in self.guards) if self.guards else None
@@ -91,10 +96,9 @@ class DistillReport(ReportText):
         )
         if self.spread < UNEVEN:
             return f"{found}."
-        worst = code(max(self.pictures, key=lambda row: row[1])[0])
         return (
             f"{found}. The LoRA acts {self.spread:.0f} times as strongly on some prompts as on others, most of all on "
-            f"{worst}: the share on noisy latents then says little, and the prompts should name what sets the LoRA off."
+            f"{self.strongest}: the share on noisy latents then says little, and the prompts should name what sets the LoRA off."
         )
 
     def side_effects(self) -> str:
@@ -153,6 +157,13 @@ class DistillReport(ReportText):
                 "How much arrived cannot be told from this share: on the example models shares like this went with all "
                 "of the effect and with none of it. Look at the pictures. If little is there, take a greater effort, "
                 "or start from a transferred adapter if the bases are related."
+            )
+        if self.spread >= UNEVEN and self.pictures:
+            return (
+                "Only pictures can tell whether it is there: what few prompts set off comes all or nothing, and on the "
+                f"example models a share like this went with a fifth of such pictures right. Draw {self.strongest} with "
+                "both bases. If it is missing and the two bases look alike, learn the source's answers as they are "
+                "(objective output); if a plain copy shows it, keep the copy."
             )
         if self.explained >= GOOD:
             return (

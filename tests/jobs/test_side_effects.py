@@ -126,6 +126,10 @@ def test_a_share_that_says_little_is_told_as_such(learnt):
     assert "cannot be told from this share" in replace(report, pictures=[]).advice()
     uneven = replace(report, pictures=taught, spread=40.0).to_markdown()
     assert "90 % as far" in uneven and "acts 40 times as strongly on some prompts" in uneven
+    sure = replace(report, pictures=taught, checks=[(report.best, 0.97)])
+    assert "draws as well as training on real data" in sure.advice()
+    few = replace(sure, spread=40.0).advice()
+    assert "Only pictures can tell" in few and f"Draw {sure.strongest} with both bases" in few
 
 
 def test_scaled_adapters_are_watched_as_they_are_written(learnt):
