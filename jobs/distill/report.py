@@ -98,7 +98,8 @@ class DistillReport(ReportText):
             return f"{found}."
         return (
             f"{found}. The LoRA acts {self.spread:.0f} times as strongly on some prompts as on others, most of all on "
-            f"{self.strongest}: the share on noisy latents then says little, and the prompts should name what sets the LoRA off."
+            f"{self.strongest}: the share on noisy latents then says little, and the prompts should name what sets the "
+            "LoRA off."
         )
 
     def side_effects(self) -> str:
@@ -161,8 +162,8 @@ class DistillReport(ReportText):
         if self.spread >= UNEVEN and self.pictures:
             return (
                 "Only pictures can tell whether it is there: what few prompts set off comes all or nothing, and on the "
-                f"example models a share like this went with a fifth of such pictures right. Draw {self.strongest} with "
-                "both bases. If it is missing and the two bases look alike, learn the source's answers as they are "
+                "example models a share like this went with a fifth of such pictures right. "
+                f"Draw {self.strongest} with both bases. If it is missing and the two bases look alike, learn the source's answers as they are "
                 "(objective output); if a plain copy shows it, keep the copy."
             )
         if self.explained >= GOOD:
