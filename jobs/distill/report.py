@@ -163,8 +163,8 @@ class DistillReport(ReportText):
             return (
                 "Only pictures can tell whether it is there: what few prompts set off comes all or nothing, and on the "
                 "example models a share like this went with a fifth of such pictures right. "
-                f"Draw {self.strongest} with both bases. If it is missing and the two bases look alike, learn the source's answers as they are "
-                "(objective output); if a plain copy shows it, keep the copy."
+                f"Draw {self.strongest} with both bases. If it is missing and the two bases look alike, learn the "
+                "source's answers as they are (objective output); if a plain copy shows it, keep the copy."
             )
         if self.explained >= GOOD:
             return (
