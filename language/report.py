@@ -110,7 +110,9 @@ class TextReport(ReportText):
             return self.trouble
         if self.agreement_after >= GOOD:
             return (
-                "It answers as the teacher does. Agreement is not accuracy: what the teacher gets wrong is learnt too."
+                "On prompts like those it learnt from it answers as the teacher does. Try others of the task: on the "
+                "text family such agreement went with a quarter to all of new prompts right, because a generator may "
+                "not write all that the task asks. What the teacher gets wrong is learnt too."
             )
         last = [share for step, share in self.checks if step >= 2 * self.steps / 3]
         falling = len(last) > 1 and last[-1] - last[0] > STILL_FALLING * max(1e-9, 1 - last[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,8 @@ def test_real_data_need_no_teacher(zoo):
     made = teach(None, None, zoo / "new", TextData(pairs=pairs, guard_share=0.0), settings())
     assert made.figures["teacher_tokens"] == 0 and made.figures["loss_last"] < 0.5
     assert made.report.summary().startswith("Examples were taught to new")
+    sure = replace(made.report, trouble="", agreement_after=1.0).advice()
+    assert "On prompts like those it learnt from" in sure and "Try others of the task" in sure
     both = TextData(pairs=pairs[:20])
     made = teach(
         zoo / "lora", zoo / "old", zoo / "new", both, settings(objective="difference", training=Training(steps=2))
