@@ -33,7 +33,7 @@ def test_a_clone_finds_the_models_folder_beside_it(clone):
     assert done.returncode == 0, done.stderr
     models = clone.parents[1] / "models"
     assert {f.name for f in models.iterdir()} == {"diffusion_models", "loras", "text_encoders", "vae"}
-    assert len(list(models.rglob("family_*.safetensors"))) == 32
+    assert len(list(models.rglob("family_*.safetensors"))) == 33
 
 
 def test_pictures_go_into_the_input_folder_and_stay_as_they_are_there(clone):
