@@ -89,7 +89,7 @@ def transformer(module, width, layout="diffusers"):
         (transformer("blocks.0.attn1.to_q", 1536), "Wan"),
         (transformer("transformer_blocks.27.attn1.to_q", 2048), "LTX-Video"),
         (transformer("single_transformer_blocks.39.attn.to_q", 3072), "HunyuanVideo"),
-        (transformer("joint_transformer_blocks.0.attn.to_q", 3072), "AuraFlow"),
+        (transformer("joint_transformer_blocks.0.attn.to_q", 3072), None),
         (transformer("single_transformer_blocks.37.attn.to_q", 3072, "peft"), "Flux or Chroma"),
         (transformer("single_transformer_blocks.37.attn.to_q", 3072), None),
         (transformer("transformer_blocks.23.attn.to_q", 1536, "peft"), None),
