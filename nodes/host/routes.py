@@ -12,7 +12,8 @@ def serve() -> None:
 
     The answer is JSON: ``architecture``, ``ranks`` ([smallest, largest] or null), ``modules``, ``triggers``, ``size``,
     and with a base ``base`` (its architecture) and ``fits`` (true, false, or null where the file cannot tell). Only
-    headers are read, and only of files that the host itself lists: 404 for others, 422 for a file that is no LoRA.
+    headers are read, and only of files that the host itself lists: 404 for others. A file that is no LoRA, as a folder
+    of LoRAs may well hold, is answered with ``error`` alone.
     """
     from aiohttp import web
     from server import PromptServer
@@ -46,7 +47,7 @@ def about(asked: dict[str, str]) -> tuple[int, dict]:
         if base is not None:
             answer["base"], answer["fits"] = belongs(path, base)
     except GraftError as problem:
-        return 422, {"error": problem.what}
+        return 200, {"error": problem.what}
     return 200, answer
 
 
