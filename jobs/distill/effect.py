@@ -108,8 +108,8 @@ def matched_effect(
     wanted = float(dataset.acts[dataset.kept].median())
     strength, tried = 1.0, []
     for _ in range(ROUNDS):
-        shown = {name: Scaled(student, strength) for name, student in students.items()}
-        with target.training(shown, checkpointing=False):
+        scaled = {name: Scaled(student, strength) for name, student in students.items()}
+        with target.training(scaled, checkpointing=False):
             moved = draw_again(target, dataset, range(count), progress)
         acts = float(action(moved, before).median())
         tried.append((strength, acts))

@@ -159,7 +159,7 @@ class DistillReport(ReportText):
                 "of the effect and with none of it. Look at the pictures. If little is there, take a greater effort, "
                 "or start from a transferred adapter if the bases are related."
             )
-        if self.spread >= UNEVEN and self.pictures:
+        if self.explained >= FAIR and self.spread >= UNEVEN and self.pictures:
             return (
                 "Only pictures can tell whether it is there: what few prompts set off comes all or nothing, and on the "
                 "example models a share like this went with a fifth of such pictures right. "

@@ -130,6 +130,8 @@ def test_a_share_that_says_little_is_told_as_such(learnt):
     assert "draws as well as training on real data" in sure.advice()
     few = replace(sure, spread=40.0).advice()
     assert "Only pictures can tell" in few and f"Draw {sure.strongest} with both bases" in few
+    still = [(line, far, 0.1 * far) for line, far, _ in report.pictures]
+    assert "Little was learnt" in replace(report, pictures=still, spread=40.0).advice()
 
 
 def test_scaled_adapters_are_watched_as_they_are_written(learnt):
