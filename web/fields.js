@@ -6,12 +6,12 @@
  */
 
 import { app } from "../../scripts/app.js";
+import { after, makeRoom, widget as widgetOf } from "./graph.js";
 
 /** @typedef {Record<string, (string | number)[] | null>} Rule */
 /** @type {Map<string, Record<string, Rule>>} node id → input → rule */
 const rules = new Map();
 
-const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
 const linked = (node, name) => node.inputs?.some(({ widget, link }) => widget?.name === name && link != null);
 
 /** Whether an input means something now; one that is fed by a link, or depends on such, always may. */
@@ -39,21 +39,7 @@ function update(node, { fresh = false } = {}) {
     show(widget, shown);
     changed = true;
   }
-  if (!changed) return;
-  const [width, height] = node.size;
-  const least = node.computeSize()[1];
-  node.setSize([width, fresh ? least : Math.max(height, least)]);
-  node.setDirtyCanvas?.(true, true);
-}
-
-/** Call `then` after a function that an object may have. */
-function after(object, name, then) {
-  const before = object[name];
-  object[name] = function (...given) {
-    const answer = before?.apply(this, given);
-    then();
-    return answer;
-  };
+  if (changed) makeRoom(node, { fit: fresh });
 }
 
 app.registerExtension({

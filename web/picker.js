@@ -1,7 +1,7 @@
 /** Load LoRA tells what the chosen file is, and warns when it is not for the base that is connected after it. */
 
 import { app } from "../../scripts/app.js";
-import { feeder, widget } from "./graph.js";
+import { after, feeder, makeRoom, widget } from "./graph.js";
 import { dress } from "./style.js";
 import { words } from "./words.js";
 
@@ -104,9 +104,7 @@ class About {
     this.element.replaceChildren(...lines);
     const rows = lines.reduce((sum, { className }) => sum + (className ? 2 : 1), 0);
     this.height = Math.max(rows, 2) * LINE + 2 * MARGIN;
-    const [width, height] = this.node.size;
-    this.node.setSize([width, Math.max(height, this.node.computeSize()[1])]);
-    this.node.setDirtyCanvas?.(true, true);
+    makeRoom(this.node);
   }
 }
 
@@ -130,24 +128,12 @@ app.registerExtension({
     box.computeLayoutSize = undefined; // as high as its lines: what has a layout size takes the room that is left
     box.computeSize = (width) => [width ?? 0, about.height];
     const later = () => requestAnimationFrame(() => node.graph && void about.update());
-    for (const [object, name] of [
-      [widget(node, "lora_name"), "callback"],
-      [node, "onConnectionsChange"],
-      [node, "onConfigure"],
-    ]) {
-      const before = object[name];
-      object[name] = function (...given) {
-        later();
-        return before?.apply(this, given);
-      };
-    }
+    after(widget(node, "lora_name"), "callback", later);
+    after(node, "onConnectionsChange", later);
+    after(node, "onConfigure", later);
     boxes.add(about);
-    const removed = node.onRemoved;
-    node.onRemoved = function (...given) {
-      boxes.delete(about);
-      return removed?.apply(this, given);
-    };
-    node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
+    after(node, "onRemoved", () => boxes.delete(about));
+    makeRoom(node);
     later();
   },
 });

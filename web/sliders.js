@@ -1,6 +1,7 @@
 /** A slider for each connected LoRA, in place of the text with their strengths, which stays the node's value. */
 
 import { app } from "../../scripts/app.js";
+import { after, makeRoom } from "./graph.js";
 import { follow, spread, write } from "./strengths.js";
 import { dress } from "./style.js";
 import { words } from "./words.js";
@@ -66,9 +67,7 @@ class Sliders {
   /** Room for so many rows. */
   fit(rows) {
     this.rows = rows;
-    const [width, height] = this.node.size;
-    this.node.setSize([width, Math.max(height, this.node.computeSize()[1])]);
-    this.node.setDirtyCanvas?.(true, true);
+    makeRoom(this.node);
   }
 
   /** The text itself, where it is no list of as many strengths as there are LoRAs. */
@@ -151,19 +150,12 @@ function dressNode(node) {
   widget.computeSize = (width) => [width ?? 0, sliders.height];
   widget.tooltip = text.tooltip;
   node.widgets.splice(at, 0, ...node.widgets.splice(node.widgets.indexOf(widget), 1));
-  const changed = node.onConnectionsChange;
-  node.onConnectionsChange = function (...given) {
-    changed?.apply(this, given);
-    // The editor itself closes gaps between the LoRAs in the next frame.
-    requestAnimationFrame(() => requestAnimationFrame(() => node.graph && sliders.sync()));
-  };
-  const removed = node.onRemoved;
-  node.onRemoved = function (...given) {
-    lists.delete(sliders);
-    removed?.apply(this, given);
-  };
+  const later = () => requestAnimationFrame(() => node.graph && sliders.sync());
+  // The editor itself closes gaps between the LoRAs in the next frame.
+  after(node, "onConnectionsChange", () => requestAnimationFrame(later));
+  after(node, "onRemoved", () => lists.delete(sliders));
   sliders.element.addEventListener("pointerdown", (event) => event.stopPropagation());
-  requestAnimationFrame(() => node.graph && sliders.sync());
+  later();
 }
 
 /** Names of files may have changed; a slider that is being moved stays. */
