@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .. import adapters, choices
-from ..io.outputs import beside, claim, staged
 from ..jobs.distill.distill import Distillation
+from ..jobs.results import claim_result, write_result
 from .job import Data, Run, layout_of, teach
 from .models import open_models
 
@@ -54,9 +54,7 @@ def carry_out(order: Order) -> bool:
     """
     if order.output.exists():
         return False
-    report = beside(order.output, order.report)
-    order.output.parent.mkdir(parents=True, exist_ok=True)
-    claim(order.output, report)
+    claim_result(order.output, order.report)
     given = [(adapters.read(order.lora), 1.0, 1.0)]
     models = open_models(
         given,
@@ -67,14 +65,9 @@ def carry_out(order: Order) -> bool:
         device=order.device,
         precision=order.precision,
     )
-    asked = {
-        "width": order.width,
-        "height": order.height or order.width,
-        "steps": order.draw_steps,
-        "cfg": order.cfg,
-        "negative": order.negative,
-    }
-    drawing = replace(models.drawing, **{name: value for name, value in asked.items() if value is not None})
+    drawing = models.drawn_as(
+        width=order.width, height=order.height, steps=order.draw_steps, cfg=order.cfg, negative=order.negative
+    )
     run = Run(order.output.with_name(order.output.stem + ".unfinished"))
     result = teach(
         models,
@@ -85,15 +78,13 @@ def carry_out(order: Order) -> bool:
         run=run,
         device=order.device,
     )
-    text = result.report.to_markdown() if order.report == ".md" else result.report.to_json()
-    with staged({report: text.encode()} if report else {}, main=order.output, overwrite=False):
-        adapters.write(
-            result.adapter,
-            order.output,
-            dtype=order.dtype,
-            layout=layout_of(order.layout, [given[0][0]]),
-            names=models.target.base.names if models.target else None,
-            provenance=result.provenance,
-        )
+    write_result(
+        result,
+        order.output,
+        order.report,
+        dtype=order.dtype,
+        layout=layout_of(order.layout, [given[0][0]]),
+        names=models.target.base.names if models.target else None,
+    )
     run.finished()
     return True

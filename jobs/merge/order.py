@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ... import adapters, choices
 from ...bases import open_base
-from ...io.outputs import beside, claim, staged
 from ..names import names_to_write
+from ..results import claim_result, write_result
 from .merge import MergeSettings, merge
 
 Source = tuple[Path, float, float]  # a file, its strength on the model and on the text encoders
@@ -40,14 +40,10 @@ def carry_out(order: Order) -> bool:
     """
     if order.output.exists():
         return False
-    report = beside(order.output, order.report)
-    order.output.parent.mkdir(parents=True, exist_ok=True)
-    claim(order.output, report)
+    claim_result(order.output, order.report)
     base = open_base(order.base) if order.base else None
     given = [(adapters.read(file), model, clip) for file, model, clip in order.loras]
     result = merge(given, order.settings, base=base, device=order.device)
     names = names_to_write(result.adapter, order.layout, base)
-    text = result.report.to_markdown() if order.report == ".md" else result.report.to_json()
-    with staged({report: text.encode()} if report else {}, main=order.output, overwrite=False):
-        adapters.write(result.adapter, order.output, layout=order.layout, names=names, provenance=result.provenance)
+    write_result(result, order.output, order.report, layout=order.layout, names=names)
     return True

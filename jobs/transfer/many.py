@@ -21,10 +21,11 @@ from ...adapters.peft_folder import is_peft_folder
 from ...bases import open_base
 from ...errors import GraftError, SettingsError
 from ...io.atomic import sweep
-from ...io.outputs import beside, claim, ignores_case, staged
+from ...io.outputs import ignores_case
 from ...names import WeightSlice
 from ..cache import SubspaceCache, default_folder
 from ..processes import Engine, LocalEngine
+from ..results import claim_result, write_result
 from .move import has_subspaces
 from .pairs import Pairs
 from .transfer import TransferSettings, planned, transfer
@@ -242,24 +243,20 @@ class Worker:
         job = self.job
         if output.exists() and not job.overwrite:
             return Outcome(file, output, "present")
-        beside_it = beside(output, job.report)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        claim(output, beside_it, force=job.overwrite, folder=output if file.is_dir() else None)
+        claim_result(output, job.report, overwrite=job.overwrite, folder=file.is_dir())
         result = transfer(
             adapters.read(file), self.source, self.target, job.settings, cache=self.cache, device=job.device
         )
         report, totals = result.report, result.report.totals
-        text = report.to_markdown() if job.report == ".md" else report.to_json()
-        with staged({beside_it: text.encode()} if beside_it else {}, main=output, overwrite=job.overwrite):
-            adapters.write(
-                result.adapter,
-                output,
-                dtype=job.dtype,
-                layout=job.layout,
-                names=self.target.names,
-                overwrite=job.overwrite,
-                provenance=result.provenance,
-            )
+        write_result(
+            result,
+            output,
+            job.report,
+            overwrite=job.overwrite,
+            dtype=job.dtype,
+            layout=job.layout,
+            names=self.target.names,
+        )
         figures = (report.method, totals["mean_similarity"], totals["kept_energy"], len(report.empty_blocks))
         return Outcome(file, output, "transferred", "", *figures, report.advice, totals["left_out"])
 
