@@ -108,14 +108,12 @@ def data_of(prompts: Path | None, seeds: Path | None, **how):
     from ..jobs.distill.prompt_file import read_lines
     from ..pipelines.job import Data
 
-    lines = {"prompts": prompts and read_lines(prompts), "seeds": seeds and read_lines(seeds, "seed prompts")}
-    return Data(**{name: found for name, found in lines.items() if found}, **how)
+    return Data(read_lines(prompts) if prompts else (), read_lines(seeds, "seed prompts") if seeds else (), **how)
 
 
 def drawn_with(data, models, width, height, steps, cfg, negative, batch):
     """The data with how it is drawn: as asked, else as suits the models."""
     from dataclasses import replace
 
-    more = {"width": width, "height": height or width, "steps": steps, "cfg": cfg, "batch": batch}
-    chosen = {name: value for name, value in more.items() if value is not None}
-    return replace(data, drawing=replace(models.drawing, negative=negative, **chosen))
+    more = {"width": width, "height": height, "steps": steps, "cfg": cfg, "batch": batch, "negative": negative}
+    return replace(data, drawing=models.drawn_as(**more))

@@ -6,7 +6,7 @@ The example models of this project draw through their own networks, without diff
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -53,6 +53,14 @@ class Models:
     def drawer(self) -> Teacher:
         """For drawing: the LoRAs together."""
         return Teacher(self.base, [self.together])
+
+    def drawn_as(self, **asked: int | float | str | None) -> Drawing:
+        """How pictures are drawn, as asked, else as suits the models; a height that is not given is the width.
+
+        asked: fields of :class:`..jobs.distill.denoiser.Drawing`, None for those that are not.
+        """
+        asked = asked | {"height": asked.get("height") or asked.get("width")}
+        return replace(self.drawing, **{name: value for name, value in asked.items() if value is not None})
 
     @property
     def marks(self) -> list:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,14 +40,12 @@ def distill(values: Values, host: Host, progress: Progress) -> Result:
         device=where,
         precision=values["precision"],
     )
-    sizes = {"width": values["width"], "height": values["height"] or values["width"]}
-    drawing = {name: size for name, size in sizes.items() if size}
     data = Data(
         values["prompts"],
         values["seeds"],
         values["count"],
         values["seed"],
-        replace(models.drawing, negative=values["negative"], **drawing),
+        models.drawn_as(width=values["width"] or None, height=values["height"] or None, negative=values["negative"]),
         effort=values["effort"],
     )
     layout = layout_of(values["layout"], [adapter for adapter, *_ in given])
