@@ -41,11 +41,10 @@ _DRAWING = {"width": int, "height": int, "draw_steps": int, "cfg": float, "negat
 
 def read_distillation(reader: Reader, table: Table) -> list[Order]:
     """The orders of one entry: one for each LoRA and target."""
-    name = table.get("name", str)
-    if name and not reader.named(name, name.value):
+    pairing = reader.pairing(table)
+    if pairing is None:
         return []
-    loras = table.each("loras", str, need=True)
-    source, targets = reader.base(table.get("source", str, need=True)), table.each("targets", str, need=True)
+    above, loras, source, targets = pairing
     training = reader.settings(table, _TRAINING, Training)
     student = reader.settings(table, _STUDENT, Distillation)
     effort = reader.menu(table, "effort", choices.Effort.efforts) or choices.Effort.effort
@@ -82,7 +81,7 @@ def read_distillation(reader: Reader, table: Table) -> list[Order]:
     how |= {"settings": settings, "data": Data(**data), "report": report, "device": reader.device}
     orders = []
     for target in there:
-        files = reader.find(loras, reader.output / (name.value if name else "") / target[0] / FOLDER)
+        files = reader.find(loras, above / target[0] / FOLDER)
         for file, output in files.items():
             order = Order(file, output, source[1], target[1], **how)
             reader.claim(table.entry, output, "distillation", reader.relative(file), order)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import choices
 from ..bases import open_base
@@ -21,6 +21,16 @@ LAYOUTS = ("same", *choices.File.layouts)
 REPORTS = ("md", "json")
 _NAME = re.compile(r"[\w.-]*[\w-]")  # that every file system takes
 _PARTS = ("source_parts", "target_parts")
+
+
+class Pairing(NamedTuple):
+    """LoRAs of one base and the others that they are for. folder: above their outputs. source: (name, path) of a base,
+    None where it is wrong."""
+
+    folder: Path
+    loras: list[Entry]
+    source: tuple[str, Path] | None
+    targets: list[Entry]
 
 
 class Reader:
@@ -107,6 +117,15 @@ class Reader:
         if entry is None or not one_of(entry, [*self.bases] or ["a name under bases"], self.mistakes):
             return None
         return entry.value, self.bases[entry.value]
+
+    def pairing(self, table: Table) -> Pairing | None:
+        """What transfers and distillations begin with; None where the name is none."""
+        name = table.get("name", str)
+        if name and not self.named(name, name.value):
+            return None
+        loras = table.each("loras", str, need=True)
+        source, targets = self.base(table.get("source", str, need=True)), table.each("targets", str, need=True)
+        return Pairing(self.output / (name.value if name else ""), loras, source, targets)
 
     def named(self, entry: Entry, name: str) -> bool:
         """Whether a name can be that of a folder or file anywhere; noted if not."""

@@ -36,11 +36,10 @@ class Stage:
 
 def read_transfer(reader: Reader, table: Table) -> list[Stage]:
     """The stages of one entry: one for each target, method and layout."""
-    name = table.get("name", str)
-    if name and not reader.named(name, name.value):
+    pairing = reader.pairing(table)
+    if pairing is None:
         return []
-    loras = table.each("loras", str, need=True)
-    source, targets = reader.base(table.get("source", str, need=True)), table.each("targets", str, need=True)
+    above, loras, source, targets = pairing
     methods = reader.words(table, "methods", METHODS) or [choices.Transfer.method]
     layouts = reader.words(table, "layouts", LAYOUTS) or [choices.File.layout]
     given = reader.settings(table, _SETTINGS, TransferSettings)
@@ -61,8 +60,7 @@ def read_transfer(reader: Reader, table: Table) -> list[Stage]:
         settings = TransferSettings(method=method, size=size, **given)
         job = Job(source[1], there[1], settings, layout=layout, cache=reader.cache, device=reader.device, **how)
         way = method if layout == choices.File.layout else f"{method}-{layout}"
-        folder = reader.output / (name.value if name else "") / there[0] / way
-        files = reader.find(loras, folder)
+        files = reader.find(loras, above / there[0] / way)
         for file, output in files.items():
             reader.claim(table.entry, output, "transfer", reader.relative(file), job)
         stages.append(Stage(f"{source[0]} → {there[0]}, {way}", job, files))
