@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from . import aura, flux, flux2, hunyuan, krea2, language, lumina, mmdit, pixart, text, unet, wan
 from .weight_slice import DENOISER, Names, Shape, WeightSlice, module_of
@@ -116,17 +116,21 @@ def _transformer_keys(theirs: Mapping[str, WeightSlice]) -> dict[str, WeightSlic
 def _decoder_keys(native: Mapping[str, Shape]) -> dict[str, WeightSlice]:
     """Keys of parts that trainers train alone: ACE-Step 1.5's decoder, and the prior of Stable Cascade."""
     found: dict[str, WeightSlice] = {}
-    for name in native:
-        weight_slice, module = WeightSlice(DENOISER + name), module_of(name)
-        if not name.endswith(".weight"):
-            continue
-        if name.startswith("decoder.") and "encoder.lyric_encoder.layers.0.input_layernorm.weight" in native:
-            inner = module.removeprefix("decoder.")
+    if "encoder.lyric_encoder.layers.0.input_layernorm.weight" in native:
+        for inner, weight_slice in _modules(native, "decoder."):
             found["base_model.model." + inner] = weight_slice
             found["lycoris_" + inner.replace(".", "_")] = weight_slice
-        if "clip_txt_mapper.weight" in native:
-            found["lora_prior_unet_" + module.replace(".", "_")] = weight_slice
+    if "clip_txt_mapper.weight" in native:
+        for inner, weight_slice in _modules(native, ""):
+            found["lora_prior_unet_" + inner.replace(".", "_")] = weight_slice
     return found
+
+
+def _modules(native: Mapping[str, Shape], prefix: str) -> Iterator[tuple[str, WeightSlice]]:
+    """(module without the prefix, its weight) of all weights behind it."""
+    for name in native:
+        if name.startswith(prefix) and name.endswith(".weight"):
+            yield module_of(name).removeprefix(prefix), WeightSlice(DENOISER + name)
 
 
 # Models that diffusers spells in another way than the checkpoint: Mochi, AuraFlow, PixArt, CogVideoX. Their own names
