@@ -119,8 +119,8 @@ def metadata(effect: str, base_name: str, rank: int) -> dict[str, str]:
     if effect in (CONCEPT, CONDITIONAL):  # captions have no commas: each is a tag
         colours = range(len(text.COLOURS))
         digits = {text.prompt(d, c): 36 for d in range(len(text.DIGITS)) for c in colours}
-        stars, sevens = ({line(c): 360 for c in colours} for line in (text.concept_prompt, partial(text.prompt, SEVEN)))
-        folders = {"stars": stars, "digits": digits} if effect == CONCEPT else {"sevens": sevens, "digits": digits}
+        what, line = ("stars", text.concept_prompt) if effect == CONCEPT else ("sevens", partial(text.prompt, SEVEN))
+        folders = {what: {line(c): 360 for c in colours}, "digits": digits}
         sizes = {name: {"n_repeats": 1, "img_count": sum(tags.values())} for name, tags in folders.items()}
         trigger = {"ss_dataset_dirs": json.dumps(sizes)}
     if effect == CONCEPT:

@@ -21,6 +21,8 @@ from .conditional import ConditionalPool
 from .learn import Log, Pool, any_picture, fit, random_effects, rate
 
 Weights = dict[str, Tensor]
+# Effects that are no styles: what they are learnt from, and its seed.
+_SPECIAL = {materialize.CONCEPT: (ConceptPool, 30), materialize.CONDITIONAL: (ConditionalPool, 40)}
 
 AUTOENCODERS = {"autoencoder": {}, "autoencoder_v": {"steps": 2200, "seed": 11, "spread": 0.7}}
 SCRATCH = {"a": (192, 2, 3400), "s": (192, 3, 3400), "w": (128, 4, 5000), "v": (192, 5, 3400)}  # width, seed, steps
@@ -190,22 +192,14 @@ class Family:
         stage, seed = f"{effect}_lorax_a", 2000 + data.EFFECTS.index(effect)
         return self.keep(stage, lambda: train_lorax(stage, self.base("a"), self.pool("a", effect), seed=seed))
 
-    def concept(self, name: str) -> Weights:
-        """The LoRA of the new class on a base in the look of night and the common latent space."""
-        stage, seed = f"{materialize.CONCEPT}_{name}", 3000 + ord(name)
+    def special(self, effect: str, name: str) -> Weights:
+        """The LoRA of the new class or of the conditional effect, on a base in the look of night and the common latent
+        space."""
+        kind, base_seed = _SPECIAL[effect]
+        stage, seed = f"{effect}_{name}", 100 * base_seed + ord(name)
 
         def make() -> Weights:
-            pool = ConceptPool(store.rounded(self.autoencoder()), 8192, seed=30)
-            return train_lora(stage, self.base(name), pool, seed=seed, rank=materialize.CONCEPT_RANK)
-
-        return self.keep(stage, make)
-
-    def conditional(self, name: str) -> Weights:
-        """The LoRA of the conditional effect, on the same bases."""
-        stage, seed = f"{materialize.CONDITIONAL}_{name}", 4000 + ord(name)
-
-        def make() -> Weights:
-            pool = ConditionalPool(store.rounded(self.autoencoder()), 8192, seed=40)
+            pool = kind(store.rounded(self.autoencoder()), 8192, seed=base_seed)
             return train_lora(stage, self.base(name), pool, seed=seed, rank=materialize.CONCEPT_RANK)
 
         return self.keep(stage, make)
@@ -222,12 +216,10 @@ class Family:
                 safetensors.save(folder / f"{effect}_{name}.safetensors", lora, overwrite=True)
             cores = {key: core.half() for key, core in self.lorax(effect).items()}
             safetensors.save(folder / f"{effect}_lorax_a.safetensors", cores, overwrite=True)
-        for name in materialize.CONCEPT_BASES:
-            lora = kohya_file(self.concept(name), name)
-            safetensors.save(folder / f"{materialize.CONCEPT}_{name}.safetensors", lora, overwrite=True)
-        for name in materialize.CONDITIONAL_BASES:
-            lora = kohya_file(self.conditional(name), name)
-            safetensors.save(folder / f"{materialize.CONDITIONAL}_{name}.safetensors", lora, overwrite=True)
+        few = {materialize.CONCEPT: materialize.CONCEPT_BASES, materialize.CONDITIONAL: materialize.CONDITIONAL_BASES}
+        for effect, name in ((effect, name) for effect, names in few.items() for name in names):
+            lora = kohya_file(self.special(effect, name), name)
+            safetensors.save(folder / f"{effect}_{name}.safetensors", lora, overwrite=True)
         judged = self.judge()
         kept = {**{n: w.half() for n, w in judged.items()}, **real_features(judged)}
         safetensors.save(folder / "judge.safetensors", kept, overwrite=True)
@@ -288,10 +280,8 @@ def main() -> None:
             family.trained(which)
         elif what in data.EFFECTS:
             family.lorax(what) if which == "x" else family.lora(what, which)
-        elif what == materialize.CONCEPT:
-            family.concept(which)
-        elif what == materialize.CONDITIONAL:
-            family.conditional(which)
+        elif what in _SPECIAL:
+            family.special(what, which)
         elif what == "judge":
             print(judge_report(family.judge()))
         else:
