@@ -125,3 +125,35 @@ def skipped(reports) -> list[str]:
     """A line for each reason, the most frequent first."""
     reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports)
     return [f"{count} skipped: {reason}\n" for reason, count in reasons.most_common()]
+
+
+class InThisProcess:
+    """A crew without processes, which the tests of ``transfer --all`` see at work."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def each(self, task, items, progress, label=str):
+        from lora_graft.jobs.processes import guarded
+
+        for item in items:
+            yield item, *guarded(task, item)
+
+
+@pytest.fixture
+def crews(monkeypatch):
+    """Crews of this process alone; the list tells how many processes each engine was asked for."""
+    from lora_graft.jobs.processes import LocalEngine
+
+    asked = []
+
+    def crew(self, items, set_up, given, *, device):
+        asked.append(self.processes)
+        set_up(given)
+        return InThisProcess()
+
+    monkeypatch.setattr(LocalEngine, "crew", crew)
+    return asked

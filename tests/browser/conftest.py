@@ -53,3 +53,12 @@ def editor(family_host):
 
     with browser(f"http://127.0.0.1:{family_host.port}") as editor:
         yield editor
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes 2"])
+def opened(editor, request):
+    """The editor with an empty workflow, in both of its modes."""
+    editor.open()
+    editor.nodes_2(request.param)
+    yield editor
+    editor.nodes_2(False)

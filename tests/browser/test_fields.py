@@ -22,14 +22,6 @@ OTHERS = """() => { const n = LiteGraph.createNode('LoraGraft_Transfer'); app.gr
 LEAST = "() => window.merge.size[1] - window.merge.computeSize()[1]"
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes 2"])
-def opened(editor, request):
-    editor.open()
-    editor.nodes_2(request.param)
-    yield editor
-    editor.nodes_2(False)
-
-
 @pytest.fixture
 def canvas(opened):
     opened.load_api(GRAPH)

@@ -34,14 +34,6 @@ NODE_BOXES = (
 )
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes 2"])
-def opened(editor, request):
-    editor.open()
-    editor.nodes_2(request.param)
-    yield editor
-    editor.nodes_2(False)
-
-
 @pytest.fixture
 def canvas(opened):
     """The similarity workflow after its run."""

@@ -36,14 +36,6 @@ READ = """async () => { const list = (await (await fetch('/extensions')).json())
 HEIGHT = "() => window.merge.size[1] - window.merge.computeSize()[1]"
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes 2"])
-def opened(editor, request):
-    editor.open()
-    editor.nodes_2(request.param)
-    yield editor
-    editor.nodes_2(False)
-
-
 @pytest.fixture
 def canvas(opened):
     opened.load_api(GRAPH)

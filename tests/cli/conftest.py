@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lora_graft.jobs.processes import LocalEngine, guarded
 from safetensors.torch import save_file
 
 WIDTH, RANK = 48, 4
@@ -132,31 +131,3 @@ def listing(tmp_path):
     (tmp_path / "out").mkdir()
     folder: Path = tmp_path / "out"
     return lambda: sorted(p.name for p in folder.iterdir())
-
-
-class InThisProcess:
-    """A crew without processes, which the tests of ``transfer --all`` see at work."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def each(self, task, items, progress, label=str):
-        for item in items:
-            yield item, *guarded(task, item)
-
-
-@pytest.fixture
-def crews(monkeypatch):
-    """Crews of this process alone; the list tells how many processes each engine was asked for."""
-    asked = []
-
-    def crew(self, items, set_up, given, *, device):
-        asked.append(self.processes)
-        set_up(given)
-        return InThisProcess()
-
-    monkeypatch.setattr(LocalEngine, "crew", crew)
-    return asked

@@ -249,22 +249,8 @@ def test_inspect(shelf):
     assert code == 0 and "rsLoRA" in output and "a (" in output
 
 
-def test_many_folders_at_once(shelf, tmp_path, monkeypatch):
+def test_many_folders_at_once(shelf, tmp_path, crews):
     """``--all`` makes of each folder what ``transfer`` makes of it, with a report beside it, and nothing twice."""
-    from lora_graft.jobs.processes import LocalEngine, guarded
-
-    class Here:
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            pass
-
-        def each(self, task, items, progress, label=str):
-            for item in items:
-                yield item, *guarded(task, item)
-
-    monkeypatch.setattr(LocalEngine, "crew", lambda self, items, set_up, given, **how: set_up(given) or Here())
     many = tmp_path / "adapters"
     for name, new in (("a", "first.v1"), ("b", "second")):
         shutil.copytree(shelf[0] / name, many / new)
